@@ -1,0 +1,111 @@
+"""Options of rollouts, pairs, training and evaluation, with the paper's values as defaults. Imports no torch.
+
+"paper" is arXiv 2510.02341; "release" is the authors' code. Where the two differ or are silent, the comment says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+EngineName = Literal["auto", "vllm", "transformers"]
+MethodName = Literal["drift"]
+
+INSTRUCTION = (
+    "Taking the comment above into account, answer my earlier request again, from the beginning and in full. "
+    "Give only the new answer: no apology, and no mention of the previous one."
+)
+
+
+class SamplingOptions(BaseModel):
+    """How replies are sampled from a policy, whatever they are for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: EngineName = "auto"  # auto: vllm where it is installed and starts, else transformers; the log says which
+    temperature: float = Field(0.7, ge=0)  # release
+    top_p: float = Field(0.9, gt=0, le=1)  # release
+    max_new_tokens: int = Field(512, ge=1)  # release
+    max_prompt_tokens: int = Field(2048, ge=1)  # release: input length of the rollout prompt
+    samples: int = Field(1, ge=1)  # release: one reply a prompt
+    seed: int = 42  # release (of training; its sampling had none)
+    batch_size: int = Field(32, ge=1)  # of the transformers engine; vllm batches by itself
+    vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`: tensor_parallel_size, gpu_memory_utilization, …
+    recheck: int = Field(8, ge=0)  # rows whose log-probabilities are computed again by a plain forward; 0 = none
+
+
+class RolloutOptions(SamplingOptions):
+    """Which examples an iteration takes, and what the policy is shown."""
+
+    guidance: bool = True  # paper sec. 3: x, y⁻, the complaint and an instruction; False shows x alone (ablation)
+    instruction: str = Field(INSTRUCTION, min_length=1)  # own words: the paper's idea, not its sentence
+    examples: int | None = Field(None, ge=1)  # examples an iteration; None = all (paper "full"; "controlled" ≈ 4000)
+    fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle, not the first again
+
+
+class PairOptions(BaseModel):
+    """Which pairs are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    drop_leaks: bool = True  # chosen text that speaks of the reply before it, which the training prompt does not show
+    drop_leaks_in_seed: bool = False  # the paper did not filter its seed pairs
+
+
+class TrainOptions(BaseModel):
+    """DPO. The defaults are one iteration of the paper."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    beta: float = Field(0.1, gt=0)  # paper, release
+    alpha: float = Field(0.001, ge=0)  # release `rpo_alpha`: weight of the NLL on the chosen reply; 0 = plain DPO
+    learning_rate: float = Field(5e-7, ge=0)  # paper app. D; 0 is a control arm
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"  # paper app. D
+    warmup_ratio: float = Field(0.1, ge=0, le=1)  # paper app. D
+    optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"  # paper app. D
+    epochs: float = Field(1, gt=0)  # paper: 1 an iteration; 3 for the warm start (`warm_start_options`)
+    global_batch: int = Field(32, ge=1)  # release: 4 a device × 8 devices, no accumulation
+    per_device_batch: int = Field(4, ge=1)  # release; the rest of `global_batch` is accumulated
+    max_length: int = Field(2048, ge=2)  # release; a pair that does not fit is dropped before, never cut
+    max_grad_norm: float = Field(1.0, ge=0)  # Trainer's default, which the release keeps; 0 = no clipping
+    gradient_checkpointing: bool = True  # release
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # bf16 = autocast over float32 master weights; auto: on GPUs
+    reference: Literal["previous", "base"] = "previous"  # paper: the policy that the iteration starts from
+    seed: int = 42  # release
+    threads: int | None = Field(None, ge=1)  # of torch on the CPU; None leaves them as they are
+    report_to: list[str] = []  # of transformers' Trainer: trackio, wandb, tensorboard; metrics.jsonl is always there
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.global_batch % self.per_device_batch:
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of per_device_batch {self.per_device_batch}"
+            )
+        return self
+
+
+def warm_start_options() -> TrainOptions:
+    """Return the paper's options of the warm start: as an iteration, but 3 epochs over the seed pairs (app. D)."""
+    return TrainOptions(epochs=3)
+
+
+class LoopOptions(BaseModel):
+    """A whole run: warm start, then iterations of rollout, pairs and DPO."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: MethodName = "drift"
+    rollout: RolloutOptions = RolloutOptions()
+    pairs: PairOptions = PairOptions()
+    train: TrainOptions = TrainOptions()
+    warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
+    min_seed_pairs: int = Field(8, ge=1)  # fewer make no step worth the name: iter0 is then the base model, said so
+
+
+class EvalOptions(SamplingOptions):
+    """Samples that are scored. Temperature 1: greedy decoding hides what training changed."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    prompts: int | None = Field(None, ge=1)  # the first n held-out prompts; None = all
