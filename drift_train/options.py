@@ -1,6 +1,6 @@
 """Options of rollouts, pairs, training and evaluation, with the paper's values as defaults. Imports no torch.
 
-"paper" is arXiv 2510.02341; "release" is the authors' code. Where the two differ or are silent, the comment says so.
+"paper" is arXiv 2510.02341, "release" the authors' code; a value without either is ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SamplingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    engine: EngineName = "auto"  # auto: vllm where it is installed and starts, else transformers; the log says which
+    engine: EngineName = "auto"  # vllm where it is installed and starts, else transformers; said on stderr
     temperature: float = Field(0.7, ge=0)  # release
     top_p: float = Field(0.9, gt=0, le=1)  # release
     max_new_tokens: int = Field(512, ge=1)  # release
@@ -31,17 +31,17 @@ class SamplingOptions(BaseModel):
     samples: int = Field(1, ge=1)  # release: one reply a prompt
     seed: int = 42  # release (of training; its sampling had none)
     batch_size: int = Field(32, ge=1)  # of the transformers engine; vllm batches by itself
-    vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`: tensor_parallel_size, gpu_memory_utilization, …
-    recheck: int = Field(8, ge=0)  # rows whose log-probabilities are computed again by a plain forward; 0 = none
+    vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`, e.g. tensor_parallel_size
+    recheck: int = Field(8, ge=0)  # rows whose log-probs a plain forward computes again; 0 = none
 
 
 class RolloutOptions(SamplingOptions):
     """Which examples an iteration takes, and what the policy is shown."""
 
-    guidance: bool = True  # paper sec. 3: x, y⁻, the complaint and an instruction; False shows x alone (ablation)
+    guidance: bool = True  # release: x, y⁻, the complaint, an instruction. False: x alone (paper's ablation)
     instruction: str = Field(INSTRUCTION, min_length=1)  # own words: the paper's idea, not its sentence
-    examples: int | None = Field(None, ge=1)  # examples an iteration; None = all (paper "full"; "controlled" ≈ 4000)
-    fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle, not the first again
+    examples: int | None = Field(None, ge=1)  # an iteration; None = all (paper: full; controlled ≈ 4000)
+    fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one shuffle, not the first again
 
 
 class PairOptions(BaseModel):
@@ -49,7 +49,7 @@ class PairOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    drop_leaks: bool = True  # chosen text that speaks of the reply before it, which the training prompt does not show
+    drop_leaks: bool = True  # chosen text that speaks of a reply which the training prompt does not show
     drop_leaks_in_seed: bool = False  # the paper did not filter its seed pairs
 
 
@@ -59,7 +59,7 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     beta: float = Field(0.1, gt=0)  # paper, release
-    alpha: float = Field(0.001, ge=0)  # release `rpo_alpha`: weight of the NLL on the chosen reply; 0 = plain DPO
+    alpha: float = Field(0.001, ge=0)  # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
     learning_rate: float = Field(5e-7, ge=0)  # paper app. D; 0 is a control arm
     scheduler: Literal["linear", "cosine", "constant"] = "linear"  # paper app. D
     warmup_ratio: float = Field(0.1, ge=0, le=1)  # paper app. D
@@ -70,23 +70,24 @@ class TrainOptions(BaseModel):
     max_length: int = Field(2048, ge=2)  # release; a pair that does not fit is dropped before, never cut
     max_grad_norm: float = Field(1.0, ge=0)  # Trainer's default, which the release keeps; 0 = no clipping
     gradient_checkpointing: bool = True  # release
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # bf16 = autocast over float32 master weights; auto: on GPUs
+    # bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU, float32 on a CPU
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     reference: Literal["previous", "base"] = "previous"  # paper: the policy that the iteration starts from
     seed: int = 42  # release
     threads: int | None = Field(None, ge=1)  # of torch on the CPU; None leaves them as they are
-    report_to: list[str] = []  # of transformers' Trainer: trackio, wandb, tensorboard; metrics.jsonl is always there
+    report_to: list[str] = []  # trackio, wandb, tensorboard …, beside metrics.jsonl
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         if self.global_batch % self.per_device_batch:
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of per_device_batch {self.per_device_batch}"
+                f"global_batch {self.global_batch} is no multiple of per_device_batch {self.per_device_batch}"
             )
         return self
 
 
 def warm_start_options() -> TrainOptions:
-    """Return the paper's options of the warm start: as an iteration, but 3 epochs over the seed pairs (app. D)."""
+    """Return the paper's options of the warm start: as an iteration, but 3 epochs (app. D)."""
     return TrainOptions(epochs=3)
 
 
@@ -100,7 +101,7 @@ class LoopOptions(BaseModel):
     pairs: PairOptions = PairOptions()
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
-    min_seed_pairs: int = Field(8, ge=1)  # fewer make no step worth the name: iter0 is then the base model, said so
+    min_seed_pairs: int = Field(8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
 
 
 class EvalOptions(SamplingOptions):
