@@ -1,0 +1,1 @@
+"""The command line, the recipes and the stages: the only place that knows both halves of the toolkit."""

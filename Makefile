@@ -1,0 +1,75 @@
+# DRIFT: every command a person types. `make help` lists them; options are VARIABLE=value after the target.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+WORK ?= data/work
+RECIPE ?= demo
+N ?= 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DO_NOT_TRACK = 1
+export VLLM_NO_USAGE_STATS = 1
+PY := .venv/bin/python
+DRIFT := $(PY) -m pipelines
+# Options every stage takes, passed on only when they are given.
+COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
+option = $(if $($(1)),--$(2) "$($(1))")
+
+.PHONY: help setup demo simulate convert label seed warm iter eval report query export publish
+.PHONY: test lint bench arms clean
+
+help: ## list the targets and their options
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "Options: WORK=folder (data/work)  RECIPE=name|file (demo)  SET=\"key=value …\"  RUN=name. Details: README.md"
+
+setup: ## install into .venv from the lock for this machine [DEVICE=cpu|gpu PYTHON=…]
+	@bash requirements/setup.sh
+
+demo: setup ## the whole story on simulated logs with a tiny model: no key, no GPU, no network [WORK=data/demo SEED=0]
+	@$(DRIFT) demo --work "$(if $(filter file,$(origin WORK)),data/demo,$(WORK))" $(call option,SEED,seed) $(foreach s,$(SET),--set "$(s)")
+
+simulate: setup ## chat logs of simulated users
+	@$(DRIFT) simulate $(COMMON)
+
+convert: setup ## raw logs → conversations  SOURCE=wildchat|wildfeedback|lmsys|ultrafeedback|drift-release|chat|simulated INPUT=…
+	@$(DRIFT) convert $(COMMON) $(call option,SOURCE,source) $(foreach i,$(INPUT),--input "$(i)")
+
+label: setup ## conversations → labels  [JUDGE=local|dataset]
+	@$(DRIFT) label $(COMMON) $(call option,JUDGE,judge)
+
+seed: setup ## labels → dsat, sat and seed  [LABELS=judge]
+	@$(DRIFT) seed $(COMMON) $(call option,LABELS,labels)
+
+warm: setup ## DPO on seed → M0  [MODEL=folder|Hub id]
+	@$(DRIFT) warm $(COMMON) $(call option,MODEL,model) $(call option,RUN,run)
+
+iter: setup ## rollouts of M(N-1), pairs, DPO → M(N)  N=1 [MODEL=… METHOD=drift]
+	@$(DRIFT) iter $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,METHOD,method) $(call option,RUN,run)
+
+eval: setup ## measure base, M0 … M(N)  N=1
+	@$(DRIFT) eval $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,RUN,run)
+
+report: setup ## one self-contained HTML page of a run
+	@$(DRIFT) report $(COMMON) $(call option,RUN,run)
+
+query: setup ## DuckDB over the workspace  SQL="…" | Q=name [OUT=file.csv|.parquet|.json]
+	@$(DRIFT) query --work "$(WORK)" $(call option,SQL,sql) $(call option,Q,name) $(call option,OUT,out)
+
+export: setup ## dsat, sat and seed in the DRIFT release's JSONL layout  OUT=folder
+	@$(DRIFT) export $(COMMON) $(call option,OUT,out)
+
+publish: setup ## data sets and card to the Hub, one commit  REPO=owner/name
+	@$(DRIFT) publish $(COMMON) $(call option,REPO,repo) $(call option,RUN,run)
+
+test: setup ## run all tests [T="paths or pytest options"]
+	@$(PY) -m pytest $(T)
+
+lint: setup ## ruff, mypy, import borders
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
+
+bench: setup ## benchmarks with their tables
+	@$(PY) benches/convert.py
+
+arms: setup ## the demo over SEEDS with its control arms, the README's table  [SEEDS="0 1 2"]
+	@$(PY) benches/arms.py $(SEEDS)
+
+clean: ## remove .venv and caches; workspaces stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,231 @@
+"""The `drift` command: one sub-command a stage, with the names of the Make targets.
+
+Exit codes: 0 done, 1 the user's mistake (one line: what, where, how to mend it), 2 the tool's fault (the traceback
+goes to a log file). The heavy libraries are imported by the stage that needs them.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+# Before any library reads them: no usage statistics, no pings, no warnings about forks.
+os.environ.update(VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", HF_HUB_DISABLE_TELEMETRY="1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import typer
+
+from drift_data.workspace import UserError, Workspace
+from pipelines.recipe import Recipe, load_recipe
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Work = Annotated[Path, typer.Option(help="Workspace folder.")]
+RecipeName = Annotated[str, typer.Option(help="Name of a shipped recipe, or path of a YAML file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override of a recipe option: dotted.key=value.")]
+Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
+Model = Annotated[str | None, typer.Option(help="Base model: folder, Hub id, or 'tiny'.")]
+
+WORK = Path("data/work")
+
+
+def _open(work: Path, recipe: str, overrides: list[str] | None, **named: str | None) -> tuple[Workspace, Recipe]:
+    """Return the workspace and the recipe; options with a flag of their own win over `--set`."""
+    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    loaded = load_recipe(recipe, [*(overrides or []), *given])
+    if loaded.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return Workspace(work), loaded
+
+
+@app.command()
+def demo(
+    work: Work = Path("data/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the logs, the model and the training.")] = 0,
+    overrides: Set = None,
+) -> None:
+    """Run the whole story on simulated logs with a tiny model: no key, no GPU, no network."""
+    workspace, recipe = _open(work, "demo", overrides)
+    from pipelines.stages import demo as stage
+
+    stage.run(workspace, recipe, seed)
+
+
+@app.command()
+def simulate(work: Work = WORK, recipe: RecipeName = "demo", overrides: Set = None) -> None:
+    """Make chat logs of simulated users, their true satisfaction, and held-out prompts."""
+    workspace, loaded = _open(work, recipe, overrides)
+    from pipelines.stages import data
+
+    data.simulate(workspace, loaded)
+
+
+@app.command()
+def convert(
+    source: Annotated[str | None, typer.Option(help="Kind of data set; default: the recipe's.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="File, folder, glob or Hub id.")] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Turn raw logs into `conversations` (and the labels or pairs the data set carries)."""
+    workspace, loaded = _open(work, recipe, overrides, source=source)
+    from pipelines.stages import data
+
+    data.convert(workspace, loaded, inputs or [])
+
+
+@app.command()
+def label(
+    judge: Annotated[str | None, typer.Option(help="local, or dataset for labels the data set carries.")] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Label every feedback turn SAT, DSAT or NEUTRAL."""
+    workspace, loaded = _open(work, recipe, overrides, **{"label.judge": judge})
+    from pipelines.stages import data
+
+    data.label(workspace, loaded)
+
+
+@app.command()
+def seed(
+    labels: Annotated[str | None, typer.Option(help="Judge whose labels to mine; default: the last made.")] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Mine DSAT examples, SAT examples and DSAT→SAT seed pairs from the labels."""
+    workspace, loaded = _open(work, recipe, overrides)
+    from pipelines.stages import data
+
+    data.seed(workspace, loaded, labels)
+
+
+@app.command()
+def warm(
+    work: Work = WORK, recipe: RecipeName = "demo", model: Model = None, run: Run = None, overrides: Set = None
+) -> None:
+    """Train M0: DPO on the seed pairs."""
+    workspace, loaded = _open(work, recipe, overrides, model=model)
+    from pipelines.stages import train
+
+    train.warm(workspace, loaded, run)
+
+
+@app.command("iter")
+def iterate(
+    n: Annotated[int, typer.Option(help="Iteration, from 1; missing earlier ones are made first.", min=1)] = 1,
+    method: Annotated[str | None, typer.Option(help="How pairs are built: drift.")] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    model: Model = None,
+    run: Run = None,
+    overrides: Set = None,
+) -> None:
+    """Train M_n: rollouts of M_(n-1), pairs, DPO."""
+    workspace, loaded = _open(work, recipe, overrides, **{"model": model, "loop.method": method})
+    from pipelines.stages import train
+
+    train.iterate(workspace, loaded, run, n)
+
+
+@app.command("eval")
+def evaluate(
+    n: Annotated[int, typer.Option(help="Last iteration to measure.", min=0)] = 1,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    model: Model = None,
+    run: Run = None,
+    overrides: Set = None,
+) -> None:
+    """Measure the base model and every iterate up to M_n."""
+    workspace, loaded = _open(work, recipe, overrides, model=model)
+    from pipelines.stages import train
+
+    train.evaluate(workspace, loaded, run, n)
+
+
+@app.command()
+def report(work: Work = WORK, recipe: RecipeName = "demo", run: Run = None, overrides: Set = None) -> None:
+    """Write one self-contained HTML page of a run."""
+    workspace, loaded = _open(work, recipe, overrides)
+    from pipelines.stages import output
+
+    output.report(workspace, loaded, run)
+
+
+@app.command()
+def query(
+    sql: Annotated[str | None, typer.Option(help="SQL over the workspace's views.")] = None,
+    name: Annotated[str | None, typer.Option(help="A canned query; without SQL and name they are listed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result: .csv, .parquet or .json.")] = None,
+    work: Work = WORK,
+) -> None:
+    """Run DuckDB over the workspace: one view a table."""
+    from pipelines.stages import output
+
+    output.query(Workspace(work), sql, name, out)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Write dsat, sat and seed in the JSONL layout of the DRIFT release."""
+    workspace, _ = _open(work, recipe, overrides)
+    from pipelines.stages import output
+
+    output.export(workspace, out)
+
+
+@app.command()
+def publish(
+    repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    run: Run = None,
+    overrides: Set = None,
+) -> None:
+    """Upload dsat, sat, seed (and a run's pairs) with a data card in one commit; the token is read from HF_TOKEN."""
+    workspace, loaded = _open(work, recipe, overrides)
+    from pipelines.stages import output
+
+    output.publish(workspace, loaded, repo, run)
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    except typer.TyperException as error:
+        getattr(error, "show", lambda: print(f"error: {error}", file=sys.stderr))()
+        return 1
+    except Exception:
+        log = Path(tempfile.gettempdir()) / f"drift-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
+        log.write_text(traceback.format_exc())
+        print(
+            f"error: the tool failed: {traceback.format_exc(limit=0).strip().splitlines()[-1]}\n"
+            f"error: this is not your mistake; please report it with {log}",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

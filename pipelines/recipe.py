@@ -1,0 +1,123 @@
+"""Recipes: the options of every stage in one YAML file, validated; unknown keys are errors.
+
+A recipe may start from another (`extends: paper-7b`). Command-line overrides (`loop.train.learning_rate=1e-6`) are
+applied last. This module knows the options' shape, not what the stages do with them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from drift_data.clean import CleanOptions
+from drift_data.judge.decide import Thresholds
+from drift_data.mine import MineOptions
+from drift_data.publish import PublishOptions
+from drift_data.simulate.options import SimulateOptions
+from drift_data.workspace import UserError
+from drift_train.options import EvalOptions, LoopOptions
+from drift_train.tiny import TinyOptions
+
+RECIPES = Path(__file__).parent / "recipes"
+TINY = "tiny"  # the model a recipe names when it wants the one made on the spot
+
+
+class LabelOptions(BaseModel):
+    """Who labels, and from which summed strengths on a turn counts as SAT or DSAT."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    judge: Literal["local", "dataset"] = "local"
+    thresholds: Thresholds = Thresholds()
+
+
+class Recipe(BaseModel):
+    """Everything that determines a run apart from its input files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str
+    source: str
+    offline: bool = False  # forbid the Hub libraries every network connection
+    model: str  # "tiny", a folder with a checkpoint, or a Hub id
+    simulate: SimulateOptions = SimulateOptions()
+    clean: CleanOptions = CleanOptions()
+    label: LabelOptions = LabelOptions()
+    mine: MineOptions = MineOptions()
+    tiny: TinyOptions = TinyOptions()
+    loop: LoopOptions = LoopOptions()
+    evaluate: EvalOptions = EvalOptions()
+    publish: PublishOptions = PublishOptions()
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that ship."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a recipe by the name of a shipped one or by the path of a YAML file.
+
+    Args:
+        name: e.g. "demo" or "my/recipe.yaml".
+        overrides: "dotted.key=value" each; the value is read as YAML.
+
+    Raises:
+        UserError: no such recipe, an unknown key, or a value of the wrong type.
+    """
+    values = _read(name)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UserError(f"SET takes key=value, not {override!r}, e.g. SET='loop.train.learning_rate=1e-6'.")
+        _assign(values, key.strip().split("."), _scalar(value, override), override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors())
+        raise UserError(f"Recipe {name}: " + "; ".join(lines)) from error
+
+
+def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if name in seen:
+        raise UserError(f"Recipe {name} extends itself: {' → '.join((*seen, name))}.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"No recipe {name!r} at {path}. Shipped: {', '.join(recipe_names())}; or give a path ending in .yaml."
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a mapping of options, not {type(values).__name__}.")
+    parent = values.pop("extends", None)
+    values.setdefault("name", path.stem)
+    return _merge(_read(parent, (*seen, name)), values) if parent else values
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _scalar(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"SET {override!r}: the value is not YAML: {error}") from error
+
+
+def _assign(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UserError(f"SET {override!r}: {key} holds a value, not a group of options.")
+    values[keys[-1]] = value

@@ -1,0 +1,54 @@
+"""The stages from raw logs to training examples: simulate, convert, label, seed."""
+
+from collections.abc import Sequence
+
+from drift_data.convert import convert as convert_logs
+from drift_data.judge.base import Judge
+from drift_data.judge.dataset import DatasetJudge
+from drift_data.judge.local import LocalJudge
+from drift_data.label import label as label_turns
+from drift_data.label import latest_labels
+from drift_data.mine import mine
+from drift_data.simulate import simulate as simulate_logs
+from drift_data.workspace import Manifest, Workspace
+from pipelines.recipe import Recipe
+
+
+def _say(workspace: Workspace, *names: str) -> None:
+    """Print what the named folders hold."""
+    for name in names:
+        manifest = workspace.manifest(name)
+        if manifest is not None:
+            print(f"{workspace.path(name)}: {_counts(manifest)}")
+
+
+def _counts(manifest: Manifest) -> str:
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
+    return f"{manifest.rows_out:,} rows" + (f"; left out: {dropped}" if dropped else "")
+
+
+def simulate(workspace: Workspace, recipe: Recipe) -> None:
+    """Make chat logs of simulated users, their true satisfaction, and held-out prompts."""
+    simulate_logs(workspace, recipe.simulate)
+    _say(workspace, "simulated/logs", "simulated/heldout")
+
+
+def convert(workspace: Workspace, recipe: Recipe, inputs: Sequence[str]) -> None:
+    """Turn raw logs into tables; simulated logs are made first when they are missing."""
+    if recipe.source == "simulated" and not inputs:
+        simulate(workspace, recipe)
+    convert_logs(workspace, recipe.source, inputs, recipe.clean)
+    _say(workspace, "conversations", f"labels/{recipe.source}", "preferences")
+
+
+def label(workspace: Workspace, recipe: Recipe) -> None:
+    """Label every feedback turn with the recipe's judge."""
+    judge: Judge = LocalJudge() if recipe.label.judge == "local" else DatasetJudge(workspace)
+    label_turns(workspace, judge, recipe.label.thresholds)
+    _say(workspace, f"labels/{recipe.label.judge}")
+
+
+def seed(workspace: Workspace, recipe: Recipe, labels: str | None) -> None:
+    """Mine the labels of one judge."""
+    mine(workspace, labels or latest_labels(workspace), recipe.mine)
+    _say(workspace, "dsat", "sat", "seed")

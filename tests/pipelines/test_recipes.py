@@ -1,0 +1,81 @@
+"""Recipes load, say what is wrong with them, and carry the paper's figures."""
+
+from pathlib import Path
+
+import pytest
+
+from drift_data.workspace import UserError
+from pipelines.recipe import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_the_shipped_recipes_are_those_the_readme_names() -> None:
+    assert recipe_names() == ["demo", "paper-14b", "paper-7b", "ultrafeedback-7b"]
+
+
+@pytest.mark.parametrize("name", ["paper-7b", "paper-14b", "ultrafeedback-7b"])
+def test_paper_recipes_carry_the_papers_hyper_parameters(name: str) -> None:
+    recipe = load_recipe(name)
+    train, rollout = recipe.loop.train, recipe.loop.rollout
+    assert (train.learning_rate, train.beta, train.alpha, train.epochs) == (5e-7, 0.1, 0.001, 1)
+    assert (train.scheduler, train.warmup_ratio, train.optimizer) == ("linear", 0.1, "rmsprop")
+    assert (train.global_batch, train.max_length, train.seed) == (32, 2048, 42)
+    assert (rollout.temperature, rollout.top_p, rollout.max_new_tokens, rollout.samples) == (0.7, 0.9, 512, 1)
+    assert recipe.model == f"Qwen/Qwen2.5-{name.split('-')[1].upper()}-Instruct"
+
+
+def test_the_paper_warm_start_takes_three_epochs() -> None:
+    warm = load_recipe("paper-14b").loop.warm
+    assert warm is not None
+    assert (warm.epochs, warm.learning_rate) == (3, 5e-7)
+
+
+def test_an_override_reaches_the_option_it_names_and_no_other() -> None:
+    plain, changed = load_recipe("paper-7b"), load_recipe("paper-7b", ["loop.train.learning_rate=1e-6"])
+    assert changed.loop.train.learning_rate == 1e-6
+    changed.loop.train.learning_rate = plain.loop.train.learning_rate
+    assert changed == plain
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loop.train.lr=1"], r"loop\.train\.lr: Extra inputs"),
+        (["loop.train.beta=high"], r"loop\.train\.beta: .*'high'"),
+        (["loop.train.beta"], "key=value"),
+        (["model.name=x"], "model holds a value"),
+    ],
+)
+def test_a_wrong_override_is_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe("paper-7b", overrides)
+
+
+def test_an_unknown_recipe_lists_those_that_ship() -> None:
+    with pytest.raises(UserError, match=r"demo, paper-14b, paper-7b, ultrafeedback-7b"):
+        load_recipe("paper")
+
+
+def test_a_recipe_of_ones_own_may_extend_a_shipped_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: paper-7b\nloop: {train: {beta: 0.2}}\n")
+    recipe = load_recipe(str(path))
+    assert (recipe.name, recipe.loop.train.beta, recipe.loop.train.learning_rate) == ("mine", 0.2, 5e-7)
+
+
+def test_a_recipe_that_extends_itself_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "loop.yaml"
+    path.write_text(f"extends: {path}\n")
+    with pytest.raises(UserError, match="extends itself"):
+        load_recipe(str(path))
+
+
+def test_a_broken_recipe_file_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1, 2")
+    with pytest.raises(UserError, match="is not YAML"):
+        load_recipe(str(path))
