@@ -1,0 +1,122 @@
+"""Streams a label table beside its conversations, joined by key, whatever order its rows are in.
+
+DuckDB puts the labels into the order of the conversations (on disk where memory is short); nothing here
+knows what the labels mean.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from drift_data.workspace import UserError, Workspace
+
+CONVERSATIONS = "conversations"
+_MEMORY = "1GB"  # of DuckDB's sort; what does not fit goes to a temporary folder
+_BATCH = 1_000  # conversations
+
+
+def conversations_with_labels(
+    workspace: Workspace,
+    labels: str,
+    columns: Sequence[str],
+    *,
+    conversation_columns: Sequence[str] = ("conversation_id", "messages"),
+    where: str = "true",
+) -> Iterator[tuple[pa.RecordBatch, pa.Table]]:
+    """Yield each batch of conversations with its label rows, in the order of the conversations and of `turn`.
+
+    Args:
+        workspace: holds `conversations` and the labels.
+        labels: folder of the label table, such as "labels/local".
+        columns: columns of the label rows; `conversation_id` and `turn` come in any case.
+        conversation_columns: columns of the conversations.
+        where: SQL condition on the label rows.
+
+    Raises:
+        UserError: a label belongs to no conversation, or a turn has two.
+    """
+    wanted = list(dict.fromkeys(["conversation_id", "turn", *columns]))
+    with _ordered_labels(workspace, labels, wanted, where) as rows:
+        start, pending = 0, rows.schema.empty_table()
+        for batch in workspace.batches(CONVERSATIONS, conversation_columns, _BATCH):
+            end = start + batch.num_rows
+            while pending.num_rows == 0 or pending["rank"][-1].as_py() < end:
+                try:
+                    more = rows.read_next_batch()
+                except StopIteration:
+                    break
+                _check_once(labels, pending, more)
+                pending = pa.concat_tables([pending, pa.Table.from_batches([more])])
+            inside = int(pc.sum(pc.less(pending["rank"], end)).as_py() or 0)
+            yield batch, pending.slice(0, inside).drop_columns(["rank"])
+            start, pending = end, pending.slice(inside)
+
+
+@contextmanager
+def _ordered_labels(
+    workspace: Workspace, labels: str, columns: Sequence[str], where: str
+) -> Iterator[pa.RecordBatchReader]:
+    """Open the label rows, sorted by the position of their conversation (`rank`) and by `turn`."""
+    with tempfile.TemporaryDirectory(prefix="drift-") as folder, duckdb.connect() as database:
+        database.execute("SET memory_limit = ?", [_MEMORY])
+        database.execute("SET temp_directory = ?", [folder])
+        database.execute("SET preserve_insertion_order = false")
+        ids = _ranks(workspace)
+        database.register("ids", ids)
+        database.execute("CREATE TABLE ranks AS SELECT * FROM ids")
+        shards = [str(path) for path in workspace.shards(labels)]
+        orphan = database.execute(
+            "SELECT conversation_id FROM read_parquet($shards) "
+            "ANTI JOIN ranks USING (conversation_id) LIMIT 1",
+            {"shards": shards},
+        ).fetchone()
+        if orphan:
+            raise UserError(
+                f"{workspace.path(labels)} has labels of a conversation that is not in {CONVERSATIONS}: "
+                f"{orphan[0]}. Make both from the same data."
+            )
+        names = ", ".join(f'l."{name}"' for name in columns)
+        query = (
+            f"SELECT {names}, r.rank FROM read_parquet($shards) l JOIN ranks r USING (conversation_id) "
+            f"WHERE {where} ORDER BY r.rank, l.turn"
+        )
+        yield database.execute(query, {"shards": shards}).to_arrow_reader(10_000)
+
+
+def _ranks(workspace: Workspace) -> pa.RecordBatchReader:
+    """Return a stream of (conversation_id, rank), rank being the conversation's position."""
+    schema = pa.schema([("conversation_id", pa.string()), ("rank", pa.int64())])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        start = 0
+        for batch in workspace.batches(CONVERSATIONS, ["conversation_id"], 50_000):
+            ranks = pa.array(range(start, start + batch.num_rows), pa.int64())
+            yield pa.RecordBatch.from_arrays([batch["conversation_id"], ranks], schema=schema)
+            start += batch.num_rows
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _check_once(labels: str, before: pa.Table, rows: pa.RecordBatch) -> None:
+    """Raise when two neighbouring rows have one key; `before` ends with the row right before `rows`."""
+    keys = pa.concat_tables(
+        [before.slice(max(0, before.num_rows - 1)), pa.Table.from_batches([rows])]
+    ).select(["conversation_id", "rank", "turn"])
+    if keys.num_rows < 2:
+        return
+    same = pc.and_(
+        pc.equal(keys["rank"].combine_chunks()[1:], keys["rank"].combine_chunks()[:-1]),
+        pc.equal(keys["turn"].combine_chunks()[1:], keys["turn"].combine_chunks()[:-1]),
+    )
+    if pc.any(same).as_py():
+        row = keys.slice(pc.index(same, True).as_py(), 1).to_pylist()[0]
+        raise UserError(
+            f"{labels} has two labels for turn {row['turn']} of conversation {row['conversation_id']}. "
+            "Make the labels again."
+        )

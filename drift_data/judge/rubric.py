@@ -1,0 +1,76 @@
+"""A rubric: the named signs of satisfaction and dissatisfaction that a judge looks for. Knows no judge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from drift_data.workspace import UserError
+
+DEFAULT = "rubric.yaml"
+
+
+class RubricItem(BaseModel):
+    """One sign: a name that goes into the label table, which way it points, and what it means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    polarity: Literal["SAT", "DSAT"]
+    definition: str = Field(min_length=1)
+    asks_for_change: bool = False  # the user wants another version of the judged reply
+
+
+class Rubric(BaseModel):
+    """A list of items with unique names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    items: tuple[RubricItem, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [item.name for item in self.items]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"item names must be unique, these are not: {', '.join(twice)}")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Return 12 hex digits over the items; the name of the rubric and their order do not count."""
+        items = sorted((item.model_dump() for item in self.items), key=lambda item: str(item["name"]))
+        return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def polarities(self) -> dict[str, str]:
+        """Return polarity by item name."""
+        return {item.name: item.polarity for item in self.items}
+
+    @property
+    def change_items(self) -> frozenset[str]:
+        """Return the names of the items that ask for a change of the judged reply."""
+        return frozenset(item.name for item in self.items if item.asks_for_change)
+
+
+def load_rubric(path: Path | None = None) -> Rubric:
+    """Read a rubric from a YAML file; without a path, the default of 9 + 9 items.
+
+    Raises:
+        UserError: the file is no rubric; the message names the field.
+    """
+    text = (path or files(__package__) / DEFAULT).read_text(encoding="utf-8")
+    try:
+        return Rubric.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise UserError(
+            f"{path or DEFAULT} is no rubric: {error}. It needs `name` and `items`, each with `name`, "
+            "`polarity` (SAT or DSAT) and `definition`."
+        ) from error

@@ -1,0 +1,213 @@
+"""The label stage: conversations × judge → labels/<judge>. It knows no judge, only what one has to answer.
+
+Labels and dropped turns together are exactly the feedback turns, each once; a judge that breaks this stops
+the stage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled
+from drift_data.judge.decide import Thresholds, decide
+from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
+from drift_data.turns import count_feedback_turns, feedback_turns
+from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
+
+STAGE = "label"
+CONVERSATIONS = "conversations"
+_BATCH = 1_000  # conversations
+
+
+def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str | None = None) -> bool:
+    """Label every feedback turn of `conversations` and write `labels/<name>`.
+
+    When the table is there and only the thresholds differ, the labels are decided anew from its scores: the
+    judge is not asked again.
+
+    Args:
+        workspace: holds `conversations`.
+        judge: gives scores, items and reasons.
+        thresholds: turn scores into labels; ignored by a judge without a rubric.
+        name: of the table; by default the kind of the judge.
+
+    Returns:
+        False when the same labels were there already.
+    """
+    output = f"labels/{name or judge.name.split(':', 1)[0]}"
+    if output in judge.inputs:
+        raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")
+    rubric = judge.rubric.hash if judge.rubric else None
+    options = {
+        "judge": judge.name,
+        "rubric": rubric,
+        "judge_options": dict(judge.options),
+        "thresholds": thresholds.model_dump() if judge.rubric else None,
+    }
+    inputs = [CONVERSATIONS, *judge.inputs]
+    change_items = judge.rubric.change_items if judge.rubric else None
+
+    def build(outputs: Build) -> None:
+        out, counts = outputs[output], Counter[str]()
+        table = out.table(LABEL_ROWS)
+        earlier = _with_other_thresholds(workspace, output, options, inputs) if judge.rubric else None
+        if earlier is None:
+            out.rows_in = 0
+            for expected, judged in _answers(workspace, judge):
+                _check(judge.name, expected, judged)
+                out.rows_in += len(expected)
+                rows = _decided(judged.rows, thresholds, change_items)
+                counts.update(rows["label"].to_pylist())
+                table.write(rows)
+                out.drop([_dropped_row(turn) for turn in judged.unlabelled], DROPPED)
+            out.made_by = {"judge": judge.name, "rubric": rubric, **judge.report()}
+        else:
+            out.rows_in = earlier.rows_in
+            for batch in workspace.batches(output):
+                rows = _decided(pa.Table.from_batches([batch]), thresholds, change_items)
+                counts.update(rows["label"].to_pylist())
+                table.write(rows)
+            _copy_dropped(workspace, output, out)
+            out.made_by = {**earlier.made_by, "scores": "kept: only the thresholds changed"}
+        out.results = {value: counts[value] for value in LABELS}
+
+    return workspace.run(STAGE, [output], build, options=options, inputs=inputs)
+
+
+def latest_labels(workspace: Workspace) -> str:
+    """Return the table of labels to mine by default, such as "labels/local".
+
+    The one that the label stage made last; labels that came with the data set only when there is no other.
+
+    Raises:
+        UserError: there are no labels.
+    """
+    made: list[tuple[bool, int, str]] = []
+    for path in sorted((workspace.root / "labels").glob("*/manifest.json")):
+        name = f"labels/{path.parent.name}"
+        manifest = workspace.manifest(name)
+        if manifest is not None and manifest.stage in (STAGE, "convert"):
+            made.append((manifest.stage == STAGE, path.stat().st_mtime_ns, name))
+    if not made:
+        raise UserError(f"{workspace.root / 'labels'} holds no labels. Run `make label` first.")
+    return max(made)[2]
+
+
+def _answers(workspace: Workspace, judge: Judge) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
+    """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
+    waiting: list[list[tuple[str, int]]] = []
+    total = workspace.require(CONVERSATIONS).rows_out
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
+            expected = _keys(batch)
+            if len(expected) != int(count_feedback_turns(batch["messages"]).sum()):
+                raise AccountingError(
+                    "feedback_turns and count_feedback_turns disagree. This is a bug of the tool."
+                )
+            waiting.append(expected)
+            sizes.append(batch.num_rows)
+            yield batch
+
+    sizes: list[int] = []
+    with tqdm(total=total, desc=f"label {judge.name}", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
+        for judged in judge.judge(batches()):
+            if not waiting:
+                raise AccountingError(f"The judge {judge.name} gave more answers than it was asked for.")
+            yield waiting.pop(0), judged
+            bar.update(sizes.pop(0))
+    if waiting:
+        raise AccountingError(
+            f"The judge {judge.name} left {len(waiting)} batches of conversations unanswered."
+        )
+
+
+def _keys(batch: pa.RecordBatch) -> list[tuple[str, int]]:
+    """Return the key of each feedback turn, in order."""
+    roles = pa.ListArray.from_arrays(_offsets(batch["messages"]), batch["messages"].flatten().field("role"))
+    return [
+        (conversation, turn)
+        for conversation, of_one in zip(batch["conversation_id"].to_pylist(), roles.to_pylist(), strict=True)
+        for turn in feedback_turns([{"role": role} for role in of_one])
+    ]
+
+
+def _offsets(messages: pa.ListArray) -> pa.Array:
+    """Return offsets that begin at 0, also where the array is a slice of a longer one."""
+    offsets = messages.offsets.to_numpy()
+    return pa.array(offsets - offsets[0], pa.int32())
+
+
+def _check(judge: str, expected: list[tuple[str, int]], judged: Judged) -> None:
+    """Raise unless the answer holds exactly the expected turns, each once, the labelled ones in order."""
+    labelled = list(
+        zip(judged.rows["conversation_id"].to_pylist(), judged.rows["turn"].to_pylist(), strict=True)
+    )
+    left_out = {(turn.conversation_id, turn.turn) for turn in judged.unlabelled}
+    complete = len(labelled) + len(judged.unlabelled) == len(expected) == len(labelled) + len(left_out)
+    if complete and labelled == [key for key in expected if key not in left_out]:
+        return
+    given = Counter([*labelled, *((turn.conversation_id, turn.turn) for turn in judged.unlabelled)])
+    missing = [key for key in expected if key not in given]
+    surplus = [key for key, times in given.items() if times > 1 or key not in set(expected)]
+    raise AccountingError(
+        f"The judge {judge} did not answer each feedback turn once and in order: {len(missing)} missing "
+        f"{missing[:3]}, {len(surplus)} doubled or unknown {surplus[:3]}. Nothing was written."
+    )
+
+
+def _decided(rows: pa.Table, thresholds: Thresholds, change_items: Collection[str] | None) -> pa.Table:
+    """Fill `label` by the thresholds; with `change_items` None the labels must be there."""
+    if change_items is None:
+        bad = sorted({str(value) for value in rows["label"].unique().to_pylist() if value not in LABELS})
+        if bad:
+            raise UserError(f"labels must be one of {', '.join(LABELS)}; found {', '.join(bad)}.")
+        return rows.cast(LABEL_ROWS)
+    changes, items = frozenset(change_items), rows["items"].combine_chunks()
+    labels = [
+        decide(sat, dsat, _names(items, row), thresholds, changes)
+        for row, (sat, dsat) in enumerate(
+            zip(rows["sat_score"].to_pylist(), rows["dsat_score"].to_pylist(), strict=True)
+        )
+    ]
+    at = rows.schema.get_field_index("label")
+    return rows.set_column(at, LABEL_ROWS.field("label"), pa.array(labels, pa.string())).cast(LABEL_ROWS)
+
+
+def _names(items: pa.ListArray, row: int) -> Iterator[str]:
+    """Yield a row's item names; nothing is read before it is asked for, which is rare."""
+    yield from (item["name"] for item in items[row].as_py() or ())
+
+
+def _dropped_row(turn: Unlabelled) -> dict[str, Any]:
+    return {
+        "conversation_id": turn.conversation_id,
+        "turn": turn.turn,
+        "reason": turn.reason,
+        "detail": turn.detail,
+    }
+
+
+def _with_other_thresholds(
+    workspace: Workspace, output: str, options: dict[str, Any], inputs: list[str]
+) -> Manifest | None:
+    """Return the manifest of the table that is there if it differs from the wanted in thresholds only."""
+    manifest = workspace.manifest(output)
+    if manifest is None or {**manifest.options, "thresholds": None} != {**options, "thresholds": None}:
+        return None
+    same = manifest.inputs == {name: workspace.require(name).digest for name in inputs}
+    return manifest if same else None
+
+
+def _copy_dropped(workspace: Workspace, output: str, out: Output) -> None:
+    """Take over the turns that the judge could not label."""
+    for shard in sorted(workspace.dropped_path(output).glob("part-*.parquet")):
+        for batch in pq.ParquetFile(shard).iter_batches():
+            out.drop(batch.to_pylist(), DROPPED)

@@ -1,0 +1,220 @@
+"""The seed stage: labels → `dsat`, `sat` and `seed`. It knows nothing of how the labels were made.
+
+Every DSAT and SAT turn that becomes no example is in `dropped/` with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from drift_data.joined import conversations_with_labels
+from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
+from drift_data.workspace import Build, Workspace
+
+STAGE = "seed"
+OUTPUTS = ("dsat", "sat", "seed")
+_LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal")
+_NO_SEED = (
+    "no DSAT turn is directly followed by a SAT turn: no warm start, iteration 0 is the base model itself"
+)
+
+Message = Mapping[str, Any]
+
+
+class MineOptions(BaseModel):
+    """What becomes an example."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per_conversation: Literal[1, "all"] = 1  # 1: the strongest turn of each table, the later of equals
+    test_fraction: float = Field(0.01, ge=0, le=1)
+    keep_refusals: bool = False  # a complaint about a refusal teaches the model to stop refusing
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One DSAT or SAT turn of a conversation."""
+
+    turn: int
+    label: str
+    score: float  # of the label's own side
+    items: Sequence[str] = ()  # of the label's own side
+    reason: str | None = None
+    refusal: bool = False  # the judged reply is a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that a table may get; with `reason` set, why it does not."""
+
+    row: dict[str, Any]
+    score: float
+    reason: str | None = None
+
+
+def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
+    """Write `dsat`, `sat` and `seed` from one label table.
+
+    Args:
+        workspace: holds `conversations` and the labels.
+        labels: folder of the label table, such as "labels/local".
+        options: what becomes an example.
+
+    Returns:
+        False when the same tables were there already.
+    """
+
+    def build(outputs: Build) -> None:
+        tables = dict(zip(OUTPUTS, (DSAT_ROWS, SAT_ROWS, SEED_ROWS), strict=True))
+        for name, schema in tables.items():
+            outputs[name].table(schema)
+            outputs[name].rows_in = 0
+        total = workspace.require("conversations").rows_out
+        with tqdm(total=total, desc="seed", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
+            for conversations, rows in conversations_with_labels(
+                workspace, labels, _LABEL_COLUMNS, where="label <> 'NEUTRAL'"
+            ):
+                mined: dict[str, list[Candidate]] = {name: [] for name in OUTPUTS}
+                for conversation, messages, turns in _with_turns(conversations, rows):
+                    for name, candidates in mine_conversation(conversation, messages, turns, options).items():
+                        mined[name].extend(candidates)
+                for name, schema in tables.items():
+                    kept = [c.row for c in mined[name] if c.reason is None]
+                    outputs[name].table(schema).write_rows(kept)
+                    outputs[name].drop([_dropped(c) for c in mined[name] if c.reason is not None], DROPPED)
+                    outputs[name].rows_in = (outputs[name].rows_in or 0) + len(mined[name])
+                bar.update(conversations.num_rows)
+        for name in OUTPUTS:
+            outputs[name].made_by = {"labels": labels}
+        pairs = outputs["seed"].table(SEED_ROWS).rows
+        outputs["seed"].results = {"pairs": pairs}
+        if pairs == 0:
+            outputs["seed"].results["notice"] = _NO_SEED
+            print(f"{STAGE}: NO SEED PAIRS: {_NO_SEED}.", file=sys.stderr)
+
+    return workspace.run(
+        STAGE,
+        OUTPUTS,
+        build,
+        options={"labels": labels, **options.model_dump()},
+        inputs=["conversations", labels],
+    )
+
+
+def split_of(conversation_id: str, test_fraction: float) -> str:
+    """Return "test" for a fixed share of the conversations, else "train"; the same on every machine."""
+    number = int.from_bytes(hashlib.sha256(conversation_id.encode()).digest()[:8])
+    return "test" if number < test_fraction * 2**64 else "train"
+
+
+def mine_conversation(
+    conversation_id: str, messages: Sequence[Message], turns: Sequence[Turn], options: MineOptions
+) -> dict[str, list[Candidate]]:
+    """Return the candidates of each table that one conversation gives.
+
+    There is one candidate in `dsat` for each DSAT turn, one in `sat` for each SAT turn, and one in `seed` for
+    each DSAT turn whose next feedback turn, the answer to the revised reply, is SAT.
+
+    Args:
+        conversation_id: decides the split, too.
+        messages: the whole conversation.
+        turns: its DSAT and SAT turns, in order.
+        options: what becomes an example.
+    """
+    split = split_of(conversation_id, options.test_fraction)
+    found: dict[str, list[Candidate]] = {name: [] for name in OUTPUTS}
+    label_of = {turn.turn: turn.label for turn in turns}
+    for turn in turns:
+        row: dict[str, Any] = {"conversation_id": conversation_id, "turn": turn.turn, "split": split}
+        if not _is_feedback_turn(messages, turn.turn):
+            found[turn.label.lower()].append(Candidate(row, turn.score, "not_a_feedback_turn"))
+            continue
+        reply, feedback = messages[turn.turn - 1], messages[turn.turn]
+        row |= {"prompt": messages[: turn.turn - 1], "feedback": feedback["content"]}
+        example = row | {"items": list(turn.items), "reason": turn.reason}
+        refusal = turn.refusal and turn.label == DSAT and not options.keep_refusals
+        fault = "refusal" if refusal else _fault(row["prompt"], reply, feedback)
+        if turn.label == SAT:
+            found["sat"].append(Candidate(example | {"chosen": [reply]}, turn.score, fault))
+            continue
+        found["dsat"].append(Candidate(example | {"rejected": [reply]}, turn.score, fault))
+        if label_of.get(turn.turn + 2) == SAT and _is_feedback_turn(messages, turn.turn + 2):
+            revised = messages[turn.turn + 1]
+            fault = fault or _fault(row["prompt"], revised, feedback)
+            if fault is None and revised["content"] == reply["content"]:
+                fault = "same_reply"
+            found["seed"].append(
+                Candidate(row | {"rejected": [reply], "chosen": [revised]}, turn.score, fault)
+            )
+    if options.per_conversation == "all":
+        return found
+    return {name: _strongest_only(candidates) for name, candidates in found.items()}
+
+
+def _is_feedback_turn(messages: Sequence[Message], turn: int) -> bool:
+    return (
+        0 < turn < len(messages)
+        and messages[turn]["role"] == "user"
+        and messages[turn - 1]["role"] == "assistant"
+    )
+
+
+def _fault(prompt: Sequence[Message], reply: Message, feedback: Message) -> str | None:
+    """Return why these messages make no example, or None."""
+    if not prompt or prompt[-1]["role"] != "user":
+        return "prompt_without_question"
+    if not (reply["content"] or "").strip():
+        return "empty_reply"
+    if not (feedback["content"] or "").strip():
+        return "empty_feedback"
+    return None
+
+
+def _strongest_only(candidates: list[Candidate]) -> list[Candidate]:
+    """Set all but the strongest usable candidate aside; of equals the later one stays."""
+    usable = {at for at, candidate in enumerate(candidates) if candidate.reason is None}
+    if not usable:
+        return candidates
+    best = max(usable, key=lambda at: (candidates[at].score, at))
+    return [
+        replace(candidate, reason="not_the_strongest") if at in usable and at != best else candidate
+        for at, candidate in enumerate(candidates)
+    ]
+
+
+def _with_turns(
+    conversations: pa.RecordBatch, rows: pa.Table
+) -> Iterator[tuple[str, list[dict[str, Any]], list[Turn]]]:
+    """Yield id, messages and turns of the conversations that have label rows; the others stay unread."""
+    turns: dict[str, list[Turn]] = {}
+    for row in rows.to_pylist():
+        side = row["label"]
+        turns.setdefault(row["conversation_id"], []).append(
+            Turn(
+                turn=row["turn"],
+                label=side,
+                score=row[f"{side.lower()}_score"],
+                items=[item["name"] for item in row["items"] or () if item["polarity"] == side],
+                reason=row["reason"],
+                refusal=bool(row["refusal"]),
+            )
+        )
+    messages = conversations["messages"]
+    for at, conversation in enumerate(conversations["conversation_id"].to_pylist()):
+        if conversation in turns:
+            yield conversation, messages[at].as_py(), turns[conversation]
+
+
+def _dropped(candidate: Candidate) -> dict[str, Any]:
+    return {key: candidate.row[key] for key in ("conversation_id", "turn")} | {
+        "reason": candidate.reason,
+        "detail": f"score {candidate.score:g}",
+    }
