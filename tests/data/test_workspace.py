@@ -75,9 +75,9 @@ def test_the_accounting_holds_when_it_is_checked_from_outside(tmp_path: Path) ->
     ws = Workspace(tmp_path)
     ws.run("count", ["numbers"], write_numbers(5, dropped=2), options={})
     manifest = json.loads((tmp_path / "numbers/manifest.json").read_text())
-    kept = duckdb.sql(f"select count(*) from '{tmp_path}/numbers/*.parquet'").fetchone()
+    kept = duckdb.sql(f"select count(*) from '{tmp_path}/numbers/*.parquet'").fetchall()
     dropped = duckdb.sql(f"select reason, count(*) from '{tmp_path}/dropped/numbers/*.parquet' group by 1").fetchall()
-    assert (manifest["rows_in"], kept, dropped) == (7, (5,), [("odd", 2)])
+    assert (manifest["rows_in"], kept, dropped) == (7, [(5,)], [("odd", 2)])
     assert manifest["dropped"] == {"odd": 2}
 
 
