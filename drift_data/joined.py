@@ -7,35 +7,34 @@ knows what the labels mean.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drift_data.workspace import UserError, Workspace
+from drift_data.workspace import AccountingError, UserError, Workspace
 
 CONVERSATIONS = "conversations"
 _MEMORY = "1GB"  # of DuckDB's sort; what does not fit goes to a temporary folder
-_BATCH = 1_000  # conversations
 
 
-def conversations_with_labels(
+def labels_beside(
+    conversations: Iterable[pa.RecordBatch],
     workspace: Workspace,
     labels: str,
     columns: Sequence[str],
-    *,
-    conversation_columns: Sequence[str] = ("conversation_id", "messages"),
     where: str = "true",
 ) -> Iterator[tuple[pa.RecordBatch, pa.Table]]:
     """Yield each batch of conversations with its label rows, in the order of the conversations and of `turn`.
 
     Args:
+        conversations: batches of the table `conversations`, in its order and from its start, with their ids.
         workspace: holds `conversations` and the labels.
         labels: folder of the label table, such as "labels/local".
         columns: columns of the label rows; `conversation_id` and `turn` come in any case.
-        conversation_columns: columns of the conversations.
         where: SQL condition on the label rows.
 
     Raises:
@@ -44,7 +43,7 @@ def conversations_with_labels(
     wanted = list(dict.fromkeys(["conversation_id", "turn", *columns]))
     with _ordered_labels(workspace, labels, wanted, where) as rows:
         start, pending = 0, rows.schema.empty_table()
-        for batch in workspace.batches(CONVERSATIONS, conversation_columns, _BATCH):
+        for batch in conversations:
             end = start + batch.num_rows
             while pending.num_rows == 0 or pending["rank"][-1].as_py() < end:
                 try:
@@ -66,7 +65,6 @@ def _ordered_labels(
     with tempfile.TemporaryDirectory(prefix="drift-") as folder, duckdb.connect() as database:
         database.execute("SET memory_limit = ?", [_MEMORY])
         database.execute("SET temp_directory = ?", [folder])
-        database.execute("SET preserve_insertion_order = false")
         ids = _ranks(workspace)
         database.register("ids", ids)
         database.execute("CREATE TABLE ranks AS SELECT * FROM ids")
@@ -86,7 +84,7 @@ def _ordered_labels(
             f"SELECT {names}, r.rank FROM read_parquet($shards) l JOIN ranks r USING (conversation_id) "
             f"WHERE {where} ORDER BY r.rank, l.turn"
         )
-        yield database.execute(query, {"shards": shards}).to_arrow_reader(10_000)
+        yield database.sql(query, params={"shards": shards}).to_arrow_reader(10_000)
 
 
 def _ranks(workspace: Workspace) -> pa.RecordBatchReader:
@@ -104,18 +102,17 @@ def _ranks(workspace: Workspace) -> pa.RecordBatchReader:
 
 
 def _check_once(labels: str, before: pa.Table, rows: pa.RecordBatch) -> None:
-    """Raise when two neighbouring rows have one key; `before` ends with the row right before `rows`."""
-    keys = pa.concat_tables(
-        [before.slice(max(0, before.num_rows - 1)), pa.Table.from_batches([rows])]
-    ).select(["conversation_id", "rank", "turn"])
-    if keys.num_rows < 2:
-        return
-    same = pc.and_(
-        pc.equal(keys["rank"].combine_chunks()[1:], keys["rank"].combine_chunks()[:-1]),
-        pc.equal(keys["turn"].combine_chunks()[1:], keys["turn"].combine_chunks()[:-1]),
-    )
-    if pc.any(same).as_py():
-        row = keys.slice(pc.index(same, True).as_py(), 1).to_pylist()[0]
+    """Raise unless keys strictly increase; `before` ends with the row right before `rows`, if any."""
+    columns = ["conversation_id", "rank", "turn"]
+    last = before.slice(max(0, before.num_rows - 1)).select(columns)
+    keys = pa.concat_tables([last, pa.Table.from_batches([rows]).select(columns)])
+    steps = np.diff(keys["rank"].to_numpy() << 32 | keys["turn"].to_numpy().astype(np.int64))
+    if (steps < 0).any():
+        raise AccountingError(
+            f"{labels} could not be put into the order of the conversations: a bug of the tool."
+        )
+    if (steps == 0).any():
+        row = keys.slice(int(np.argmin(steps)), 1).to_pylist()[0]
         raise UserError(
             f"{labels} has two labels for turn {row['turn']} of conversation {row['conversation_id']}. "
             "Make the labels again."

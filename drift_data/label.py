@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled
+from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.decide import Thresholds, decide
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
-from drift_data.turns import count_feedback_turns, feedback_turns
 from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
 
 STAGE = "label"
@@ -107,12 +106,7 @@ def _answers(workspace: Workspace, judge: Judge) -> Iterator[tuple[list[tuple[st
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
-            expected = _keys(batch)
-            if len(expected) != int(count_feedback_turns(batch["messages"]).sum()):
-                raise AccountingError(
-                    "feedback_turns and count_feedback_turns disagree. This is a bug of the tool."
-                )
-            waiting.append(expected)
+            waiting.append(feedback_keys(batch))
             sizes.append(batch.num_rows)
             yield batch
 
@@ -127,22 +121,6 @@ def _answers(workspace: Workspace, judge: Judge) -> Iterator[tuple[list[tuple[st
         raise AccountingError(
             f"The judge {judge.name} left {len(waiting)} batches of conversations unanswered."
         )
-
-
-def _keys(batch: pa.RecordBatch) -> list[tuple[str, int]]:
-    """Return the key of each feedback turn, in order."""
-    roles = pa.ListArray.from_arrays(_offsets(batch["messages"]), batch["messages"].flatten().field("role"))
-    return [
-        (conversation, turn)
-        for conversation, of_one in zip(batch["conversation_id"].to_pylist(), roles.to_pylist(), strict=True)
-        for turn in feedback_turns([{"role": role} for role in of_one])
-    ]
-
-
-def _offsets(messages: pa.ListArray) -> pa.Array:
-    """Return offsets that begin at 0, also where the array is a slice of a longer one."""
-    offsets = messages.offsets.to_numpy()
-    return pa.array(offsets - offsets[0], pa.int32())
 
 
 def _check(judge: str, expected: list[tuple[str, int]], judged: Judged) -> None:

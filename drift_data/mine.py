@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,11 +16,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from drift_data.joined import conversations_with_labels
+from drift_data.joined import labels_beside
 from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import Build, Workspace
 
 STAGE = "seed"
+_BATCH = 1_000  # conversations
 OUTPUTS = ("dsat", "sat", "seed")
 _LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal")
 _NO_SEED = (
@@ -76,11 +78,14 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
         tables = dict(zip(OUTPUTS, (DSAT_ROWS, SAT_ROWS, SEED_ROWS), strict=True))
         for name, schema in tables.items():
             outputs[name].table(schema)
-            outputs[name].rows_in = 0
+        labelled, pairs, seeds = Counter[str](), 0, 0
+        for batch in workspace.batches(labels, ["label"]):
+            labelled.update(batch["label"].to_pylist())
         total = workspace.require("conversations").rows_out
         with tqdm(total=total, desc="seed", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
-            for conversations, rows in conversations_with_labels(
-                workspace, labels, _LABEL_COLUMNS, where="label <> 'NEUTRAL'"
+            batches = workspace.batches("conversations", ("conversation_id", "messages"), _BATCH)
+            for conversations, rows in labels_beside(
+                batches, workspace, labels, _LABEL_COLUMNS, where="label <> 'NEUTRAL'"
             ):
                 mined: dict[str, list[Candidate]] = {name: [] for name in OUTPUTS}
                 for conversation, messages, turns in _with_turns(conversations, rows):
@@ -90,23 +95,18 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
                     kept = [c.row for c in mined[name] if c.reason is None]
                     outputs[name].table(schema).write_rows(kept)
                     outputs[name].drop([_dropped(c) for c in mined[name] if c.reason is not None], DROPPED)
-                    outputs[name].rows_in = (outputs[name].rows_in or 0) + len(mined[name])
+                pairs += len(mined["seed"])
+                seeds += sum(c.reason is None for c in mined["seed"])
                 bar.update(conversations.num_rows)
-        for name in OUTPUTS:
+        for name, rows_in in (("dsat", labelled[DSAT]), ("sat", labelled[SAT]), ("seed", pairs)):
+            outputs[name].rows_in = rows_in
             outputs[name].made_by = {"labels": labels}
-        pairs = outputs["seed"].table(SEED_ROWS).rows
-        outputs["seed"].results = {"pairs": pairs}
-        if pairs == 0:
-            outputs["seed"].results["notice"] = _NO_SEED
+        if seeds == 0:
+            outputs["seed"].results = {"notice": _NO_SEED}
             print(f"{STAGE}: NO SEED PAIRS: {_NO_SEED}.", file=sys.stderr)
 
-    return workspace.run(
-        STAGE,
-        OUTPUTS,
-        build,
-        options={"labels": labels, **options.model_dump()},
-        inputs=["conversations", labels],
-    )
+    choices = {"labels": labels, **options.model_dump()}
+    return workspace.run(STAGE, OUTPUTS, build, options=choices, inputs=["conversations", labels])
 
 
 def split_of(conversation_id: str, test_fraction: float) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import LABEL_ROWS
+from drift_data.turns import feedback_mask, message_starts
 
 # What a judge is shown of a conversation.
 CONVERSATION_COLUMNS: Final = ("conversation_id", "messages")
@@ -65,3 +67,12 @@ class Judge(Protocol):
 
     def report(self) -> Mapping[str, Any]:
         """Return what the run took (requests, tokens, price) for the manifest; asked after the last batch."""
+
+
+def feedback_keys(conversations: pa.RecordBatch) -> list[tuple[str, int]]:
+    """Return the keys (conversation_id, turn) of all feedback turns of a batch, in order."""
+    starts = message_starts(conversations["messages"])
+    at = np.flatnonzero(feedback_mask(conversations["messages"]))
+    rows = np.searchsorted(starts, at, side="right") - 1
+    ids = conversations["conversation_id"].take(pa.array(rows)).to_pylist()
+    return list(zip(ids, (at - starts[rows]).tolist(), strict=True))
