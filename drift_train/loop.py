@@ -1,7 +1,7 @@
 """The DRIFT loop over a workspace: warm start on seed pairs, then rollouts, pairs and DPO for each iteration.
 
-Every step is one stage of `Workspace.run`, so a killed run goes on at the stage that was cut and a second call
-makes nothing again. Knows folders and the order of the steps; what a step computes is elsewhere.
+Every step is one stage of `Workspace.run`, so a killed run goes on at the stage that was cut, and a second
+call makes nothing again. Knows folders and the order of the steps; what a step computes is elsewhere.
 """
 
 from __future__ import annotations

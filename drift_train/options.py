@@ -41,7 +41,7 @@ class RolloutOptions(SamplingOptions):
     guidance: bool = True  # release: x, y⁻, the complaint, an instruction. False: x alone (paper's ablation)
     instruction: str = Field(INSTRUCTION, min_length=1)  # own words: the paper's idea, not its sentence
     examples: int | None = Field(None, ge=1)  # an iteration; None = all (paper: full; controlled ≈ 4000)
-    fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one shuffle, not the first again
+    fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle
 
 
 class PairOptions(BaseModel):

@@ -1,0 +1,122 @@
+"""Samples with plain batched `generate`, one seed a request. Needs nothing but transformers; slow on long replies.
+
+A reply depends on its request and seed, not on its neighbours in the batch, up to rounding: padding changes the order
+of summation, and a draw that falls within ~1e-6 of a boundary may then take the other token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from drift_train.options import SamplingOptions
+from drift_train.policy import device, free_memory, load_model
+from drift_train.rollout import Reply, Request
+
+
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+    """Draws the next token by inverse CDF from one uniform number a row and step, and leaves only that token.
+
+    `generate` then runs greedily. Records the log-probability of the drawn token before temperature and top-p.
+
+    Args:
+        uniforms: numbers in [0, 1), float64, shape (rows, steps).
+        temperature: 0 takes the most probable token.
+        top_p: the smallest set of tokens with at least this mass is drawn from.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, temperature: float, top_p: float) -> None:
+        self.uniforms, self.temperature, self.top_p = uniforms, temperature, top_p
+        self.log_probs: list[torch.Tensor] = []  # a step: (rows,)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores (rows, vocabulary) with 0 at the drawn token and −∞ elsewhere."""
+        raw = torch.log_softmax(scores.float(), dim=-1)
+        token = self._draw(raw)
+        self.log_probs.append(raw.gather(1, token).squeeze(1))
+        return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
+
+    def _draw(self, raw: torch.Tensor) -> torch.Tensor:
+        if self.temperature == 0:
+            return raw.argmax(dim=-1, keepdim=True)
+        probabilities = torch.softmax(raw.double() / self.temperature, dim=-1)
+        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+        mass = ordered.cumsum(dim=-1)
+        kept = ordered.masked_fill(mass - ordered >= self.top_p, 0.0)  # the first one always stays
+        mass = kept.cumsum(dim=-1)
+        threshold = self.uniforms[:, len(self.log_probs), None] * mass[:, -1:]
+        place = torch.searchsorted(mass, threshold, right=True)
+        return tokens.gather(1, place.clamp_(max=tokens.shape[1] - 1))
+
+
+class TransformersEngine:
+    """Batched `generate` in this process: float32 on a CPU, bfloat16 on a GPU."""
+
+    name = "transformers"
+
+    def __init__(self, policy: Path, stop: Sequence[int], title: str) -> None:
+        self.policy, self.stop, self.title = policy, list(stop), title
+        self.dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
+
+    def sample(self, requests: Sequence[Request], options: SamplingOptions) -> list[Reply]:
+        """Sample a reply to each request, those of similar length together."""
+        model = load_model(self.policy, self.dtype)
+        ordered = sorted(requests, key=lambda request: len(request.prompt_ids), reverse=True)
+        replies: list[Reply] = []
+        with tqdm(total=len(requests), desc=self.title, unit="reply", mininterval=0.5) as bar:
+            for start in range(0, len(ordered), options.batch_size):
+                batch = ordered[start : start + options.batch_size]
+                replies += self._batch(model, batch, options)
+                bar.update(len(batch))
+        del model
+        free_memory()
+        return replies
+
+    def _batch(self, model: Any, batch: Sequence[Request], options: SamplingOptions) -> list[Reply]:
+        width = max(len(request.prompt_ids) for request in batch)
+        ids = torch.full((len(batch), width), self.stop[0])  # padding on the left, masked out
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(batch):
+            ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[row, width - len(request.prompt_ids) :] = 1
+        uniforms = torch.stack(
+            [
+                torch.rand(
+                    options.max_new_tokens,
+                    dtype=torch.float64,
+                    generator=torch.Generator().manual_seed(request.seed),
+                )
+                for request in batch
+            ]
+        )
+        sampling = SeededSampling(uniforms.to(model.device), options.temperature, options.top_p)
+        # the model's own sampling defaults (Qwen2.5 ships a repetition penalty) must not leak in
+        model.generation_config = GenerationConfig(pad_token_id=self.stop[0], eos_token_id=self.stop)
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=options.max_new_tokens,
+                    pad_token_id=self.stop[0],
+                    eos_token_id=self.stop,
+                ),
+                logits_processor=LogitsProcessorList([sampling]),
+            )
+        tokens = output[:, width:].tolist()
+        log_probs = torch.stack(sampling.log_probs, dim=1).tolist()
+        return [
+            self._reply(request, row, values)
+            for request, row, values in zip(batch, tokens, log_probs, strict=True)
+        ]
+
+    def _reply(self, request: Request, tokens: list[int], log_probs: list[float]) -> Reply:
+        end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop), None)
+        reason = "length" if end is None else "stop"
+        return Reply(request.key, tokens[:end], reason, log_probs[:end])

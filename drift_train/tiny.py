@@ -1,0 +1,212 @@
+"""A tiny chat model, made and pre-trained on the spot, that plain `transformers` and `vllm` load like any other.
+
+A Qwen2 of about 0.2M parameters with a byte-level vocabulary, so that any text can be fed to it. This module
+knows nothing of what the chats are about.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    get_linear_schedule_with_warmup,
+)
+
+from drift_data.schema import ROLES
+
+END, PAD = "<|end|>", "<|pad|>"
+# No white space after the end of a turn, or the model would be trained to go on after it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_TEXT_SAMPLE = 4_000  # chats the vocabulary is learned from
+_BUCKET = 40  # batches that are sorted by length together
+_ANY_TEXT = "Grüße, 你好 🙂\n\tdef f(x): return x**2  # 1234"
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class TinyOptions(BaseModel):
+    """Shape and training of the tiny model. The defaults train in less than two minutes on one core."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = 0
+    vocabulary: int = Field(1_024, ge=300)
+    hidden: int = Field(64, ge=8)
+    inner: int = Field(128, ge=8)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    context: int = Field(4_096, ge=64)
+    batch: int = Field(16, ge=1)
+    learning_rate: float = Field(4e-3, gt=0)
+    warmup: int = Field(100, ge=0)  # steps
+    init_range: float = Field(0.1, gt=0)
+
+
+def make_tiny(chats: Iterable[tuple[str, list[dict[str, str]]]], folder: Path, options: TinyOptions) -> dict[str, float]:
+    """Train a tiny model on chats and write it, with its tokenizer, into a folder.
+
+    Args:
+        chats: (phase, messages), phases in the order they are to be learned. Every chat ends with an assistant
+            message; only that message is learned, the ones before it are context.
+        folder: where safetensors, config, generation config, tokenizer and chat template go.
+        options: shape and training.
+
+    Returns:
+        parameters, steps, tokens, seconds, and the mean loss of each phase's last tenth as `loss/<phase>`.
+    """
+    rows = list(chats)
+    if not rows:
+        raise ValueError("no chats to learn from")
+    started = time.monotonic()
+    tokenizer = _make_tokenizer([messages for _, messages in rows[:_TEXT_SAMPLE]], folder, options)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # at this size a second thread only gets in the way
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            model = Qwen2ForCausalLM(_config(tokenizer, options))
+            figures = _train(model, tokenizer, rows, options)
+    finally:
+        torch.set_num_threads(threads)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    model.save_pretrained(folder)
+    return {"parameters": float(model.num_parameters()), **figures, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _make_tokenizer(chats: Sequence[Messages], folder: Path, options: TinyOptions) -> Any:
+    """Learn a byte-level vocabulary, save it, and return it as it loads back.
+
+    It is of the kind that a folder of a Qwen2 model is expected to hold: with any other, `AutoTokenizer` would
+    silently build one that splits text differently.
+    """
+    special = [PAD, *(f"<|{role}|>" for role in ROLES)]
+    texts = [[message["content"] for message in messages] for messages in chats]
+    made = Qwen2Tokenizer(eos_token=END, pad_token=PAD, unk_token=END).train_new_from_iterator(
+        texts, options.vocabulary, new_special_tokens=special, show_progress=False
+    )
+    made.chat_template = CHAT_TEMPLATE
+    made.model_max_length = options.context
+    made.save_pretrained(folder)
+    loaded = AutoTokenizer.from_pretrained(folder)
+    for text in (_ANY_TEXT, *(_render(messages) for messages in chats[:50])):
+        ids = loaded.encode(text)
+        if ids != made.encode(text) or loaded.decode(ids) != text:
+            raise RuntimeError(f"the saved tokenizer does not read back as it was made: {text!r}")
+    for messages in chats[:50]:
+        if loaded.apply_chat_template(list(messages), tokenize=False) != _render(messages):
+            raise RuntimeError("the chat template and the text the model is trained on differ")
+    return loaded
+
+
+def _render(messages: Messages) -> str:
+    return "".join(f"<|{message['role']}|>{message['content']}{END}" for message in messages)
+
+
+def _config(tokenizer: Any, options: TinyOptions) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=options.hidden,
+        intermediate_size=options.inner,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.heads,
+        max_position_embeddings=options.context,
+        initializer_range=options.init_range,
+        tie_word_embeddings=False,  # vllm reloads tied weights wrongly
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+
+
+def _train(
+    model: Any, tokenizer: Any, rows: Sequence[tuple[str, Messages]], options: TinyOptions
+) -> dict[str, float]:
+    """Train in the order of the phases; one pass. Returns steps, tokens and the loss each phase ended with."""
+    phases = list(dict.fromkeys(phase for phase, _ in rows))
+    prompts = tokenizer([_render(messages[:-1]) + "<|assistant|>" for _, messages in rows])["input_ids"]
+    replies = tokenizer([messages[-1]["content"] + END for _, messages in rows])["input_ids"]
+    batches = [
+        (phase, batch)
+        for phase in phases
+        for batch in _batches(
+            [
+                (prompt, reply)
+                for (kind, _), prompt, reply in zip(rows, prompts, replies, strict=True)
+                if kind == phase and len(prompt) + len(reply) <= options.context
+            ],
+            options.batch,
+            torch.Generator().manual_seed(options.seed),
+        )
+    ]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, options.warmup, len(batches))
+    model.train()
+    losses: dict[str, list[float]] = {phase: [] for phase in phases}
+    tokens = 0
+    for phase, batch in tqdm(batches, desc="tiny model", unit="step", mininterval=0.5):
+        ids, targets = _pad(batch, tokenizer.pad_token_id)
+        hidden = model.model(input_ids=ids).last_hidden_state  # (batch, seq, hidden); padding is on the right
+        learned = targets != -100  # logits are only made where something is learned
+        loss = functional.cross_entropy(model.lm_head(hidden[learned]), targets[learned])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses[phase].append(loss.item())
+        tokens += sum(len(prompt) + len(reply) for prompt, reply in batch)
+    model.eval()
+    ended = {f"loss/{phase}": sum(tail) / len(tail) for phase in phases if (tail := losses[phase][-_tenth(losses[phase]) :])}
+    return {"steps": float(len(batches)), "tokens": float(tokens), **ended}
+
+
+def _tenth(values: Sequence[float]) -> int:
+    return max(1, len(values) // 10)
+
+
+Example = tuple[list[int], list[int]]  # tokens of the prompt, tokens of the reply
+
+
+def _batches(examples: list[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
+    """Shuffle, then group examples of like length, so that little is padded; batches come in random order."""
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    for start in range(0, len(order), size * _BUCKET):
+        bucket = sorted((examples[i] for i in order[start : start + size * _BUCKET]), key=lambda e: len(e[0]) + len(e[1]))
+        starts = list(range(0, len(bucket), size))
+        for i in torch.randperm(len(starts), generator=generator).tolist():
+            yield bucket[starts[i] : starts[i] + size]
+
+
+def _pad(batch: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and, shifted by one, the targets, -100 outside of replies; both (batch, seq)."""
+    longest = max(len(prompt) + len(reply) for prompt, reply in batch)
+    ids = torch.full((len(batch), longest), pad)
+    targets = torch.full((len(batch), longest), -100)
+    for row, (prompt, reply) in enumerate(batch):
+        end = len(prompt) + len(reply)
+        ids[row, :end] = torch.tensor(prompt + reply)
+        targets[row, len(prompt) - 1 : end - 1] = torch.tensor(reply)
+    return ids, targets
