@@ -1,4 +1,4 @@
-"""A tiny chat model, made and pre-trained on the spot, that plain `transformers` and `vllm` load like any other.
+"""A tiny chat model, made and pre-trained on the spot, that `transformers` and `vllm` load like any other.
 
 A Qwen2 of about 0.2M parameters with a byte-level vocabulary, so that any text can be fed to it. This module
 knows nothing of what the chats are about.
@@ -47,24 +47,26 @@ class TinyOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 0
-    vocabulary: int = Field(1_024, ge=300)
-    hidden: int = Field(64, ge=8)
-    inner: int = Field(128, ge=8)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    context: int = Field(4_096, ge=64)
-    batch: int = Field(16, ge=1)
-    learning_rate: float = Field(4e-3, gt=0)
-    warmup: int = Field(100, ge=0)  # steps
-    init_range: float = Field(0.1, gt=0)
+    vocabulary: int = Field(default=1_024, ge=300)
+    hidden: int = Field(default=64, ge=8)
+    inner: int = Field(default=128, ge=8)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    context: int = Field(default=4_096, ge=64)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    warmup: int = Field(default=100, ge=0)  # steps
+    init_range: float = Field(default=0.1, gt=0)
 
 
-def make_tiny(chats: Iterable[tuple[str, list[dict[str, str]]]], folder: Path, options: TinyOptions) -> dict[str, float]:
+def make_tiny(
+    chats: Iterable[tuple[str, list[dict[str, str]]]], folder: Path, options: TinyOptions
+) -> dict[str, float]:
     """Train a tiny model on chats and write it, with its tokenizer, into a folder.
 
     Args:
-        chats: (phase, messages), phases in the order they are to be learned. Every chat ends with an assistant
-            message; only that message is learned, the ones before it are context.
+        chats: (phase, messages), phases in the order they are to be learned. Every chat ends with an
+            assistant message; only that message is learned, the ones before it are context.
         folder: where safetensors, config, generation config, tokenizer and chat template go.
         options: shape and training.
 
@@ -89,14 +91,18 @@ def make_tiny(chats: Iterable[tuple[str, list[dict[str, str]]]], folder: Path, o
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
     model.save_pretrained(folder)
-    return {"parameters": float(model.num_parameters()), **figures, "seconds": round(time.monotonic() - started, 1)}
+    return {
+        "parameters": float(model.num_parameters()),
+        **figures,
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def _make_tokenizer(chats: Sequence[Messages], folder: Path, options: TinyOptions) -> Any:
     """Learn a byte-level vocabulary, save it, and return it as it loads back.
 
-    It is of the kind that a folder of a Qwen2 model is expected to hold: with any other, `AutoTokenizer` would
-    silently build one that splits text differently.
+    It is of the kind that a folder of a Qwen2 model is expected to hold: with any other, `AutoTokenizer`
+    would silently build one that splits text differently.
     """
     special = [PAD, *(f"<|{role}|>" for role in ROLES)]
     texts = [[message["content"] for message in messages] for messages in chats]
@@ -142,7 +148,7 @@ def _config(tokenizer: Any, options: TinyOptions) -> Qwen2Config:
 def _train(
     model: Any, tokenizer: Any, rows: Sequence[tuple[str, Messages]], options: TinyOptions
 ) -> dict[str, float]:
-    """Train in the order of the phases; one pass. Returns steps, tokens and the loss each phase ended with."""
+    """Train one pass, phase by phase. Returns steps, tokens and the loss each phase ended with."""
     phases = list(dict.fromkeys(phase for phase, _ in rows))
     prompts = tokenizer([_render(messages[:-1]) + "<|assistant|>" for _, messages in rows])["input_ids"]
     replies = tokenizer([messages[-1]["content"] + END for _, messages in rows])["input_ids"]
@@ -171,7 +177,7 @@ def _train(
         hidden = model.model(input_ids=ids).last_hidden_state  # (batch, seq, hidden); padding is on the right
         learned = targets != -100  # logits are only made where something is learned
         loss = functional.cross_entropy(model.lm_head(hidden[learned]), targets[learned])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -179,7 +185,11 @@ def _train(
         losses[phase].append(loss.item())
         tokens += sum(len(prompt) + len(reply) for prompt, reply in batch)
     model.eval()
-    ended = {f"loss/{phase}": sum(tail) / len(tail) for phase in phases if (tail := losses[phase][-_tenth(losses[phase]) :])}
+    ended = {
+        f"loss/{phase}": sum(tail) / len(tail)
+        for phase in phases
+        if (tail := losses[phase][-_tenth(losses[phase]) :])
+    }
     return {"steps": float(len(batches)), "tokens": float(tokens), **ended}
 
 
@@ -194,7 +204,9 @@ def _batches(examples: list[Example], size: int, generator: torch.Generator) -> 
     """Shuffle, then group examples of like length, so that little is padded; batches come in random order."""
     order = torch.randperm(len(examples), generator=generator).tolist()
     for start in range(0, len(order), size * _BUCKET):
-        bucket = sorted((examples[i] for i in order[start : start + size * _BUCKET]), key=lambda e: len(e[0]) + len(e[1]))
+        bucket = sorted(
+            (examples[i] for i in order[start : start + size * _BUCKET]), key=lambda e: len(e[0]) + len(e[1])
+        )
         starts = list(range(0, len(bucket), size))
         for i in torch.randperm(len(starts), generator=generator).tolist():
             yield bucket[starts[i] : starts[i] + size]

@@ -1,0 +1,212 @@
+"""Simulated chats: an assistant that errs, and users who complain, thank or move on, at stated rates.
+
+Makes the logs with their true labels, and the chats that a base model learns from. Everything follows from
+the seed. This module knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drift_data.schema import DSAT, NEUTRAL, SAT
+from drift_data.simulate.users import CHAT_REPLIES, complaint, next_request, small_talk, thanks
+from drift_data.simulate.world import (
+    DIMENSIONS,
+    Task,
+    faults,
+    random_task,
+    reply_text,
+    request_text,
+    spoil,
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ITEMS: Final = {  # the rubric item a complaint shows, by the dimension it names
+    "count": "Ignored",
+    "category": "Factual_Error",
+    "layout": "Style",
+    "opening": "Ignored",
+    "closing": "Ignored",
+    "stars": "Ignored",
+    "vague": "Negative_Feedback",
+    "same request": "Revision",
+}
+
+
+class UserOptions(BaseModel):
+    """How simulated users behave. They complain far more often than people do, since demo logs are small."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    complains: Share = 0.25  # chance that one wrong dimension draws a complaint
+    vague: Share = 0.06  # share of complaints that name nothing
+    asks_again: Share = 0.04  # share of complaints that only repeat the request
+    thanks_if_right: Share = 0.3  # after a reply without a fault
+    thanks_if_wrong: Share = 0.08  # faults that drew no complaint
+    thanks_if_mended: Share = 0.4  # after a revision
+    goes_on: Share = 0.4  # chance of a further turn where there is neither
+    small_talk: Share = 0.2  # share of neutral turns that ask for no task
+    hard: Share = 0.25  # share of neutral turns that sound like a verdict
+    most_replies: int = Field(default=4, ge=1)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The true satisfaction of one feedback turn."""
+
+    turn: int  # index of the message
+    label: Literal["SAT", "DSAT", "NEUTRAL"]
+    item: str | None
+    reason: str
+
+
+@dataclass
+class Chat:
+    """A simulated conversation and the truth about it."""
+
+    messages: list[dict[str, str]] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def say(self, role: str, content: str) -> None:
+        """Append a message."""
+        self.messages.append({"role": role, "content": content})
+
+    def react(
+        self, label: Literal["SAT", "DSAT", "NEUTRAL"], item: str | None, reason: str, text: str
+    ) -> None:
+        """Append a feedback turn."""
+        self.verdicts.append(Verdict(len(self.messages), label, item, reason))
+        self.say("user", text)
+
+
+def draw_faults(quality: float, rng: Random) -> list[str]:
+    """Draw the dimensions that a reply gets wrong; each is right with this probability."""
+    return [name for name in DIMENSIONS if rng.random() >= quality]
+
+
+def revision(task: Task, held: Task, named: str | None, mends: float, rng: Random) -> Task:
+    """Return what a revision holds: the named fault is mended, every other fault with probability `mends`."""
+    left = {name for name in faults(task, held) if name != named and rng.random() >= mends}
+    values = {name: getattr(held if name in left else task, name) for name in DIMENSIONS}
+    return Task(**values)
+
+
+def complain(
+    task: Task, held: Task, request: str, users: UserOptions, rng: Random
+) -> tuple[str, str | None, str]:
+    """Return (text, dimension it names or None, kind) of a complaint about a reply that has a fault."""
+    kind = rng.random()
+    if kind < users.asks_again:
+        return request, None, "same request"
+    named = None if kind < users.asks_again + users.vague else rng.choice(faults(task, held))
+    return complaint(task, held, named, rng), named, named or "vague"
+
+
+def logged_chat(
+    quality: float, mends: float, users: UserOptions, held_out: Collection[Task], rng: Random
+) -> Chat:
+    """Draw one logged conversation. It ends with an assistant message, as in WildChat."""
+    chat = Chat()
+    task = draw_task(held_out, rng)
+    request = request_text(task, rng)
+    chat.say("user", request)
+    held = spoil(task, draw_faults(quality, rng), rng)
+    revised = False
+    while True:
+        chat.say("assistant", reply_text(held, rng))
+        wrong = faults(task, held)
+        if (len(chat.messages) + 1) // 2 >= users.most_replies:
+            return chat
+        if rng.random() >= (1 - users.complains) ** len(wrong):
+            text, named, kind = complain(task, held, request, users, rng)
+            chat.react(DSAT, ITEMS[kind], f"complaint: {kind}; wrong: {', '.join(wrong)}", text)
+            held, revised = revision(task, held, named, mends, rng), True
+            continue
+        reason = f"wrong: {', '.join(wrong) or 'nothing'}"
+        gratitude = users.thanks_if_wrong if wrong else users.thanks_if_right
+        if rng.random() < (users.thanks_if_mended if revised else gratitude):
+            text = thanks(rng)
+            if rng.random() < 0.5:
+                chat.react(SAT, "Gratitude", f"thanks; {reason}", text)
+                chat.say("assistant", rng.choice(CHAT_REPLIES))
+                return chat
+            task = draw_task(held_out, rng)
+            request = request_text(task, rng)
+            chat.react(SAT, "Gratitude", f"thanks and a new task; {reason}", f"{text} {request}")
+        elif rng.random() >= users.goes_on:
+            return chat
+        else:
+            hard = rng.random() < users.hard
+            manner = "hard to tell" if hard else "plain"
+            if rng.random() < users.small_talk:
+                chat.react(NEUTRAL, None, f"small talk, {manner}; {reason}", small_talk(hard, rng))
+                chat.say("assistant", rng.choice(CHAT_REPLIES))
+                return chat
+            before, task = task, draw_task(held_out, rng)
+            request = request_text(task, rng)
+            text = next_request(request, before, hard, rng)
+            chat.react(NEUTRAL, None, f"new task, {manner}; {reason}", text)
+        held, revised = spoil(task, draw_faults(quality, rng), rng), False
+
+
+def draw_task(held_out: Collection[Task], rng: Random) -> Task:
+    """Draw a task that is not held out."""
+    while (task := random_task(rng)) in held_out:
+        pass
+    return task
+
+
+class PretrainOptions(BaseModel):
+    """What the base model learns from: first clean chats, then chats of the quality it is to have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    clean: int = Field(default=20_000, ge=0)  # chats
+    noisy: int = Field(default=35_000, ge=0)
+    quality: Share = 0.7  # chance that a noisy reply gets one dimension right
+    revisions: Share = 0.5  # share of chats with a complaint and a revision
+    mends: Share = 0.5  # chance that a revision mends a fault the complaint does not name
+    small_talk: Share = 0.05
+
+
+def pretrain_chats(
+    options: PretrainOptions, users: UserOptions, held_out: Collection[Task], rng: Random
+) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Yield (phase, messages). Only the last reply of a chat is worth learning: earlier ones draw complaints.
+
+    A clean chat ends in a perfect reply, or in a revision that mends what was named and other faults now and
+    then: were revisions perfect too, the model would learn to ignore what the complaint says.
+    """
+    for phase, number in (("clean", options.clean), ("noisy", options.noisy)):
+        for _ in range(number):
+            chat, task = Chat(), draw_task(held_out, rng)
+            request = request_text(task, rng)
+            if rng.random() < 0.3:  # as the second request of a conversation
+                before = draw_task(held_out, rng)
+                chat.say("user", request_text(before, rng))
+                chat.say("assistant", reply_text(spoil(before, draw_faults(options.quality, rng), rng), rng))
+                after = thanks(rng) + " " if rng.random() < 0.3 else ""
+                chat.say("user", after + next_request(request, before, rng.random() < users.hard, rng))
+            else:
+                chat.say("user", request)
+            wrong = draw_faults(options.quality, rng)
+            if rng.random() < options.revisions:
+                wrong = wrong or [rng.choice(DIMENSIONS)]
+                held = spoil(task, wrong, rng)
+                chat.say("assistant", reply_text(held, rng))
+                text, named, _ = complain(task, held, request, users, rng)
+                chat.say("user", text)
+                chat.say("assistant", reply_text(revision(task, held, named, options.mends, rng), rng))
+            else:
+                held = task if phase == "clean" else spoil(task, wrong, rng)
+                chat.say("assistant", reply_text(held, rng))
+                if rng.random() < options.small_talk:
+                    ending = thanks(rng) if rng.random() < 0.5 else small_talk(rng.random() < users.hard, rng)
+                    chat.say("user", ending)
+                    chat.say("assistant", rng.choice(CHAT_REPLIES))
+            yield phase, chat.messages

@@ -1,0 +1,248 @@
+"""What simulated users type after a reply: complaints, thanks and neutral turns.
+
+Phrasings are meant to be hard where people are hard: complaints without a negative word, praise made of
+negative ones, neutral turns that sound annoyed or pleased. They share no source with any judge, so that what
+a judge makes of them is a measurement. This module knows nothing of labels, probabilities of turns, or files.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from drift_data.simulate.world import CATEGORIES, LAYOUTS, Task, number_word
+
+# {want}: the right value, {got}: the value of the reply.
+COMPLAINTS: Final[dict[str, tuple[str, ...]]] = {
+    "count": (
+        "i asked for {want}",
+        "that is not {want}",
+        "{want}, not {got}",
+        "why {got}? i said {want}",
+        "count them, i see {got}",
+        "the number is off, {want} please",
+        "{want} of them please",
+        "it was supposed to be {want}",
+        "you gave me {got} and i need {want}",
+        "{got}? {want} was the plan",
+        "should be {want} items",
+    ),
+    "category": (
+        "these are not {want}",
+        "i asked for {want}",
+        "{want}, not {got}",
+        "i meant {want}",
+        "since when are those {want}",
+        "that is a list of {got}",
+        "why {got}? {want} please",
+        "you mixed up {want} and {got}",
+        "what am i to do with {got}? i need {want}",
+        "{want} i said",
+        "i do not see any {want} here",
+    ),
+    "layout": (
+        "i wanted it {want}",
+        "{want} please",
+        "can you do it {want}",
+        "the layout is off, {want} please",
+        "hard to read like this, do it {want}",
+        "as i said, {want}",
+        "it should be {want}",
+        "please write it {want} this time",
+        "not {got}, {want}",
+        "was it so hard to write it {want}",
+    ),
+    "opening": (
+        "you did not start with {want}",
+        "where is the {want} at the start",
+        "the first line should be {want}",
+        "it was supposed to begin with {want}",
+        "start with {want} like i told you",
+        "{want} goes first",
+        "you forgot to say {want} at the top",
+        "the start is off",
+        "what about {want} at the beginning",
+    ),
+    "closing": (
+        "you did not end with {want}",
+        "where is the {want} at the end",
+        "the last line should be {want}",
+        "it was supposed to finish with {want}",
+        "end with {want} like i told you",
+        "{want} goes last",
+        "you left out {want} at the bottom",
+        "the end is off",
+        "what about {want} at the end",
+    ),
+    "stars missing": (
+        "where are the stars",
+        "no stars?",
+        "you forgot the stars",
+        "each item needs a star",
+        "stars please",
+        "i asked for a star on each",
+        "and the stars?",
+    ),
+    "stars unwanted": (
+        "i did not ask for stars",
+        "why the stars",
+        "without the stars please",
+        "lose the stars",
+        "what are these stars doing here",
+        "take the stars away",
+        "who said anything about stars",
+    ),
+    "vague": (
+        "that is not what i asked",
+        "try again",
+        "hmm no",
+        "read my message again",
+        "not quite",
+        "this is wrong",
+        "??",
+        "you can do better than that",
+        "did you even read it",
+        "once more, but with care",
+    ),
+}
+COMPLAINT_LEADS: Final = (
+    "",
+    "",
+    "",
+    "",
+    "",
+    "no, ",
+    "hmm, ",
+    "sorry but ",
+    "wait, ",
+    "again: ",
+    "ugh, ",
+    "well, ",
+)
+COMPLAINT_TAILS: Final = ("", "", "", "", "", ", fix it", ", do it again", "!", "...", ", ok?")
+
+THANKS: Final = (
+    "thanks!",
+    "thanks a lot",
+    "thank you so much",
+    "thx",
+    "perfect",
+    "great, just what i need",
+    "nice one",
+    "love it",
+    "this is what i wanted",
+    "cool",
+    "awesome, that helps",
+    "good job",
+    "that works",
+    "brilliant",
+    "wonderful, you saved me time",
+    "ok that does it",
+    "my kids will like this one",
+    "just right",
+    "haha nice",
+    "yes!",
+    "much better",
+    "now it is right",
+    # made of negative words
+    "not bad at all",
+    "nothing wrong with that",
+    "i can not ask for more",
+    "wow, i did not expect that",
+    "no more questions, that was it",
+)
+# New tasks; the request follows.
+NEXT: Final = (
+    "",
+    "",
+    "",
+    "",
+    "next: ",
+    "now ",
+    "ok, now ",
+    "another one: ",
+    "and then ",
+    "different topic. ",
+)
+# New tasks that sound like a complaint or like thanks, and are neither.
+NEXT_HARD: Final = (
+    "no rush, but ",
+    "sorry, one more: ",
+    "i forgot to ask, ",
+    "not about this one, but ",
+    "forget the {category} for now, ",
+    "wait, before i forget, ",
+    "my plan was wrong, i need more. ",
+    "i made a mistake in my list. ",
+    "this is for a game about bad habits. ",
+    "my boss did not like my old list, so ",
+    "again, but with a new topic: ",
+    "please do this one too: ",
+    "thanks in advance: ",
+    "for a thank you card: ",
+    "for a great party, ",
+    "i like nice lists. ",
+)
+# Turns without a request.
+CHAT: Final = (
+    "ok",
+    "i see",
+    "which one do you like",
+    "do you know more of them",
+    "let me think",
+    "who made you",
+    "where can i read more",
+    "one moment",
+)
+CHAT_HARD: Final = (
+    "is it bad to like only one of them",
+    "my brother does not like any of these",
+    "why do people ask for such things",
+    "i am not good at lists",
+    "wait, the phone",
+    "i have the wrong day, but no matter",
+    "are these the best ones",
+    "what is a good number of them",
+)
+CHAT_REPLIES: Final = ("You are welcome!", "Happy to help!", "Anything else?")
+
+
+def complaint_phrases(task: Task, held: Task, dimension: str | None) -> tuple[str, ...]:
+    """Return the phrasings that name one dimension a reply got wrong; None gives those that name nothing."""
+    if dimension is None:
+        return COMPLAINTS["vague"]
+    if dimension == "stars":
+        return COMPLAINTS["stars missing" if task.stars else "stars unwanted"]
+    return COMPLAINTS[dimension]
+
+
+def complaint(task: Task, held: Task, dimension: str | None, rng: Random) -> str:
+    """Word a complaint about a reply that holds `held` where `task` was asked, naming one wrong dimension."""
+    text = rng.choice(complaint_phrases(task, held, dimension))
+    want, got = "", ""
+    if dimension == "count":
+        want, got = number_word(task.count), number_word(held.count)
+    elif dimension == "category":
+        want, got = str(task.category), str(held.category)
+    elif dimension == "layout":
+        want, got = (rng.choice(LAYOUTS[str(side.layout)]) for side in (task, held))
+    elif dimension in ("opening", "closing"):
+        want = str(getattr(task, dimension))
+    text = text.format(want=want, got=got)
+    return rng.choice(COMPLAINT_LEADS) + text + rng.choice(COMPLAINT_TAILS)
+
+
+def next_request(request: str, task: Task, hard: bool, rng: Random) -> str:
+    """Word the change to a new task, neutrally; `hard` picks words that sound like a verdict on `task`."""
+    lead = rng.choice(NEXT_HARD if hard else NEXT)
+    return lead.format(category=task.category or next(iter(CATEGORIES))) + request
+
+
+def thanks(rng: Random) -> str:
+    """Word satisfaction with the reply just given."""
+    return rng.choice(THANKS)
+
+
+def small_talk(hard: bool, rng: Random) -> str:
+    """Word a neutral turn that asks for no task."""
+    return rng.choice(CHAT_HARD if hard else CHAT)

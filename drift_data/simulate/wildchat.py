@@ -1,0 +1,206 @@
+"""WildChat-1M's own Parquet schema, and simulated messages dressed in it.
+
+Place, headers and moderation scores are made up from the seed. This module knows nothing of tasks or labels.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+_STEMS = ("self-harm", "self-harm/instructions", "self-harm/intent")
+CATEGORIES: Final = (
+    "harassment",
+    "harassment/threatening",
+    "harassment_threatening",
+    "hate",
+    "hate/threatening",
+    "hate_threatening",
+    *_STEMS,
+    "self_harm",
+    "self_harm_instructions",
+    "self_harm_intent",
+    "sexual",
+    "sexual/minors",
+    "sexual_minors",
+    "violence",
+    "violence/graphic",
+    "violence_graphic",
+)
+DETOXIFY: Final = (
+    "identity_attack",
+    "insult",
+    "obscene",
+    "severe_toxicity",
+    "sexual_explicit",
+    "threat",
+    "toxicity",
+)
+_TIME = pa.timestamp("us", tz="UTC")
+_HEADER = pa.struct([("accept-language", pa.string()), ("user-agent", pa.string())])
+_MESSAGE = pa.struct(
+    [
+        ("content", pa.string()),
+        ("country", pa.string()),
+        ("hashed_ip", pa.string()),
+        ("header", _HEADER),
+        ("language", pa.string()),
+        ("redacted", pa.bool_()),
+        ("role", pa.string()),
+        ("state", pa.string()),
+        ("timestamp", _TIME),
+        ("toxic", pa.bool_()),
+        ("turn_identifier", pa.int64()),
+    ]
+)
+_MODERATION = pa.struct(
+    [
+        ("categories", pa.struct([(name, pa.bool_()) for name in CATEGORIES])),
+        ("category_scores", pa.struct([(name, pa.float64()) for name in CATEGORIES])),
+        ("flagged", pa.bool_()),
+    ]
+)
+_DETOXIFY = pa.struct([(name, pa.float64()) for name in DETOXIFY])
+SCHEMA: Final = pa.schema(
+    [
+        ("conversation_hash", pa.string()),
+        ("model", pa.string()),
+        ("timestamp", _TIME),
+        ("conversation", pa.list_(_MESSAGE)),
+        ("turn", pa.int64()),
+        ("language", pa.string()),
+        ("openai_moderation", pa.list_(_MODERATION)),
+        ("detoxify_moderation", pa.list_(_DETOXIFY)),
+        ("toxic", pa.bool_()),
+        ("redacted", pa.bool_()),
+        ("state", pa.string()),
+        ("country", pa.string()),
+        ("hashed_ip", pa.string()),
+        ("header", _HEADER),
+    ]
+)
+
+PLACES: Final = (
+    ("United States", "California", "en-US,en;q=0.9"),
+    ("United States", "Texas", "en-US,en;q=0.9"),
+    ("United Kingdom", "England", "en-GB,en;q=0.8"),
+    ("France", "Île-de-France", "fr-FR,fr;q=0.9,en;q=0.6"),
+    ("Russia", "Moscow", "ru-RU,ru;q=0.9"),
+    ("China", "Guangdong", "zh-CN,zh;q=0.9"),
+    ("Germany", "Berlin", "de-DE,de;q=0.9"),
+    ("India", None, "en-IN,en;q=0.8"),
+)
+_AGENT = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+)
+_BEGIN = int(datetime(2023, 4, 9, tzinfo=UTC).timestamp()) * 1_000_000
+_POOL = 4096  # made-up moderation scores are drawn from so many
+
+
+class Dresser:
+    """Turns messages into WildChat rows, a batch at a time, from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self._seed = seed
+        scores = self.rng.beta(0.3, 30, (_POOL, len(CATEGORIES)))
+        flags = [pa.array(np.zeros(_POOL, bool))] * len(CATEGORIES)
+        self._moderation = pa.StructArray.from_arrays(
+            [
+                pa.StructArray.from_arrays(flags, fields=list(_MODERATION.field("categories").type)),
+                pa.StructArray.from_arrays(
+                    [pa.array(column) for column in scores.T],
+                    fields=list(_MODERATION.field("category_scores").type),
+                ),
+                pa.array(np.zeros(_POOL, bool)),
+            ],
+            fields=list(_MODERATION),
+        )
+        toxicity = self.rng.beta(0.3, 30, (_POOL, len(DETOXIFY)))
+        self._detoxify = pa.StructArray.from_arrays(
+            [pa.array(column) for column in toxicity.T], fields=list(_DETOXIFY)
+        )
+        self._places = [pa.array(column, pa.string()) for column in zip(*PLACES, strict=True)]
+
+    def rows(self, first: int, contents: pa.Array, lengths: np.ndarray, models: pa.Array) -> pa.RecordBatch:
+        """Return WildChat rows of conversations whose messages alternate user, assistant, user, …
+
+        Args:
+            first: number of the first conversation; ids follow from it and the seed.
+            contents: the messages of all conversations, one after the other (string).
+            lengths: how many messages each conversation has.
+            models: the model of each conversation (string).
+        """
+        count, total = len(lengths), len(contents)
+        ends = np.cumsum(lengths)
+        offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+        owner = np.repeat(np.arange(count), lengths)
+        place_in_chat = np.arange(total) - np.repeat(ends - lengths, lengths)
+        is_reply = place_in_chat % 2 == 1
+
+        place = self.rng.integers(0, len(PLACES), count)
+        country, state, accept = (column.take(pa.array(place)) for column in self._places)
+        hashed_ip = _hex(self.rng, count, 32)
+        header = pa.StructArray.from_arrays([accept, pa.repeat(_AGENT, count)], fields=list(_HEADER))
+        times = _BEGIN + (first + np.arange(count)) * 37_000_000 + self.rng.integers(0, 30_000_000, count)
+        language = pa.repeat("English", count)
+
+        user_only = pa.array(owner, mask=is_reply)  # a null index takes null
+        reply_time = times[owner] + (place_in_chat + 1) * 9_000_000
+        flags = pa.array(np.zeros(total, bool))
+        message = pa.StructArray.from_arrays(
+            [
+                contents,
+                country.take(user_only),
+                hashed_ip.take(user_only),
+                header.take(user_only),
+                pa.repeat("English", total),
+                flags,
+                pa.array(["user", "assistant"]).take(pa.array(is_reply.astype(np.int8))),
+                state.take(user_only),
+                pa.array(reply_time, mask=~is_reply).cast(_TIME),
+                flags,
+                pa.array(100_000 + first * 64 + np.arange(total)),
+            ],
+            fields=list(_MESSAGE),
+        )
+        scored = pa.array(self.rng.integers(0, _POOL, total))
+        no = pa.array(np.zeros(count, bool))
+        columns = [
+            _ids(self._seed, first, count),
+            models,
+            pa.array(times + lengths * 9_000_000).cast(_TIME),
+            _lists(offsets, message, "conversation"),
+            pa.array((lengths // 2).astype(np.int64)),
+            language,
+            _lists(offsets, self._moderation.take(scored), "openai_moderation"),
+            _lists(offsets, self._detoxify.take(scored), "detoxify_moderation"),
+            no,
+            no,
+            state,
+            country,
+            hashed_ip,
+            header,
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _lists(offsets: pa.Array, values: pa.Array, name: str) -> pa.ListArray:
+    return pa.ListArray.from_arrays(offsets, values, type=SCHEMA.field(name).type)
+
+
+def _hex(rng: np.random.Generator, count: int, digits: int) -> pa.Array:
+    """Return random lower-case hexadecimal strings."""
+    alphabet = np.frombuffer(b"0123456789abcdef", np.uint8)
+    data = alphabet[rng.integers(0, 16, count * digits, dtype=np.uint8)]
+    offsets = pa.py_buffer(np.arange(0, count * digits + 1, digits, dtype=np.int32))
+    return pa.StringArray.from_buffers(count, offsets, pa.py_buffer(data))
+
+
+def _ids(seed: int, first: int, count: int) -> pa.Array:
+    """Return conversation hashes of 32 digits: random ones, then the conversation's number."""
+    digits = _hex(np.random.default_rng([seed, first]), count, 22).to_pylist()
+    return pa.array([f"{head}{first + i:010x}" for i, head in enumerate(digits)])
