@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import (
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from drift_data.schema import ROLES
+from drift_train.options import TinyOptions
 
 END, PAD = "<|end|>", "<|pad|>"
 # No white space after the end of a turn, or the model would be trained to go on after it.
@@ -39,24 +39,6 @@ _BUCKET = 40  # batches that are sorted by length together
 _ANY_TEXT = "Grüße, 你好 🙂\n\tdef f(x): return x**2  # 1234"
 
 Messages = Sequence[Mapping[str, str]]
-
-
-class TinyOptions(BaseModel):
-    """Shape and training of the tiny model. The defaults train in less than two minutes on one core."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    seed: int = 0
-    vocabulary: int = Field(default=1_024, ge=300)
-    hidden: int = Field(default=64, ge=8)
-    inner: int = Field(default=128, ge=8)
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=4, ge=1)
-    context: int = Field(default=4_096, ge=64)
-    batch: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=4e-3, gt=0)
-    warmup: int = Field(default=100, ge=0)  # steps
-    init_range: float = Field(default=0.1, gt=0)
 
 
 def make_tiny(

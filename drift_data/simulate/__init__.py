@@ -1,1 +1,6 @@
 """Simulated users: chat logs whose true satisfaction is known, made from stated probabilities."""
+
+from drift_data.simulate.options import SimulateOptions
+from drift_data.simulate.stage import simulate
+
+__all__ = ["SimulateOptions", "simulate"]

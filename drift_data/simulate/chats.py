@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Annotated, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Final, Literal
 
 from drift_data.schema import DSAT, NEUTRAL, SAT
+from drift_data.simulate.options import PretrainOptions, UserOptions
 from drift_data.simulate.users import CHAT_REPLIES, complaint, next_request, small_talk, thanks
 from drift_data.simulate.world import (
     DIMENSIONS,
@@ -25,7 +24,6 @@ from drift_data.simulate.world import (
     spoil,
 )
 
-Share = Annotated[float, Field(ge=0, le=1)]
 ITEMS: Final = {  # the rubric item a complaint shows, by the dimension it names
     "count": "Ignored",
     "category": "Factual_Error",
@@ -36,23 +34,6 @@ ITEMS: Final = {  # the rubric item a complaint shows, by the dimension it names
     "vague": "Negative_Feedback",
     "same request": "Revision",
 }
-
-
-class UserOptions(BaseModel):
-    """How simulated users behave. They complain far more often than people do, since demo logs are small."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    complains: Share = 0.25  # chance that one wrong dimension draws a complaint
-    vague: Share = 0.06  # share of complaints that name nothing
-    asks_again: Share = 0.04  # share of complaints that only repeat the request
-    thanks_if_right: Share = 0.3  # after a reply without a fault
-    thanks_if_wrong: Share = 0.08  # faults that drew no complaint
-    thanks_if_mended: Share = 0.4  # after a revision
-    goes_on: Share = 0.4  # chance of a further turn where there is neither
-    small_talk: Share = 0.2  # share of neutral turns that ask for no task
-    hard: Share = 0.25  # share of neutral turns that sound like a verdict
-    most_replies: int = Field(default=4, ge=1)
 
 
 @dataclass(frozen=True)
@@ -161,19 +142,6 @@ def draw_task(held_out: Collection[Task], rng: Random) -> Task:
     return task
 
 
-class PretrainOptions(BaseModel):
-    """What the base model learns from: first clean chats, then chats of the quality it is to have."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    clean: int = Field(default=20_000, ge=0)  # chats
-    noisy: int = Field(default=35_000, ge=0)
-    quality: Share = 0.7  # chance that a noisy reply gets one dimension right
-    revisions: Share = 0.5  # share of chats with a complaint and a revision
-    mends: Share = 0.5  # chance that a revision mends a fault the complaint does not name
-    small_talk: Share = 0.05
-
-
 def pretrain_chats(
     options: PretrainOptions, users: UserOptions, held_out: Collection[Task], rng: Random
 ) -> Iterator[tuple[str, list[dict[str, str]]]]:
@@ -200,7 +168,8 @@ def pretrain_chats(
                 held = spoil(task, wrong, rng)
                 chat.say("assistant", reply_text(held, rng))
                 text, named, _ = complain(task, held, request, users, rng)
-                chat.say("user", text)
+                guided = rng.random() < options.instructed
+                chat.say("user", f"{text}\n\n{options.instruction}" if guided else text)
                 chat.say("assistant", reply_text(revision(task, held, named, options.mends, rng), rng))
             else:
                 held = task if phase == "clean" else spoil(task, wrong, rng)

@@ -7,12 +7,12 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from drift_data.schema import DSAT, LABEL_ROWS, MESSAGES, SAT
 from drift_data.simulate import wildchat
-from drift_data.simulate.chats import Chat, PretrainOptions, Share, UserOptions, logged_chat, pretrain_chats
+from drift_data.simulate.chats import Chat, logged_chat, pretrain_chats
+from drift_data.simulate.options import SimulateOptions
 from drift_data.simulate.world import Task, random_task, request_text
 from drift_data.workspace import Build, Workspace
 
@@ -29,21 +29,6 @@ _STRENGTH = 8
 _BATCH = 1_000
 # The logged assistants: name and how much better than `quality` they are in each dimension.
 _MODELS = (("sim-small", -0.05), ("sim-large", 0.05))
-
-
-class SimulateOptions(BaseModel):
-    """Size and character of the demo's logs. Complaints are far more frequent than in reality."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    seed: int = 0
-    conversations: int = Field(default=4_000, ge=1)
-    quality: Share = 0.6  # chance that a logged reply gets one dimension right
-    mends: Share = 0.5  # chance that a logged revision mends a fault that was not named
-    heldout: int = Field(default=400, ge=1)  # prompts
-    heldout_tasks: int = Field(default=120, ge=1)  # tasks (of 1,296) that only held-out prompts ask for
-    users: UserOptions = UserOptions()
-    pretrain: PretrainOptions = PretrainOptions()
 
 
 def simulate(workspace: Workspace, options: SimulateOptions) -> bool:
