@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from drift_train.policy import device, free_memory, load_model
+from drift_train.policy import free_memory, load_model
 
 # Largest difference of one token's log-probability between an engine and a plain forward.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}

@@ -24,23 +24,23 @@ class SamplingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     engine: EngineName = "auto"  # vllm where it is installed and starts, else transformers; said on stderr
-    temperature: float = Field(0.7, ge=0)  # release
-    top_p: float = Field(0.9, gt=0, le=1)  # release
-    max_new_tokens: int = Field(512, ge=1)  # release
-    max_prompt_tokens: int = Field(2048, ge=1)  # release: input length of the rollout prompt
-    samples: int = Field(1, ge=1)  # release: one reply a prompt
+    temperature: float = Field(default=0.7, ge=0)  # release
+    top_p: float = Field(default=0.9, gt=0, le=1)  # release
+    max_new_tokens: int = Field(default=512, ge=1)  # release
+    max_prompt_tokens: int = Field(default=2048, ge=1)  # release: input length of the rollout prompt
+    samples: int = Field(default=1, ge=1)  # release: one reply a prompt
     seed: int = 42  # release (of training; its sampling had none)
-    batch_size: int = Field(32, ge=1)  # of the transformers engine; vllm batches by itself
+    batch_size: int = Field(default=32, ge=1)  # of the transformers engine; vllm batches by itself
     vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`, e.g. tensor_parallel_size
-    recheck: int = Field(8, ge=0)  # rows whose log-probs a plain forward computes again; 0 = none
+    recheck: int = Field(default=8, ge=0)  # rows whose log-probs a plain forward computes again; 0 = none
 
 
 class RolloutOptions(SamplingOptions):
     """Which examples an iteration takes, and what the policy is shown."""
 
     guidance: bool = True  # release: x, y⁻, the complaint, an instruction. False: x alone (paper's ablation)
-    instruction: str = Field(INSTRUCTION, min_length=1)  # own words: the paper's idea, not its sentence
-    examples: int | None = Field(None, ge=1)  # an iteration; None = all (paper: full; controlled ≈ 4000)
+    instruction: str = Field(default=INSTRUCTION, min_length=1)  # own words: the paper's idea, not its sentence
+    examples: int | None = Field(default=None, ge=1)  # an iteration; None = all (paper: full; controlled ≈ 4000)
     fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle
 
 
@@ -58,23 +58,23 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    beta: float = Field(0.1, gt=0)  # paper, release
-    alpha: float = Field(0.001, ge=0)  # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
-    learning_rate: float = Field(5e-7, ge=0)  # paper app. D; 0 is a control arm
+    beta: float = Field(default=0.1, gt=0)  # paper, release
+    alpha: float = Field(default=0.001, ge=0)  # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
+    learning_rate: float = Field(default=5e-7, ge=0)  # paper app. D; 0 is a control arm
     scheduler: Literal["linear", "cosine", "constant"] = "linear"  # paper app. D
-    warmup_ratio: float = Field(0.1, ge=0, le=1)  # paper app. D
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)  # paper app. D
     optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"  # paper app. D
-    epochs: float = Field(1, gt=0)  # paper: 1 an iteration; 3 for the warm start (`warm_start_options`)
-    global_batch: int = Field(32, ge=1)  # release: 4 a device × 8 devices, no accumulation
-    per_device_batch: int = Field(4, ge=1)  # release; the rest of `global_batch` is accumulated
-    max_length: int = Field(2048, ge=2)  # release; a pair that does not fit is dropped before, never cut
-    max_grad_norm: float = Field(1.0, ge=0)  # Trainer's default, which the release keeps; 0 = no clipping
+    epochs: float = Field(default=1, gt=0)  # paper: 1 an iteration; 3 for the warm start (`warm_start_options`)
+    global_batch: int = Field(default=32, ge=1)  # release: 4 a device × 8 devices, no accumulation
+    per_device_batch: int = Field(default=4, ge=1)  # release; the rest of `global_batch` is accumulated
+    max_length: int = Field(default=2048, ge=2)  # release; a pair that does not fit is dropped before, never cut
+    max_grad_norm: float = Field(default=1.0, ge=0)  # Trainer's default, which the release keeps; 0 = no clipping
     gradient_checkpointing: bool = True  # release
     # bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU, float32 on a CPU
     precision: Literal["auto", "float32", "bf16"] = "auto"
     reference: Literal["previous", "base"] = "previous"  # paper: the policy that the iteration starts from
     seed: int = 42  # release
-    threads: int | None = Field(None, ge=1)  # of torch on the CPU; None leaves them as they are
+    threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None leaves them as they are
     report_to: list[str] = []  # trackio, wandb, tensorboard …, beside metrics.jsonl
 
     @model_validator(mode="after")
@@ -97,16 +97,44 @@ class LoopOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     method: MethodName = "drift"
+    # the table the rejected replies come from; `preferences` (UltraFeedback) carries no complaint: guidance false
+    examples: Literal["dsat", "preferences"] = "dsat"
     rollout: RolloutOptions = RolloutOptions()
     pairs: PairOptions = PairOptions()
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
-    min_seed_pairs: int = Field(8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
+    min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
+
+    @model_validator(mode="after")
+    def _guidance_needs_feedback(self) -> Self:
+        if self.examples == "preferences" and self.rollout.guidance:
+            raise ValueError(
+                "examples: preferences carry no complaint to guide a rollout; set rollout.guidance: false"
+            )
+        return self
 
 
 class EvalOptions(SamplingOptions):
     """Samples that are scored. Temperature 1: greedy decoding hides what training changed."""
 
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    prompts: int | None = Field(None, ge=1)  # the first n held-out prompts; None = all
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    prompts: int | None = Field(default=None, ge=1)  # the first n held-out prompts; None = all
+
+
+class TinyOptions(BaseModel):
+    """Shape and training of the tiny model. The defaults train in less than two minutes on one core."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = 0
+    vocabulary: int = Field(default=1_024, ge=300)
+    hidden: int = Field(default=64, ge=8)
+    inner: int = Field(default=128, ge=8)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    context: int = Field(default=4_096, ge=64)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    warmup: int = Field(default=100, ge=0)  # steps
+    init_range: float = Field(default=0.1, gt=0)

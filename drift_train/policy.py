@@ -8,16 +8,22 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
 
 from drift_data.workspace import MANIFEST, UserError, Workspace, folder_digest
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_COPIED = {".json", ".jinja", ".txt", ".model"}  # everything but weights, code and pickles
+_NOT_COPIED = {MANIFEST, "config.json"}
+_LARGE = 1 << 30  # bytes of weights
 _PROBE = "Twice 2 tokens,\n  spaces; ¿é, 你好? — 🙂"
 
 
@@ -54,14 +60,18 @@ def resolve_base(workspace: Workspace, name: str) -> Base:
     try:
         path = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise UserError(f"The base model {name} is not a folder, and the Hub does not give it: {error}") from error
+        raise UserError(
+            f"The base model {name} is not a folder, and the Hub does not give it: {error}"
+        ) from error
     _require_config(path)
     return Base(name, path, (), {f"base:{name}": f"revision:{path.name}"})
 
 
 def _require_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no model: it has no config.json. Give a folder made by save_pretrained.")
+        raise UserError(
+            f"{folder} is no model: it has no config.json. Give a folder made by save_pretrained."
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -85,8 +95,9 @@ def load_tokenizer(folder: Path) -> Any:
             f"{tokenizer.eos_token!r}: an end that was padded and an end that was said would be one token. Set "
             "pad_token in tokenizer_config.json to another existing token, an unused or reserved one."
         )
-    returned = tokenizer.decode(tokenizer(_PROBE, add_special_tokens=False).input_ids)
-    if tokenizer.unk_token is None and returned.strip() != _PROBE:
+    ids = tokenizer(_PROBE, add_special_tokens=False).input_ids
+    returned = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if tokenizer.unk_token_id not in ids and returned.strip() != _PROBE:
         raise UserError(
             f"The tokenizer in {folder} turns {_PROBE!r} into {returned!r}. It was rebuilt wrongly on loading: "
             "check tokenizer_class in its tokenizer_config.json against the tokenizer.json beside it."
@@ -101,8 +112,38 @@ def device() -> torch.device:
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
     """Load weights in the given precision onto this process's device, ready to be evaluated."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    with _bars(folder):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return model.to(device()).eval()
+
+
+def save_model(model: Any, source: Path, target: Path) -> None:
+    """Save trained weights with the tokenizer, template and generation config of the model they came from."""
+    model.config.use_cache = True  # training turns it off; the saved model is for generating
+    with _bars(source):
+        model.save_pretrained(target)
+    for path in sorted(source.iterdir()):
+        if (
+            path.is_file()
+            and path.name not in _NOT_COPIED
+            and path.suffix in _COPIED
+            and "index" not in path.name
+        ):
+            shutil.copyfile(path, target / path.name)
+
+
+@contextmanager
+def _bars(folder: Path) -> Iterator[None]:
+    """Show transformers' own loading and saving bars where that takes a while, not for a tiny model."""
+    small = sum(path.stat().st_size for path in folder.glob("*.safetensors")) < _LARGE
+    shown = logging.is_progress_bar_enabled()
+    if small:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if small and shown:
+            logging.enable_progress_bar()
 
 
 def context_length(folder: Path) -> int:

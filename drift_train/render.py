@@ -27,7 +27,10 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        special = {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
+        special = {
+            *tokenizer.all_special_tokens,
+            *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special),
+        }
         self._special = tuple(sorted(special))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -55,14 +58,20 @@ class Renderer:
         full = self._ids([*messages, {"role": "assistant", "content": completion}], generate=False)
         self._check_bos(full)
         if full[: len(prompt)] != prompt:
-            raise RenderError("prompt_not_prefix", "the template renders the prompt differently once a reply follows")
+            raise RenderError(
+                "prompt_not_prefix", "the template renders the prompt differently once a reply follows"
+            )
         reply = full[len(prompt) :]
         self._check_eos(reply)
         return prompt, reply
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Return sampled tokens as text, control tokens left out."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _ids(self, messages: Sequence[Message], *, generate: bool) -> list[int]:
         plain = [{"role": m["role"], "content": m["content"]} for m in messages]

@@ -98,7 +98,7 @@ def sample(
     by_key = {reply.key: reply for reply in replies}
     if len(replies) != len(requests) or by_key.keys() != {request.key for request in requests}:
         raise CheckError(f"The {engine.name} engine answered {len(by_key)} of {len(requests)} requests.")
-    made_by = {"engine": engine.name, "precision": str(engine.dtype).removeprefix("torch."), **remark}
+    made_by: dict[str, Any] = {"engine": engine.name, "precision": str(engine.dtype).removeprefix("torch."), **remark}
     rows = [(request.prompt_ids, by_key[request.key]) for request in requests]
     rows = [row for row in rows if row[1].token_ids][: options.recheck]
     if rows:

@@ -11,10 +11,14 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-WORDS = "please list three red fruits apple pear plum one two four blue fish sorry no that is wrong again thanks"
+WORDS = (
+    "please list three red fruits apple pear plum one two four blue fish sorry no that is wrong again thanks"
+)
 
 
-def make_policy(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, pad: str = "<|pad|>") -> Path:
+def make_policy(
+    folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, pad: str = "<|pad|>"
+) -> Path:
     """Write a model of 0.1M parameters that plain transformers and vllm load; weights large enough to have opinions."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -41,7 +45,7 @@ def make_policy(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,  # heads of 32: vLLM on the CPU has no kernel for 16
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         tie_word_embeddings=False,
         initializer_range=0.1,
         bos_token_id=None,

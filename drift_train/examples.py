@@ -1,0 +1,81 @@
+"""Reads the examples that rollouts start from out of `dsat` or `preferences`, and says which an iteration takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from drift_data.workspace import Workspace
+from drift_train.options import RolloutOptions
+from drift_train.render import Message
+
+
+@dataclass(frozen=True)
+class Example:
+    """A reply that was rejected, where it stood, and what the user said to it (None: nothing is known)."""
+
+    conversation_id: str
+    turn: int
+    split: str
+    prompt: list[Message]
+    rejected: str
+    feedback: str | None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What joins it with its rollouts."""
+        return self.conversation_id, self.turn
+
+
+def dsat_examples(workspace: Workspace) -> Iterator[Example]:
+    """Yield the rows of `dsat`, of all splits."""
+    for row in _rows(workspace, "dsat"):
+        yield Example(
+            row["conversation_id"],
+            row["turn"],
+            row["split"],
+            row["prompt"],
+            row["rejected"][0]["content"],
+            row["feedback"],
+        )
+
+
+def preference_examples(workspace: Workspace) -> Iterator[Example]:
+    """Yield the rows of `preferences`, of all splits; `turn` is where a complaint would stand."""
+    for row in _rows(workspace, "preferences"):
+        yield Example(
+            row["conversation_id"],
+            len(row["prompt"]) + 1,
+            row["split"],
+            row["prompt"],
+            row["rejected"][0]["content"],
+            None,
+        )
+
+
+def _rows(workspace: Workspace, table: str) -> Iterator[dict[str, Any]]:
+    for batch in workspace.batches(table):
+        yield from batch.to_pylist()
+
+
+def slice_of_iteration(examples: Iterable[Example], iteration: int, options: RolloutOptions) -> list[Example]:
+    """Return the examples that an iteration takes, in an order that the seed fixes whatever the table's order is.
+
+    Args:
+        examples: all that may be taken.
+        iteration: from 1.
+        options: `examples` bounds their number; with `fresh` the k-th iteration takes the k-th slice, and after the
+            last one begins again.
+    """
+
+    def rank(example: Example) -> bytes:
+        text = f"{options.seed}\0{example.conversation_id}\0{example.turn}"
+        return hashlib.sha256(text.encode()).digest()
+
+    ordered = sorted(examples, key=rank)
+    if options.examples is None or options.examples >= len(ordered):
+        return ordered
+    start = (iteration - 1) * options.examples if options.fresh else 0
+    return [ordered[(start + i) % len(ordered)] for i in range(options.examples)]
