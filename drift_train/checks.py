@@ -18,11 +18,11 @@ MARGIN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 
 
 class CheckError(Exception):
-    """Something that must hold does not: a fault of an engine, a checkpoint or the tool, never of one data row."""
+    """Something that must hold does not: a fault of an engine, a checkpoint or the tool."""
 
 
 def log_probs(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
-    """Return the log-probability of each reply token, by one plain forward without padding. Shape (len(reply),)."""
+    """Return the log-probability of each reply token, shape (len(reply),), by one plain forward."""
     ids = torch.tensor([[*prompt, *reply]], device=model.device)
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]  # (reply, vocabulary)
@@ -56,9 +56,12 @@ def recheck_log_probs(
         worst = max(worst, float(difference.max()))
         if not (difference.max() <= TOLERANCE[dtype] and difference.mean() <= MEAN_TOLERANCE[dtype]):
             raise CheckError(
-                f"The {engine} engine reports log-probabilities that differ by {float(difference.max()):.4g} (mean "
-                f"{float(difference.mean()):.4g}) from a plain forward of {folder} on the same tokens; at most "
-                f"{TOLERANCE[dtype]} is rounding. It did not sample from this checkpoint. Nothing was trained on it."
+                f"The {engine} engine reports log-probabilities that differ by {float(difference.max()):.4g} "
+                "(mean "
+                f"{float(difference.mean()):.4g}) from a plain forward of {folder} on the same tokens; at "
+                "most "
+                f"{TOLERANCE[dtype]} is rounding. It did not sample from this checkpoint. Nothing was "
+                "trained on it."
             )
     del model
     free_memory()
@@ -69,6 +72,7 @@ def check_prompt_tokens(engine: str, expected: Sequence[int], got: Sequence[int]
     """Raise CheckError when an engine rendered a conversation to other tokens than training will."""
     if list(expected) != list(got):
         raise CheckError(
-            f"The {engine} engine rendered a prompt to {len(got)} tokens, our own rendering has {len(expected)}: "
+            f"The {engine} engine rendered a prompt to {len(got)} tokens, our own rendering has "
+            f"{len(expected)}: "
             "it uses another chat template or tokenizer than training would. Nothing was sampled from it."
         )

@@ -1,4 +1,5 @@
-"""DPO on a list of pairs: TRL's DPOTrainer with the paper's settings, and the checks of DESIGN section 6 around it.
+"""DPO on a list of pairs: TRL's DPOTrainer with the paper's settings, and the checks of DESIGN section 6
+around it.
 
 Reads pairs and model folders, writes a model folder and metrics. Knows nothing of workspaces and iterations.
 """
@@ -53,8 +54,8 @@ def train(
 
     Raises:
         UserError: pairs of another split, or a `max_length` beyond the model's context.
-        CheckError: TRL sees other tokens than our rendering, the margin at step 0 is not 0 although policy and
-            reference are the same weights, or a loss is not finite.
+        CheckError: TRL sees other tokens than our rendering, the margin at step 0 is not 0 although policy
+            and reference are the same weights, or a loss is not finite.
     """
     _check_rows(pairs, policy, options)
     if options.threads is not None:
@@ -73,7 +74,8 @@ def train(
         steps = trainer.state.global_step
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
-            f"{title}: the GPU is out of memory. Halve per_device_batch ({options.per_device_batch}); global_batch "
+            f"{title}: the GPU is out of memory. Halve per_device_batch ({options.per_device_batch}); "
+            "global_batch "
             "stays as it is by accumulation. Then lower max_length, or set gradient_checkpointing."
         ) from error
     finally:
@@ -88,13 +90,15 @@ def _check_rows(pairs: Sequence[Mapping[str, Any]], policy: Path, options: Train
     foreign = next((row for row in pairs if row["split"] != TRAIN), None)
     if foreign is not None:
         raise UserError(
-            f"Pair {foreign['conversation_id']}, turn {foreign['turn']} is of split {foreign['split']!r}: training "
+            f"Pair {foreign['conversation_id']}, turn {foreign['turn']} is of split {foreign['split']!r}: "
+            "training "
             "reads train only. Filter the table, or mine it again."
         )
     context = context_length(policy)
     if options.max_length > context:
         raise UserError(
-            f"max_length {options.max_length} is beyond the {context} positions of {policy}. Set it to at most "
+            f"max_length {options.max_length} is beyond the {context} positions of {policy}. Set it to at "
+            "most "
             f"{context}."
         )
 
@@ -120,7 +124,8 @@ def _trainer(
     at_once = options.per_device_batch * PartialState(cpu=not on_gpu).num_processes
     if options.global_batch % at_once:
         raise UserError(
-            f"global_batch {options.global_batch} is no multiple of the {at_once} pairs that all devices take at "
+            f"global_batch {options.global_batch} is no multiple of the {at_once} pairs that all devices "
+            "take at "
             "once. Change per_device_batch."
         )
     args = DPOConfig(
@@ -167,7 +172,7 @@ def _trainer(
 
 
 def _check_tokens(dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Renderer) -> None:
-    """Compare what TRL will train on with our rendering: no row lost or cut, the completion alone is learned."""
+    """Compare what TRL will train on with our rendering: no row lost or cut, replies alone learned."""
     if len(dataset) != len(pairs):
         raise CheckError(
             f"TRL kept {len(dataset)} of {len(pairs)} pairs. Make the pairs again with this max_length."
@@ -177,8 +182,10 @@ def _check_tokens(dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Re
         for side in ("chosen", "rejected"):
             if len(row[f"{side}_ids"]) != pair[f"{side}_tokens"]:
                 raise CheckError(
-                    f"TRL renders the {side} reply of {where} to {len(row[f'{side}_ids'])} tokens, the pairs table has "
-                    f"{pair[f'{side}_tokens']}. Another tokenizer or template made the table: make the pairs again."
+                    f"TRL renders the {side} reply of {where} to {len(row[f'{side}_ids'])} tokens, the pairs "
+                    "table has "
+                    f"{pair[f'{side}_tokens']}. Another tokenizer or template made the table: make the pairs "
+                    "again."
                 )
             if number < _FULLY_CHECKED:
                 prompt, reply = renderer.pair(pair["prompt"], pair[side][0]["content"])
@@ -189,8 +196,8 @@ def _check_tokens(dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Re
 def _check_first_batch(trainer: Any, *, same_weights: bool) -> None:
     """Run the first pairs through policy and reference before anything is learned.
 
-    With the same weights every margin is 0, so the sigmoid loss is ln 2; anything else means that one of the two was
-    loaded wrongly or computes differently.
+    With the same weights every margin is 0, so the sigmoid loss is ln 2; anything else means that one of the
+    two was loaded wrongly or computes differently.
     """
     rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), 8))]
     batch = trainer.data_collator(rows)
@@ -213,7 +220,9 @@ def _check_first_batch(trainer: Any, *, same_weights: bool) -> None:
     if same_weights and worst > tolerance:
         loss = float(torch.nn.functional.softplus(-margins).mean())
         raise CheckError(
-            f"Before the first step policy and reference are the same weights, yet a margin is {worst:.3g} (at most "
-            f"{tolerance}) and the sigmoid loss {loss:.6f} instead of ln 2 = {math.log(2):.6f}. One of the two was "
+            f"Before the first step policy and reference are the same weights, yet a margin is {worst:.3g} "
+            "(at most "
+            f"{tolerance}) and the sigmoid loss {loss:.6f} instead of ln 2 = {math.log(2):.6f}. One of the "
+            "two was "
             "not loaded from the folder it claims."
         )

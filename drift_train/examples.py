@@ -1,4 +1,4 @@
-"""Reads the examples that rollouts start from out of `dsat` or `preferences`, and says which an iteration takes."""
+"""Reads rejected replies from `dsat` or `preferences`, and says which of them an iteration takes."""
 
 from __future__ import annotations
 
@@ -61,13 +61,14 @@ def _rows(workspace: Workspace, table: str) -> Iterator[dict[str, Any]]:
 
 
 def slice_of_iteration(examples: Iterable[Example], iteration: int, options: RolloutOptions) -> list[Example]:
-    """Return the examples that an iteration takes, in an order that the seed fixes whatever the table's order is.
+    """Return the examples that an iteration takes, in an order that the seed fixes whatever the table's order
+    is.
 
     Args:
         examples: all that may be taken.
         iteration: from 1.
-        options: `examples` bounds their number; with `fresh` the k-th iteration takes the k-th slice, and after the
-            last one begins again.
+        options: `examples` bounds their number; with `fresh` the k-th iteration takes the k-th slice, and
+            after the last one begins again.
     """
 
     def rank(example: Example) -> bytes:

@@ -1,9 +1,10 @@
-"""Finds replies that speak of an earlier reply: "I apologize for the confusion", "here is the revised version".
+"""Finds replies that speak of an earlier reply: "I apologize for the confusion", "here is the revised
+version".
 
-A guided sample may answer the complaint instead of the request; a training prompt that shows neither would teach the
-model to apologise for nothing. Looks only at the beginning and the end of a reply, where such sentences stand, and
-knows their usual wording in the languages that are most frequent in chat logs. Plain regular expressions: precise
-rather than complete (`tests/real/` measures both on real replies).
+A guided sample may answer the complaint instead of the request; a training prompt that shows neither would
+teach the model to apologise for nothing. Looks only at the beginning and the end of a reply, where such
+sentences stand, and knows their usual wording in the languages that are most frequent in chat logs. Plain
+regular expressions: precise rather than complete (`tests/real/` measures both on real replies).
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ _HEAD, _TAIL = 240, 160  # characters that are looked at
 _PATTERNS = [
     # English
     r"\b(apologi[sz]e|apolog(y|ies)|sorry)\b[^.!?\n]{0,40}\b(confusion|mistake|error|oversight|misunderst\w+|"
-    r"mix-?up|inaccura\w+|incorrect|previous|earlier|missing|overlook\w*|not (being|providing|including|following))",
+    r"mix-?up|inaccura\w+|incorrect|previous|earlier|missing|overlook\w*|not (being|providing|including|"
+    r"following))",
     r"\b(apologi[sz]e|sorry) if (my|the|i)\b",
-    r"\b(my|your) (previous|earlier|prior|last) (response|answer|reply|message|attempt|version|output|suggestion)s?\b",
+    r"\b(my|your) (previous|earlier|prior|last) (response|answer|reply|message|attempt|version|output|"
+    r"suggestion)s?\b",
     r"\bthe (previous|earlier) (response|answer|reply|attempt)s?\b",
     r"\bhere(['’]s| is| are) (the|a|an|your|my|some) ([\w-]+ ){0,2}?"
     r"(revised|corrected|updated|improved|modified|fixed|rewritten|reworked|adjusted|amended|refined)\b",
     r"\b(revised|corrected|updated|improved|rewritten) (version|response|answer|reply)\b",
     r"^\W*(you['’]re|you are) (absolutely |completely |totally |quite )?(right|correct)\b",
     r"\bthank(s| you) for (the |your )?(feedback|clarif\w+|correct\w+|pointing|catching|bringing)",
-    r"\bas (you )?(pointed out|requested|suggested|mentioned)\b[^.\n]{0,40}\b(previous|earlier|feedback|comment)",
-    r"\b(based on|according to|given|taking into account|considering) (your|the) (feedback|comments?|complaint|critique)\b",
+    r"\bas (you )?(pointed out|requested|suggested|mentioned)\b[^.\n]{0,40}\b(previous|earlier|feedback|"
+    r"comment)",
+    r"\b(based on|according to|given|taking into account|considering) (your|the) (feedback|comments?|"
+    r"complaint|critique)\b",
     r"\bi(['’]ve| have)? (made|fixed|corrected|revised|updated|rewritten|rewrote|addressed)\b[^.\n]{0,30}"
     r"\b(issue|mistake|error|feedback|change|correction|concern|version|response|answer)",
     # Chinese, Japanese, Korean
@@ -39,26 +44,36 @@ _PATTERNS = [
     r"(извин|прошу прощения|прост[иі]те|вибач|перепрошую)[^.!?\n]{0,50}"
     r"(ошиб|недоразумен|путаниц|недопонима|неточност|предыдущ|помилк|непорозум|попередн)",
     r"(предыдущ|прошл|попередн)\w+ (ответ|верси|сообщени|код|відповід|повідомлен)",
-    r"(исправленн|обновл[её]нн|переработанн|доработанн|виправлен|оновлен)\w* (верси|вариант|ответ|код|текст|версі|варіант)",
+    r"(исправленн|обновл[её]нн|переработанн|доработанн|виправлен|оновлен)\w* (верси|вариант|ответ|код|текст|"
+    r"версі|варіант)",
     r"^\W*(да, )?(вы|ты) (абсолютно |совершенно )?прав[ыа]?\b",
     # French, Spanish, Portuguese, Italian
     r"(excus|désolé|pardon)[^.!?\n]{0,50}(confusion|erreur|malentendu|oubli|précédent|incompr)",
-    r"(réponse|version|message) précédente?\b|\bversion (révisée|corrigée|améliorée|mise à jour)|^\W*vous avez raison",
+    r"(réponse|version|message) précédente?\b|\bversion (révisée|corrigée|améliorée|mise à jour)|"
+    r"^\W*vous avez raison",
     r"(disculp|perd[óo]n|lo siento|lamento)[^.!?\n]{0,50}(confusi|error|malentendido|equivoc|anterior|omisi)",
-    r"(respuesta|versi[óo]n|mensaje) anterior\b|versi[óo]n (revisada|corregida|mejorada|actualizada)|^\W*tienes? raz[óo]n",
-    r"(desculp|perd[ãa]o|lamento|sinto muito)[^.!?\n]{0,50}(confus|erro|equ[íi]voco|mal-?entendido|engano|anterior)",
+    r"(respuesta|versi[óo]n|mensaje) anterior\b|versi[óo]n (revisada|corregida|mejorada|actualizada)|"
+    r"^\W*tienes? raz[óo]n",
+    r"(desculp|perd[ãa]o|lamento|sinto muito)[^.!?\n]{0,50}(confus|erro|equ[íi]voco|mal-?entendido|engano|"
+    r"anterior)",
     r"(resposta|mensagem|vers[ãa]o) anterior\b|vers[ãa]o (revisada|corrigida|melhorada|atualizada)",
     r"(scus|mi dispiace|perdon)[^.!?\n]{0,50}(confusione|errore|malinteso|equivoco|precedente)",
     r"(risposta|versione) precedente\b|versione (rivista|corretta|migliorata|aggiornata)|^\W*hai ragione",
     # German, Dutch, Polish, Turkish
-    r"(entschuldig|verzeih|sorry|tut mir leid)[^.!?\n]{0,50}(verwirrung|fehler|missverständnis|versehen|vorherig|irrtum)",
+    r"(entschuldig|verzeih|sorry|tut mir leid)[^.!?\n]{0,50}(verwirrung|fehler|missverständnis|versehen|"
+    r"vorherig|irrtum)",
     r"(vorherig|vorig|letzt|ersten?)e?[nrs]? (antwort|version|nachricht)|"
-    r"(überarbeitet|korrigiert|verbessert|aktualisiert)e[nrs]? (version|antwort|fassung)|^\W*(du hast|sie haben) recht",
-    r"(excuses|sorry|spijt)[^.!?\n]{0,50}(verwarring|fout|vergissing|misverstand|vorige)|vorige (antwoord|versie)",
-    r"przepraszam[^.!?\n]{0,50}(błąd|zamieszanie|pomyłk|nieporozumienie|poprzedni)|poprzedni\w* (odpowied|wersj)",
-    r"özür[^.!?\n]{0,50}(karışıklık|hata|yanlış|önceki)|(yanlış|hata|karışıklık)[^.!?\n]{0,40}özür|önceki (yanıt|cevap)",
+    r"(überarbeitet|korrigiert|verbessert|aktualisiert)e[nrs]? (version|antwort|fassung)|^\W*(du hast|"
+    r"sie haben) recht",
+    r"(excuses|sorry|spijt)[^.!?\n]{0,50}(verwarring|fout|vergissing|misverstand|vorige)|vorige (antwoord|"
+    r"versie)",
+    r"przepraszam[^.!?\n]{0,50}(błąd|zamieszanie|pomyłk|nieporozumienie|poprzedni)|poprzedni\w* (odpowied|"
+    r"wersj)",
+    r"özür[^.!?\n]{0,50}(karışıklık|hata|yanlış|önceki)|(yanlış|hata|karışıklık)[^.!?\n]{0,40}özür|"
+    r"önceki (yanıt|cevap)",
     # Arabic, Vietnamese, Indonesian
-    r"(أعتذر|نعتذر|عذر|آسف)[^.!?\n]{0,40}(الخطأ|خطأ|الالتباس|ارتباك|سوء الفهم|السابق)|(الإجابة|الرد|النسخة) السابق",
+    r"(أعتذر|نعتذر|عذر|آسف)[^.!?\n]{0,40}(الخطأ|خطأ|الالتباس|ارتباك|سوء الفهم|السابق)|(الإجابة|الرد|"
+    r"النسخة) السابق",
     r"xin lỗi[^.!?\n]{0,50}(nhầm lẫn|sai|lỗi|hiểu lầm|thiếu sót|trước)|câu trả lời trước",
     r"\bmaaf[^.!?\n]{0,50}(kebingungan|kesalahan|kekeliruan|salah|sebelumnya)|(jawaban|versi) sebelumnya",
 ]

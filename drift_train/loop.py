@@ -199,7 +199,7 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
 
 
 def _candidates(workspace: Workspace, rollouts: str, options: LoopOptions) -> Iterator[Candidate]:
-    """Join rollouts with the examples they were made for, by key, and let the method say which reply is which."""
+    """Join rollouts with their examples by key, and let the method say which reply is which."""
     method = METHODS[options.method]
     examples = {example.key: example for example in _examples(workspace, options)}
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}

@@ -1,6 +1,8 @@
-"""Writes training metrics as one JSON object a line, flushed, and shows progress. Knows TRL's names, adds a few.
+"""Writes training metrics as one JSON object a line, flushed, and shows progress. Knows TRL's names, adds a
+few.
 
-Added to TRL's: `step`, `iteration`, `method`, `loss/sigmoid`, `loss/nll`, `tokens_per_second`, `peak_memory_bytes`.
+Added to TRL's: `step`, `iteration`, `method`, `loss/sigmoid`, `loss/nll`, `tokens_per_second`,
+`peak_memory_bytes`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from drift_train.checks import CheckError
 
 
 class NllMeter:
-    """Reads the chosen replies' mean negative log-likelihood off every training forward, as TRL's `sft` loss has it.
+    """Reads the chosen replies' mean negative log-likelihood off every training forward, as TRL's `sft` loss
+    has it.
 
     TRL adds that loss to the sigmoid loss before logging; without this the two cannot be told apart.
     """
@@ -90,7 +93,8 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         ]
         if broken:
             raise CheckError(
-                f"{self.title}: {', '.join(broken)} is not a finite number at step {state.global_step}. The model was "
+                f"{self.title}: {', '.join(broken)} is not a finite number at step {state.global_step}. The "
+                "model was "
                 f"not saved. Lower learning_rate, or look at {self.path} for the step where it began."
             )
         self.last = {name: value for name, value in logs.items() if isinstance(value, float)}

@@ -1,4 +1,5 @@
-"""Finds and loads policies: the base model by name, tokenizers and weights from a folder, each checked on loading.
+"""Finds and loads policies: the base model by name, tokenizers and weights from a folder, each checked on
+loading.
 
 Knows nothing about what a policy is used for.
 """
@@ -38,7 +39,8 @@ class Base:
 
 
 def resolve_base(workspace: Workspace, name: str) -> Base:
-    """Find a base model: a folder of the workspace, another local folder, or a Hub id (which is then downloaded).
+    """Find a base model: a folder of the workspace, another local folder, or a Hub id (which is then
+    downloaded).
 
     Raises:
         UserError: none of the three is there.
@@ -51,7 +53,8 @@ def resolve_base(workspace: Workspace, name: str) -> Base:
         return Base(name, Path(name), (), {f"base:{name}": folder_digest(Path(name))})
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(
-            f"No base model {name}: it is neither a finished folder of {workspace.root}, nor a folder, nor a Hub id "
+            f"No base model {name}: it is neither a finished folder of {workspace.root}, nor a folder, nor a "
+            "Hub id "
             "such as owner/name."
         )
     from huggingface_hub import snapshot_download
@@ -78,28 +81,34 @@ def load_tokenizer(folder: Path) -> Any:
     """Load a tokenizer that can be trained with.
 
     Raises:
-        UserError: it has no chat template, no EOS, no pad token of its own, or does not give text back as it was.
+        UserError: it has no chat template, no EOS, no pad token of its own, or does not give text back as it
+            was.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
         raise UserError(
-            f"{folder} has no chat template, so nobody can say how a conversation reads to it. Take an instruct "
+            f"{folder} has no chat template, so nobody can say how a conversation reads to it. Take an "
+            "instruct "
             "model, or put the template into its chat_template.jinja."
         )
     if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer in {folder} has no eos_token: replies could not end. Set it to the token "
-                        "that ends an assistant's turn.")  # fmt: skip
+        raise UserError(
+            f"The tokenizer in {folder} has no eos_token: replies could not end. Set it to the token that ends an "
+            "assistant's turn."
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
             f"The tokenizer in {folder} pads with {tokenizer.pad_token!r}, its eos_token being "
-            f"{tokenizer.eos_token!r}: an end that was padded and an end that was said would be one token. Set "
+            f"{tokenizer.eos_token!r}: an end that was padded and an end that was said would be one token. "
+            "Set "
             "pad_token in tokenizer_config.json to another existing token, an unused or reserved one."
         )
     ids = tokenizer(_PROBE, add_special_tokens=False).input_ids
     returned = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     if tokenizer.unk_token_id not in ids and returned.strip() != _PROBE:
         raise UserError(
-            f"The tokenizer in {folder} turns {_PROBE!r} into {returned!r}. It was rebuilt wrongly on loading: "
+            f"The tokenizer in {folder} turns {_PROBE!r} into {returned!r}. It was rebuilt wrongly on "
+            "loading: "
             "check tokenizer_class in its tokenizer_config.json against the tokenizer.json beside it."
         )
     return tokenizer
@@ -171,7 +180,7 @@ def free_memory() -> None:
 
 
 def link_model(source: Path, target: Path) -> None:
-    """Make `target` the same model as `source` without a second copy on the disk where hard links can be made."""
+    """Make `target` the same model as `source`, by hard links where they can be made."""
     for path in sorted(source.iterdir()):
         if not path.is_file() or path.name == MANIFEST:
             continue

@@ -37,8 +37,8 @@ class Renderer:
         """Return the tokens of a prompt, up to and with the header of the reply to come.
 
         Raises:
-            RenderError: `template` (it rejects these roles), `extra_bos`, or `special_token` (a message holds text
-                that the tokenizer reads as a control token; logs are hostile).
+            RenderError: `template` (it rejects these roles), `extra_bos`, or `special_token` (a message holds
+                text that the tokenizer reads as a control token; logs are hostile).
         """
         for message in messages:
             self._refuse_special(message["content"])
@@ -50,8 +50,8 @@ class Renderer:
         """Return the tokens of a prompt and of a reply to it, which together are the rendered conversation.
 
         Raises:
-            RenderError: as `prompt`, or `prompt_not_prefix`, or `eos` (the reply has not exactly one, or more than
-                white space follows it).
+            RenderError: as `prompt`, or `prompt_not_prefix`, or `eos` (the reply has not exactly one, or more
+                than white space follows it).
         """
         prompt = self.prompt(messages)
         self._refuse_special(completion)
@@ -106,7 +106,8 @@ class Renderer:
 def shorten(
     messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
 ) -> tuple[list[Message], int] | None:
-    """Drop the oldest turns until a prompt fits; a leading system message and the last user message always stay.
+    """Drop the oldest turns until a prompt fits; a leading system message and the last user message always
+    stay.
 
     Args:
         messages: a prompt, which ends with a user message.

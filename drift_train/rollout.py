@@ -69,7 +69,7 @@ class Samples:
 
 
 def request_seed(seed: int, *key: object) -> int:
-    """Return a 63-bit seed for one request: a hash of the run's seed and the request's key, equal in every run."""
+    """Return a 63-bit seed for one request: a hash of the run's seed and the request's key."""
     text = "\0".join(str(part) for part in (seed, *key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
@@ -98,7 +98,11 @@ def sample(
     by_key = {reply.key: reply for reply in replies}
     if len(replies) != len(requests) or by_key.keys() != {request.key for request in requests}:
         raise CheckError(f"The {engine.name} engine answered {len(by_key)} of {len(requests)} requests.")
-    made_by: dict[str, Any] = {"engine": engine.name, "precision": str(engine.dtype).removeprefix("torch."), **remark}
+    made_by: dict[str, Any] = {
+        "engine": engine.name,
+        "precision": str(engine.dtype).removeprefix("torch."),
+        **remark,
+    }
     rows = [(request.prompt_ids, by_key[request.key]) for request in requests]
     rows = [row for row in rows if row[1].token_ids][: options.recheck]
     if rows:
@@ -117,7 +121,7 @@ def _run(
     log_folder: Path,
     title: str,
 ) -> tuple[Engine, list[Reply], dict[str, str]]:
-    """Run the engine that the options name; `auto` falls back to transformers, with the reason as a remark."""
+    """Run the engine that the options name; `auto` falls back, with the reason as a remark."""
     from drift_train.engines.transformers import TransformersEngine
     from drift_train.engines.vllm import VllmEngine
 

@@ -1,4 +1,5 @@
-"""Asks a policy for the replies that a method wants and writes the `rollouts` table, with what could not be asked.
+"""Asks a policy for the replies that a method wants and writes the `rollouts` table, with what could not be
+asked.
 
 Knows how prompts are shortened; the method says what is asked, the engine answers.
 """
@@ -61,7 +62,8 @@ def write_rollouts(
     room = context_length(policy)
     if options.max_prompt_tokens + options.max_new_tokens > room:
         raise UserError(
-            f"rollout.max_prompt_tokens {options.max_prompt_tokens} and max_new_tokens {options.max_new_tokens} "
+            f"rollout.max_prompt_tokens {options.max_prompt_tokens} and max_new_tokens "
+            f"{options.max_new_tokens} "
             f"together are beyond the {room} positions of {policy}. Lower one of them."
         )
     renderer = Renderer(load_tokenizer(policy))
@@ -82,7 +84,8 @@ def write_rollouts(
         asked += list(_requests(renderer, example, fitted, method, options, iteration, start=len(asked)))
     if not asked:
         raise UserError(
-            f"{title}: none of {len(examples)} examples can be asked; the last one: {drop['detail']} ({drop['reason']}). "
+            f"{title}: none of {len(examples)} examples can be asked; the last one: {drop['detail']} "
+            f"({drop['reason']}). "
             "Raise rollout.max_prompt_tokens or train.max_length."
         )
     samples = sample(policy, [a.request for a in asked], options, log_folder, title)

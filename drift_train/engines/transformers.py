@@ -1,7 +1,8 @@
-"""Samples with plain batched `generate`, one seed a request. Needs nothing but transformers; slow on long replies.
+"""Samples with plain batched `generate`, one seed a request. Needs nothing but transformers; slow on long
+replies.
 
-A reply depends on its request and seed, not on its neighbours in the batch, up to rounding: padding changes the order
-of summation, and a draw that falls within ~1e-6 of a boundary may then take the other token.
+A reply depends on its request and seed, not on its neighbours in the batch, up to rounding: padding changes
+the order of summation, and a draw that falls within ~1e-6 of a boundary may then take the other token.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from drift_train.rollout import Reply, Request
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
     """Draws the next token by inverse CDF from one uniform number a row and step, and leaves only that token.
 
-    `generate` then runs greedily. Records the log-probability of the drawn token before temperature and top-p.
+    `generate` then runs greedily. Records the log-probability of the drawn token before temperature and
+    top-p.
 
     Args:
         uniforms: numbers in [0, 1), float64, shape (rows, steps).

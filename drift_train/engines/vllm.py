@@ -1,7 +1,7 @@
 """Runs vLLM in a fresh process for one batch of requests, and ends it: weights are never reloaded in place.
 
-The child (`vllm_worker`) writes its chatter to a log file and its replies to a temporary folder. Knows the files
-that the two exchange; the sampling itself is vLLM's.
+The child (`vllm_worker`) writes its chatter to a log file and its replies to a temporary folder. Knows the
+files that the two exchange; the sampling itself is vLLM's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The vLLM process: reads a job from a folder, samples, writes the replies there, and exits. Run by `engines.vllm`.
+"""The vLLM process: reads a job from a folder, samples, writes the replies there, and exits. Run by
+`engines.vllm`.
 
 Exit codes: 0 all requests answered, 3 the engine did not start, anything else a crash; stderr is the log.
 """

@@ -29,11 +29,11 @@ class Method(Protocol):
         ...
 
     def prompt(self, kind: str, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return the prompt that a pair is trained on, from what the policy was shown for one kind of rollout."""
+        """Return the prompt that a pair is trained on, from what the policy was shown."""
         ...
 
     def pair(self, samples: Mapping[str, str], rejected: str) -> tuple[str, str]:
-        """Return (chosen, rejected), given the sampled replies by kind and the reply that drew the complaint."""
+        """Return (chosen, rejected), given the samples by kind and the reply that drew the complaint."""
         ...
 
 

@@ -1,7 +1,8 @@
-"""DRIFT: rejected is the reply a user complained about, chosen the policy's own fresh attempt at the same place.
+"""DRIFT: rejected is the reply a user complained about, chosen the policy's own fresh attempt at the same
+place.
 
-The attempt is guided: the policy sees the rejected reply, the complaint and an instruction. The training prompt
-shows none of these (arXiv 2510.02341, section 3).
+The attempt is guided: the policy sees the rejected reply, the complaint and an instruction. The training
+prompt shows none of these (arXiv 2510.02341, section 3).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def guided(prompt: Sequence[Message], rejected: str, complaint: str, instruction
 def asked(
     prompt: Sequence[Message], rejected: str, complaint: str | None, instruction: str
 ) -> Mapping[str, list[Message]]:
-    """Return the guided prompt, or x alone where there is no complaint to guide with (the paper's ablation)."""
+    """Return the guided prompt, or x alone where no complaint guides (the paper's ablation)."""
     if complaint is None:
         return {PLAIN: list(prompt)}
     return {GUIDED: guided(prompt, rejected, complaint, instruction)}

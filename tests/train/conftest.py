@@ -1,14 +1,16 @@
-"""A small untied Qwen2 with random weights, a byte-level BPE tokenizer and a real chat template, made on the spot."""
+"""A small untied Qwen2 with a byte-level BPE tokenizer and a chat template, made on the spot."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 WORDS = (
@@ -19,7 +21,9 @@ WORDS = (
 def make_policy(
     folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, pad: str = "<|pad|>"
 ) -> Path:
-    """Write a model of 0.1M parameters that plain transformers and vllm load; weights large enough to have opinions."""
+    """Write a model of 0.1M parameters that plain transformers and vllm load; weights large enough to have
+    opinions.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -55,10 +59,25 @@ def make_policy(
     model = Qwen2ForCausalLM(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    with torch.no_grad():  # end of turn comes soon, so that most replies end by themselves
-        model.lm_head.weight[tokenizer.eos_token_id] *= 2.0
+    _teach_to_end(model, tokenizer)
     model.save_pretrained(folder)
     return folder
+
+
+def _teach_to_end(model: Any, tokenizer: Any) -> None:
+    """Train a few steps on short replies, so that samples end by themselves; what they say stays varied."""
+    import torch
+
+    replies = ["apple pear", "one two four", "plum", "blue fish thanks", "red fruits", "sorry no"]
+    rows = [tokenizer(f"<|im_start|>assistant\n{reply}<|im_end|>").input_ids for reply in replies]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    labels = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(40):
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,127 @@
+"""Says on held-out pairs whether a policy moved toward the preferred replies: for real logs, which have no
+gold reward.
+
+The measure is DPO's own implicit reward against the base model, so it says that training generalises, not
+that people like the replies better. No sampling; log-probabilities only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from drift_data.schema import DROPPED, EVALUATION
+from drift_data.workspace import Build, UserError, Workspace
+from drift_train.checks import log_probs
+from drift_train.evaluate.samples import summary
+from drift_train.pairs import TRAIN
+from drift_train.policy import device, free_memory, load_model, load_tokenizer, resolve_base
+from drift_train.render import Renderer, RenderError
+
+Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
+
+
+def evaluate_heldout(
+    workspace: Workspace,
+    run: str,
+    label: str,
+    model: str,
+    base: str,
+    beta: float = 0.1,
+    max_length: int = 2048,
+) -> bool:
+    """Write the margins of a model against the base on the test split of `seed` to
+    `runs/<run>/<label>/heldout`.
+
+    margin = β · [log π(chosen)/π_base(chosen) − log π(rejected)/π_base(rejected)].
+
+    Args:
+        workspace: needs `seed`.
+        run: name of the run.
+        label: what the model is called in this run.
+        model: a folder of the workspace, another folder, or a Hub id; so is `base`.
+        base: what the margins are measured against.
+        beta: DPO's.
+        max_length: longer pairs are dropped.
+
+    Returns:
+        True when it ran. The manifest's results hold {"margin": {"mean", "stderr", "n"}, "accuracy": {…}}:
+        accuracy is the share of margins above 0.
+
+    Raises:
+        UserError: `seed` has no row of another split than train.
+    """
+    name = f"runs/{run}/{label}/heldout"
+    policy, start = resolve_base(workspace, model), resolve_base(workspace, base)
+
+    def build(stage: Build) -> None:
+        output = stage[name]
+        rows = [row for row in workspace.read("seed").to_pylist() if row["split"] != TRAIN]
+        if not rows:
+            raise UserError(
+                f"{workspace.path('seed')} has no held-out row. Raise the mining option test_fraction and "
+                "mine again."
+            )
+        renderer = Renderer(load_tokenizer(policy.path))
+        tokens: list[Row] = []
+        kept = []
+        for row in rows:
+            key = {"conversation_id": row["conversation_id"], "turn": row["turn"]}
+            try:
+                prompt, chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])
+                _, rejected = renderer.pair(row["prompt"], row["rejected"][0]["content"])
+            except RenderError as error:
+                output.drop([{**key, "reason": error.reason, "detail": error.detail}], DROPPED)
+                continue
+            if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+                output.drop([{**key, "reason": "completion_cut", "detail": f"beyond {max_length}"}], DROPPED)
+                continue
+            tokens.append((prompt, chosen, rejected))
+            kept.append(row)
+        title = f"{run} {label} held-out"
+        ours, theirs = _scores(policy.path, tokens, title), _scores(start.path, tokens, f"{title}: base")
+        margins = [beta * (a - b) for a, b in zip(ours, theirs, strict=True)]
+        table = output.table(EVALUATION)
+        for row, (_, chosen, _), margin in zip(kept, tokens, margins, strict=True):
+            table.write_rows(
+                [
+                    {
+                        "conversation_id": row["conversation_id"],
+                        "sample": 0,
+                        "measure": "margin",
+                        "score": margin,
+                        "prompt": row["prompt"],
+                        "completion": row["chosen"][0]["content"],
+                        "tokens": len(chosen),
+                    }
+                ]
+            )
+        output.rows_in = len(rows)
+        if margins:
+            output.results = {
+                "margin": summary(margins),
+                "accuracy": summary([float(m > 0) for m in margins]),
+            }
+
+    return workspace.run(
+        "eval",
+        [name],
+        build,
+        options={"beta": beta, "max_length": max_length},
+        inputs=list(dict.fromkeys(["seed", *policy.inputs, *start.inputs])),
+        files={**policy.files, **start.files},
+    )
+
+
+def _scores(folder: Path, rows: list[Row], title: str) -> list[float]:
+    """Return log π(chosen) − log π(rejected) for each row, summed in float64."""
+    model = load_model(folder, torch.bfloat16 if device().type == "cuda" else torch.float32)
+    scores = []
+    for prompt, chosen, rejected in tqdm(rows, desc=title, unit="pair", mininterval=0.5):
+        better, worse = (log_probs(model, prompt, reply).double().sum() for reply in (chosen, rejected))
+        scores.append(float(better - worse))
+    del model
+    free_memory()
+    return scores

@@ -1,0 +1,131 @@
+"""Scores a policy's samples on held-out prompts with any function of prompt and reply. Knows nothing of what
+it means.
+
+Samples are drawn at temperature 1: greedy decoding hides what training changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from drift_data.schema import DROPPED, EVALUATION
+from drift_data.workspace import Build, Output, UserError, Workspace
+from drift_train.options import EvalOptions
+from drift_train.policy import load_tokenizer, resolve_base
+from drift_train.render import Message, Renderer, RenderError
+from drift_train.rollout import Request, request_seed, sample
+
+LOGS = "logs"
+
+
+def evaluate(
+    workspace: Workspace,
+    run: str,
+    label: str,
+    model: str,
+    prompts: str,
+    score: Callable[[Sequence[Message], str], float],
+    measure: str,
+    options: EvalOptions,
+) -> bool:
+    """Sample replies to held-out prompts and score them into `runs/<run>/<label>/eval`.
+
+    Args:
+        workspace: holds the prompts.
+        run: name of the run.
+        label: what the model is called in this run: "base", "iter0", "iter1", …
+        model: a folder of the workspace ("base", "runs/<run>/iter1/model"), another folder, or a Hub id.
+        prompts: a table of the workspace with `conversation_id` and `messages`, which end with a user
+            message.
+        score: from (messages, completion) to a number; higher is better.
+        measure: name of the score, e.g. "gold"; stands for `score` when the stage asks whether it is up to
+            date.
+        options: engine and sampling.
+
+    Returns:
+        True when it ran, False when everything was there already. The manifest's results hold {measure:
+        {"mean", "stderr", "n"}, "mean_tokens", "length_stops"}; n counts prompts, and the standard error is
+        that of their means, so several samples of one prompt do not pass for several prompts.
+    """
+    name = f"runs/{run}/{label}/eval"
+    policy = resolve_base(workspace, model)
+
+    def build(stage: Build) -> None:
+        output = stage[name]
+        requests, rows = _requests(workspace, prompts, Renderer(load_tokenizer(policy.path)), options, output)
+        if not requests:
+            raise UserError(f"{workspace.path(prompts)} has no prompt that {model} can be asked.")
+        title = f"{run} {label} eval"
+        samples = sample(policy.path, requests, options, workspace.path(LOGS), title)
+        table = output.table(EVALUATION)
+        scores: dict[str, list[float]] = {}
+        lengths = [len(samples.replies[request.key].token_ids) for request in requests]
+        for request, row in zip(requests, rows, strict=True):
+            completion = samples.texts[request.key]
+            value = score(row["prompt"], completion)
+            scores.setdefault(row["conversation_id"], []).append(value)
+            tokens = len(samples.replies[request.key].token_ids)
+            table.write_rows(
+                [{**row, "measure": measure, "score": value, "completion": completion, "tokens": tokens}]
+            )
+        output.made_by = {"model": model, **samples.made_by}
+        output.results = {
+            measure: summary([math.fsum(values) / len(values) for values in scores.values()]),
+            "mean_tokens": round(sum(lengths) / len(lengths), 2),
+            "length_stops": sum(reply.finish_reason == "length" for reply in samples.replies.values()),
+        }
+
+    return workspace.run(
+        "eval",
+        [name],
+        build,
+        options={"measure": measure, "label": label, **options.model_dump(mode="json")},
+        inputs=[prompts, *policy.inputs],
+        files=policy.files,
+    )
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Return mean, standard error of the mean and number of values."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else 0.0
+    return {"mean": round(mean, 6), "stderr": round(math.sqrt(variance / n), 6), "n": n}
+
+
+def _requests(
+    workspace: Workspace, prompts: str, renderer: Renderer, options: EvalOptions, output: Output
+) -> tuple[list[Request], list[dict[str, Any]]]:
+    """Return one request a prompt and sample, with its row; prompts that do not render are dropped."""
+    requests: list[Request] = []
+    rows: list[dict[str, Any]] = []
+    taken = 0
+    for prompt in tqdm(_prompts(workspace, prompts, options), desc="prompts", unit="prompt", mininterval=0.5):
+        taken += 1
+        identity, messages = prompt["conversation_id"], prompt["messages"]
+        try:
+            ids = renderer.prompt(messages)
+            if len(ids) > options.max_prompt_tokens:
+                raise RenderError("prompt_too_long", f"{len(ids)} tokens of {options.max_prompt_tokens}")
+        except RenderError as error:
+            drop = {"conversation_id": identity, "reason": error.reason, "detail": error.detail}
+            output.drop([drop] * options.samples, DROPPED)
+            continue
+        for number in range(options.samples):
+            seed = request_seed(options.seed, "eval", identity, number)
+            requests.append(Request(len(requests), messages, ids, seed))
+            rows.append({"conversation_id": identity, "sample": number, "prompt": messages})
+    output.rows_in = taken * options.samples
+    return requests, rows
+
+
+def _prompts(workspace: Workspace, table: str, options: EvalOptions) -> Iterator[dict[str, Any]]:
+    """Yield the prompts, or the first few by a hash of their id: the same for every model."""
+    rows = workspace.read(table, columns=["conversation_id", "messages"]).to_pylist()
+    rows.sort(key=lambda row: hashlib.sha256(row["conversation_id"].encode()).digest())
+    yield from rows[: options.prompts]
