@@ -57,11 +57,9 @@ def recheck_log_probs(
         if not (difference.max() <= TOLERANCE[dtype] and difference.mean() <= MEAN_TOLERANCE[dtype]):
             raise CheckError(
                 f"The {engine} engine reports log-probabilities that differ by {float(difference.max()):.4g} "
-                "(mean "
-                f"{float(difference.mean()):.4g}) from a plain forward of {folder} on the same tokens; at "
-                "most "
-                f"{TOLERANCE[dtype]} is rounding. It did not sample from this checkpoint. Nothing was "
-                "trained on it."
+                f"(mean {float(difference.mean()):.4g}) from a plain forward of {folder} on the same tokens; "
+                f"at most {TOLERANCE[dtype]} is rounding. It did not sample from this checkpoint. Nothing "
+                "was trained on it."
             )
     del model
     free_memory()
@@ -73,6 +71,6 @@ def check_prompt_tokens(engine: str, expected: Sequence[int], got: Sequence[int]
     if list(expected) != list(got):
         raise CheckError(
             f"The {engine} engine rendered a prompt to {len(got)} tokens, our own rendering has "
-            f"{len(expected)}: "
-            "it uses another chat template or tokenizer than training would. Nothing was sampled from it."
+            f"{len(expected)}: it uses another chat template or tokenizer than training would. Nothing was "
+            "sampled from it."
         )

@@ -75,8 +75,8 @@ def train(
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
             f"{title}: the GPU is out of memory. Halve per_device_batch ({options.per_device_batch}); "
-            "global_batch "
-            "stays as it is by accumulation. Then lower max_length, or set gradient_checkpointing."
+            "global_batch stays as it is by accumulation. Then lower max_length, or set "
+            "gradient_checkpointing."
         ) from error
     finally:
         writer.close()
@@ -91,15 +91,13 @@ def _check_rows(pairs: Sequence[Mapping[str, Any]], policy: Path, options: Train
     if foreign is not None:
         raise UserError(
             f"Pair {foreign['conversation_id']}, turn {foreign['turn']} is of split {foreign['split']!r}: "
-            "training "
-            "reads train only. Filter the table, or mine it again."
+            "training reads train only. Filter the table, or mine it again."
         )
     context = context_length(policy)
     if options.max_length > context:
         raise UserError(
             f"max_length {options.max_length} is beyond the {context} positions of {policy}. Set it to at "
-            "most "
-            f"{context}."
+            f"most {context}."
         )
 
 
@@ -125,8 +123,7 @@ def _trainer(
     if options.global_batch % at_once:
         raise UserError(
             f"global_batch {options.global_batch} is no multiple of the {at_once} pairs that all devices "
-            "take at "
-            "once. Change per_device_batch."
+            "take at once. Change per_device_batch."
         )
     args = DPOConfig(
         output_dir=scratch,
@@ -183,9 +180,8 @@ def _check_tokens(dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Re
             if len(row[f"{side}_ids"]) != pair[f"{side}_tokens"]:
                 raise CheckError(
                     f"TRL renders the {side} reply of {where} to {len(row[f'{side}_ids'])} tokens, the pairs "
-                    "table has "
-                    f"{pair[f'{side}_tokens']}. Another tokenizer or template made the table: make the pairs "
-                    "again."
+                    f"table has {pair[f'{side}_tokens']}. Another tokenizer or template made the table: make "
+                    "the pairs again."
                 )
             if number < _FULLY_CHECKED:
                 prompt, reply = renderer.pair(pair["prompt"], pair[side][0]["content"])
@@ -221,8 +217,6 @@ def _check_first_batch(trainer: Any, *, same_weights: bool) -> None:
         loss = float(torch.nn.functional.softplus(-margins).mean())
         raise CheckError(
             f"Before the first step policy and reference are the same weights, yet a margin is {worst:.3g} "
-            "(at most "
-            f"{tolerance}) and the sigmoid loss {loss:.6f} instead of ln 2 = {math.log(2):.6f}. One of the "
-            "two was "
-            "not loaded from the folder it claims."
+            f"(at most {tolerance}) and the sigmoid loss {loss:.6f} instead of ln 2 = {math.log(2):.6f}. One "
+            "of the two was not loaded from the folder it claims."
         )

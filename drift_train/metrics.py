@@ -94,8 +94,8 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         if broken:
             raise CheckError(
                 f"{self.title}: {', '.join(broken)} is not a finite number at step {state.global_step}. The "
-                "model was "
-                f"not saved. Lower learning_rate, or look at {self.path} for the step where it began."
+                f"model was not saved. Lower learning_rate, or look at {self.path} for the step where it "
+                "began."
             )
         self.last = {name: value for name, value in logs.items() if isinstance(value, float)}
         if self._bar is not None:

@@ -39,12 +39,10 @@ class RolloutOptions(SamplingOptions):
     """Which examples an iteration takes, and what the policy is shown."""
 
     guidance: bool = True  # release: x, y⁻, the complaint, an instruction. False: x alone (paper's ablation)
-    instruction: str = Field(
-        default=INSTRUCTION, min_length=1
-    )  # own words: the paper's idea, not its sentence
-    examples: int | None = Field(
-        default=None, ge=1
-    )  # an iteration; None = all (paper: full; controlled ≈ 4000)
+    # own words: the paper's idea, not its sentence
+    instruction: str = Field(default=INSTRUCTION, min_length=1)
+    # an iteration; None = all (paper: full; controlled ≈ 4000)
+    examples: int | None = Field(default=None, ge=1)
     fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle
 
 
@@ -63,24 +61,20 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     beta: float = Field(default=0.1, gt=0)  # paper, release
-    alpha: float = Field(
-        default=0.001, ge=0
-    )  # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
+    # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
+    alpha: float = Field(default=0.001, ge=0)
     learning_rate: float = Field(default=5e-7, ge=0)  # paper app. D; 0 is a control arm
     scheduler: Literal["linear", "cosine", "constant"] = "linear"  # paper app. D
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)  # paper app. D
     optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"  # paper app. D
-    epochs: float = Field(
-        default=1, gt=0
-    )  # paper: 1 an iteration; 3 for the warm start (`warm_start_options`)
+    # paper: 1 an iteration; 3 for the warm start (`warm_start_options`)
+    epochs: float = Field(default=1, gt=0)
     global_batch: int = Field(default=32, ge=1)  # release: 4 a device × 8 devices, no accumulation
     per_device_batch: int = Field(default=4, ge=1)  # release; the rest of `global_batch` is accumulated
-    max_length: int = Field(
-        default=2048, ge=2
-    )  # release; a pair that does not fit is dropped before, never cut
-    max_grad_norm: float = Field(
-        default=1.0, ge=0
-    )  # Trainer's default, which the release keeps; 0 = no clipping
+    # release; a pair that does not fit is dropped before, never cut
+    max_length: int = Field(default=2048, ge=2)
+    # Trainer's default, which the release keeps; 0 = no clipping
+    max_grad_norm: float = Field(default=1.0, ge=0)
     gradient_checkpointing: bool = True  # release
     # bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU, float32 on a CPU
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -144,7 +138,7 @@ class TinyOptions(BaseModel):
     hidden: int = Field(default=64, ge=8)
     inner: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(default=2, ge=1)  # of 32 numbers each: vLLM on the CPU has no kernel for 16
     context: int = Field(default=4_096, ge=64)
     batch: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=4e-3, gt=0)

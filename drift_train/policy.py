@@ -54,8 +54,7 @@ def resolve_base(workspace: Workspace, name: str) -> Base:
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(
             f"No base model {name}: it is neither a finished folder of {workspace.root}, nor a folder, nor a "
-            "Hub id "
-            "such as owner/name."
+            "Hub id such as owner/name."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -88,8 +87,7 @@ def load_tokenizer(folder: Path) -> Any:
     if not tokenizer.chat_template:
         raise UserError(
             f"{folder} has no chat template, so nobody can say how a conversation reads to it. Take an "
-            "instruct "
-            "model, or put the template into its chat_template.jinja."
+            "instruct model, or put the template into its chat_template.jinja."
         )
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -100,16 +98,15 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(
             f"The tokenizer in {folder} pads with {tokenizer.pad_token!r}, its eos_token being "
             f"{tokenizer.eos_token!r}: an end that was padded and an end that was said would be one token. "
-            "Set "
-            "pad_token in tokenizer_config.json to another existing token, an unused or reserved one."
+            "Set pad_token in tokenizer_config.json to another existing token, an unused or reserved one."
         )
     ids = tokenizer(_PROBE, add_special_tokens=False).input_ids
     returned = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     if tokenizer.unk_token_id not in ids and returned.strip() != _PROBE:
         raise UserError(
             f"The tokenizer in {folder} turns {_PROBE!r} into {returned!r}. It was rebuilt wrongly on "
-            "loading: "
-            "check tokenizer_class in its tokenizer_config.json against the tokenizer.json beside it."
+            "loading: check tokenizer_class in its tokenizer_config.json against the tokenizer.json beside "
+            "it."
         )
     return tokenizer
 

@@ -63,8 +63,8 @@ def write_rollouts(
     if options.max_prompt_tokens + options.max_new_tokens > room:
         raise UserError(
             f"rollout.max_prompt_tokens {options.max_prompt_tokens} and max_new_tokens "
-            f"{options.max_new_tokens} "
-            f"together are beyond the {room} positions of {policy}. Lower one of them."
+            f"{options.max_new_tokens} together are beyond the {room} positions of {policy}. Lower one of "
+            "them."
         )
     renderer = Renderer(load_tokenizer(policy))
     asked: list[_Asked] = []
@@ -85,8 +85,7 @@ def write_rollouts(
     if not asked:
         raise UserError(
             f"{title}: none of {len(examples)} examples can be asked; the last one: {drop['detail']} "
-            f"({drop['reason']}). "
-            "Raise rollout.max_prompt_tokens or train.max_length."
+            f"({drop['reason']}). Raise rollout.max_prompt_tokens or train.max_length."
         )
     samples = sample(policy, [a.request for a in asked], options, log_folder, title)
     table = output.table(ROLLOUTS)
