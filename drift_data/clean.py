@@ -1,0 +1,210 @@
+"""Which well-formed conversations stay: language, toxicity, evaluation prompts, duplicates. Each drop has a reason.
+
+Knows nothing of sources. It sees every conversation once, in order, and keeps eight bytes of each for duplicates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field
+
+from drift_data.near import NearDuplicates
+from drift_data.turns import message_starts
+from drift_data.workspace import UserError
+
+Flags = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
+
+_PROMPT_KEYS: Final = ("conversation_input", "messages", "prompt", "instruction", "question", "text")
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+class CleanOptions(BaseModel):
+    """Which conversations `convert` keeps. Rows without the field that a filter looks at are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    languages: tuple[str, ...] | None = None  # as the data names them, e.g. ("English",); None: all
+    drop_toxic: bool = False
+    min_turns: int = Field(1, ge=1)  # assistant replies
+    max_message_chars: int = Field(1_000_000, ge=1)
+    deduplicate: Literal["off", "exact", "near"] = "exact"
+    near_threshold: float = Field(0.8, gt=0, le=1)  # Jaccard similarity of word 3-grams
+    exclude_prompts: str | None = None  # file of evaluation prompts; conversations that begin with one go
+
+
+class Cleaner:
+    """Applies the options to batches of well-formed conversations, in order."""
+
+    def __init__(self, options: CleanOptions) -> None:
+        self.options = options
+        self._languages = (
+            pa.array([name.casefold() for name in options.languages]) if options.languages is not None else None
+        )
+        self._excluded = excluded_prompts(Path(options.exclude_prompts)) if options.exclude_prompts else None
+        self._seen = KeySet() if options.deduplicate != "off" else None
+        self._near = NearDuplicates(options.near_threshold) if options.deduplicate == "near" else None
+
+    def reasons(self, table: pa.RecordBatch, good: Flags) -> dict[str, Flags]:
+        """Return reason → rows that leave for it, each row under one reason at most.
+
+        Args:
+            table: has `messages` and, if it has them, `language` and `toxic`.
+            good: the rows to look at; the others are neither judged nor remembered.
+        """
+        good = good.copy()
+        found: dict[str, Flags] = {}
+
+        def leave(reason: str, rows: Flags) -> None:
+            rows = rows & good
+            if rows.any():
+                found[reason] = rows
+                good[rows] = False
+
+        if self._languages is not None and "language" in table.schema.names:
+            named = pc.is_in(pc.utf8_lower(table["language"]), self._languages)
+            leave("language", ~_flags(pc.or_kleene(named, table["language"].is_null())))
+        if self.options.drop_toxic and "toxic" in table.schema.names:
+            leave("toxic", _flags(table["toxic"].fill_null(False)))
+        if self._excluded is not None:
+            leave("evaluation_prompt", self._begins_with_excluded(table["messages"], good))
+        if self._seen is not None:
+            at = np.flatnonzero(good)
+            repeated = np.zeros(len(good), dtype=np.bool_)
+            repeated[at] = ~self._seen.add(conversation_keys(table["messages"])[at])
+            leave("duplicate", repeated)
+        if self._near is not None:
+            leave("near_duplicate", self._near.add(table["messages"], good))
+        return found
+
+    def _begins_with_excluded(self, messages: pa.ListArray, good: Flags) -> Flags:
+        starts, values = message_starts(messages)[:-1], messages.flatten()
+        rows = np.zeros(len(good), dtype=np.bool_)
+        at = starts[good]
+        if len(at) == 0:
+            return rows
+        system = _flags(pc.equal(values.field("role").take(pa.array(at)), "system"))
+        prompts = values.field("content").take(pa.array(at + system)).to_pylist()
+        rows[good] = [prompt_key(prompt) in (self._excluded or ()) for prompt in prompts]
+        return rows
+
+
+class KeySet:
+    """A set of 64-bit keys in sorted arrays: eight bytes a key, where a Python set takes about a hundred."""
+
+    def __init__(self) -> None:
+        self._runs: list[Keys] = []  # each sorted, each at least twice as long as the next
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs))
+
+    def add(self, keys: Keys) -> Flags:
+        """Add keys; return which of them are new, a key's second place in the same call not among them."""
+        unique, first = np.unique(keys, return_index=True)
+        known = np.zeros(len(unique), dtype=np.bool_)
+        for run in self._runs:
+            at = np.searchsorted(run, unique)
+            at[at == len(run)] = 0
+            known |= run[at] == unique
+        fresh = np.zeros(len(keys), dtype=np.bool_)
+        fresh[first[~known]] = True
+        if not known.all():
+            self._runs.append(unique[~known])
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            last = self._runs.pop()
+            self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]))
+        return fresh
+
+
+def conversation_keys(messages: pa.ListArray) -> Keys:
+    """Return a hash of each conversation's roles and contents, the same in every run. Nulls count as empty."""
+    starts, values = message_starts(messages), messages.flatten()
+    contents: pa.StringArray = values.field("content")
+    roles = values.field("role")
+    size = pc.binary_length(contents).fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint64)
+    user = pc.equal(roles, "user").fill_null(False).to_numpy(zero_copy_only=False)
+    # Where the messages begin and who speaks: a sum of products modulo 2^64, the seed of the contents' hash.
+    place = np.arange(len(size), dtype=np.uint64) - np.repeat(
+        starts[:-1].astype(np.uint64), np.diff(starts)
+    )
+    shape = (size * np.uint64(2) + user + np.uint64(1)) * (place * np.uint64(2) + np.uint64(1)) * _MIX
+    before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(shape, dtype=np.uint64)])
+    seeds = (before[starts[1:]] - before[starts[:-1]]).tolist()
+    data, ends = _bytes(contents)
+    bounds = ends[starts].tolist()
+    hashed = xxhash.xxh3_64_intdigest
+    keys = [hashed(data[bounds[i] : bounds[i + 1]], seeds[i]) for i in range(len(messages))]
+    return np.array(keys, dtype=np.uint64)
+
+
+def _bytes(strings: pa.StringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
+    """Return the bytes of a column of strings and where each begins in them (n + 1 numbers)."""
+    _, offsets, data = strings.buffers()
+    if offsets is None or data is None:
+        return memoryview(b""), np.zeros(len(strings) + 1, dtype=np.int64)
+    ends = np.frombuffer(offsets, dtype=np.int32, count=strings.offset + len(strings) + 1)
+    return memoryview(data), ends[strings.offset :].astype(np.int64)
+
+
+def _flags(column: pa.BooleanArray) -> Flags:
+    flags: Flags = column.to_numpy(zero_copy_only=False).astype(np.bool_)
+    return flags
+
+
+def prompt_key(text: str) -> str:
+    """Return a prompt as it is compared with evaluation prompts: case, white space and form do not count."""
+    return " ".join(text.casefold().split())
+
+
+def excluded_prompts(path: Path) -> frozenset[str]:
+    """Read evaluation prompts.
+
+    Args:
+        path: text with one prompt a line, or JSON or JSON Lines whose rows are strings or objects with the prompt
+            under `conversation_input`, `messages` (the first user message counts), `prompt`, `instruction`,
+            `question` or `text`.
+
+    Raises:
+        UserError: there is no such file, or a row without a prompt.
+    """
+    try:
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"exclude_prompts: {path} cannot be read: {error}.") from error
+    try:
+        if path.suffix == ".json":
+            rows = json.loads(text)
+            rows = rows if isinstance(rows, list) else [rows]
+        elif path.suffix in (".jsonl", ".ndjson"):
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = [line for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(f"exclude_prompts: {path} is no {path.suffix[1:]}: {error}.") from error
+    return frozenset(prompt_key(prompt) for prompt in _prompts(rows, path))
+
+
+def _prompts(rows: list[Any], path: Path) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        value = row
+        if isinstance(row, dict):
+            value = next((row[key] for key in _PROMPT_KEYS if row.get(key)), None)
+        if isinstance(value, list):
+            users = (m.get("content") for m in value if isinstance(m, dict) and m.get("role") == "user")
+            value = next(users, None)
+        if not isinstance(value, str):
+            keys = f"an object with {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
+            raise UserError(
+                f"exclude_prompts: row {number} of {path} has no prompt: {keys}. "
+                f"Expected text, or an object with one of {', '.join(_PROMPT_KEYS)}."
+            )
+        yield value

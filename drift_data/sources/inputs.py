@@ -1,0 +1,167 @@
+"""What INPUT names: files, folders, globs, or a data set on the Hub, as a list of raw files with digests.
+
+Knows nothing of what is in the files. Files on the Hub are found by `datasets` and read as streams: only the
+parts that are needed travel.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from tqdm import tqdm
+
+from drift_data.workspace import UserError, file_digest
+
+PARQUET = ".parquet"
+JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_NO_DATA = {"manifest.json", "dataset_infos.json", "dataset_info.json", "state.json"}
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One raw file, on this machine or on the Hub."""
+
+    name: str  # short and unique among the inputs: what `location` in dropped rows begins with
+    url: str  # a path, or hf://datasets/owner/name@revision/path
+    digest: str  # sha256 of the bytes, or the Hub's revision
+    size: int
+
+    @property
+    def is_parquet(self) -> bool:
+        """Say whether the name is that of a Parquet file."""
+        return self.name.lower().endswith(PARQUET)
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading bytes; a .gz is unpacked on the way."""
+        if self.url.startswith("hf://"):
+            from huggingface_hub import HfFileSystem
+
+            file = cast(BinaryIO, HfFileSystem().open(self.url, "rb"))
+        else:
+            file = Path(self.url).open("rb")
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if self.url.endswith(".gz") else file
+
+
+@dataclass
+class Tally:
+    """What the readers have met so far: raw rows by table, for the accounting, and bytes for the bar.
+
+    The readers count where a row is read, from the file's own metadata or line by line; never what became of it.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, object] = field(default_factory=dict)  # for the manifest's results
+    bar: tqdm[None] | None = None
+
+    def read_bytes(self, count: float) -> None:
+        """Move the progress bar."""
+        if self.bar is not None:
+            self.bar.update(count)
+
+
+def raw_files(inputs: Sequence[str]) -> list[RawFile]:
+    """Return the files that INPUT names, in a stable order, each once.
+
+    Args:
+        inputs: files, folders (searched to the bottom), globs, or one Hub id "owner/name" or
+            "owner/name@revision" that is no existing path.
+
+    Raises:
+        UserError: nothing is there, or the Hub has no such data set.
+    """
+    if not inputs:
+        raise UserError("INPUT is empty. Give a file, a folder, a glob or a Hub id: INPUT='logs/*.parquet'.")
+    on_hub = [name for name in inputs if not os.path.lexists(name) and _HUB_ID.fullmatch(name)]
+    if on_hub:
+        if len(inputs) > 1:
+            raise UserError(
+                f"INPUT names {on_hub[0]}, which is no file here and reads as a Hub id; a Hub id stands alone. "
+                "Check the path, or convert the Hub data set by itself."
+            )
+        identifier, _, revision = on_hub[0].partition("@")
+        return hub_files(identifier, revision or None)
+    paths = list(dict.fromkeys(path.resolve() for name in inputs for path in _paths(name)))
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    return [
+        RawFile(path.relative_to(top).as_posix(), str(path), file_digest(path), path.stat().st_size)
+        for path in paths
+    ]
+
+
+def _paths(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = _data_files(path)
+        if not found:
+            raise UserError(f"{path} holds no data: no {PARQUET}, {', '.join(JSON)} file below it.")
+        return found
+    found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    found = [match for match in found if match.is_file()]
+    if not found:
+        raise UserError(f"INPUT {name!r}: no such file or folder, no match as a glob, and no Hub id (owner/name).")
+    return found
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Return a folder's Parquet files, or its JSON files when it has none; hidden ones stay out."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    tables = [path for path in files if path.name.lower().endswith(PARQUET)]
+    return tables or [p for p in files if p.name.lower().endswith(JSON) and p.name not in _NO_DATA]
+
+
+def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
+    """Return the data files of all configurations and splits of a Hub data set (or a local copy's folder).
+
+    Raises:
+        UserError: there is no such data set, no access to it, or no network.
+    """
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    urls: dict[str, None] = {}
+    try:
+        for config in datasets.get_dataset_config_names(identifier, revision=revision):
+            builder = datasets.load_dataset_builder(identifier, config, revision=revision)
+            for split in (builder.config.data_files or {}).values():
+                urls.update(dict.fromkeys(map(str, split)))
+    except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is a FileNotFoundError
+        raise UserError(
+            f"The Hub data set {identifier} cannot be read: {error}. It is no path on this machine either. Check the "
+            "name; for a gated data set accept its terms on the Hub and log in with `hf auth login`."
+        ) from error
+    wanted = [url for url in urls if url.lower().endswith((PARQUET, *JSON))]
+    if not wanted:
+        raise UserError(f"The Hub data set {identifier} has no Parquet or JSON file: {', '.join(urls) or 'none'}.")
+    return [_hub_file(url) for url in wanted]
+
+
+def _hub_file(url: str) -> RawFile:
+    if not url.startswith("hf://"):
+        path = Path(url)
+        return RawFile(path.name, url, file_digest(path), path.stat().st_size)
+    from huggingface_hub import HfFileSystem
+
+    info = HfFileSystem().info(url)
+    repository, _, path_in_repo = url.removeprefix("hf://datasets/").partition("@")
+    revision, _, inside = path_in_repo.partition("/")
+    return RawFile(inside or repository, url, f"{repository}@{revision}", int(info["size"] or 0))
+
+
+def digests(files: Sequence[RawFile]) -> dict[str, str]:
+    """Return name → digest, for the manifest."""
+    return {file.name: file.digest for file in files}

@@ -1,0 +1,35 @@
+"""LMSYS-Chat-1M, as Parquet or JSON. A chat is toxic when the moderation flagged any of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from drift_data.sources.columns import Layout, parquet_chats
+from drift_data.sources.inputs import RawFile, Tally
+from drift_data.sources.objects import object_chats
+from drift_data.sources.rows import CONVERSATIONS_TABLE, Piece
+
+LAYOUT = Layout(
+    name="LMSYS-Chat-1M",
+    messages="conversation",
+    columns={
+        "conversation_id": ("conversation_id",),
+        "model": ("model",),
+        "timestamp": ("tstamp", "timestamp"),
+        "language": ("language",),
+        "toxic": ("openai_moderation.flagged",),
+        "redacted": ("redacted",),
+    },
+    any_true=("toxic",),
+)
+
+
+def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
+    """Return the tables that come out."""
+    return (CONVERSATIONS_TABLE,)
+
+
+def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
+    """Stream the chats of all files."""
+    for file in files:
+        yield from (parquet_chats if file.is_parquet else object_chats)(file, LAYOUT, tally)

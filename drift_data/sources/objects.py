@@ -1,0 +1,109 @@
+"""Raw rows as dictionaries, from JSON or Parquet alike, and chats from such rows. Knows no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from drift_data.schema import MESSAGES
+from drift_data.sources.columns import Layout
+from drift_data.sources.fields import first_of, flag, messages, text, timestamp
+from drift_data.sources.inputs import RawFile, Tally
+from drift_data.sources.json_rows import Row, json_rows
+from drift_data.sources.parquet import open_parquet, parquet_batches
+from drift_data.sources.rows import RAW_CHATS, CONVERSATIONS_TABLE, ChatRow, Piece, SetAside, chats_from_rows
+from drift_data.workspace import UserError
+
+
+def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[Row | SetAside]:
+    """Yield (position, object) for every row of a JSON or Parquet file, in order."""
+    if not file.is_parquet:
+        yield from json_rows(file, tally, table)
+        return
+    with open_parquet(file) as parquet:
+        columns = [f"{name}.*" for name in parquet.schema_arrow.names] + parquet.schema_arrow.names
+        for piece in parquet_batches(file, parquet, columns, tally, table):
+            if isinstance(piece, SetAside):
+                yield piece
+                continue
+            first, batch = piece
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError:
+                rows = [_as_object(batch.slice(at, 1)) for at in range(batch.num_rows)]
+            for at, row in enumerate(rows, first):
+                if row is None:
+                    yield SetAside(table, f"{file.name}:{at}", "invalid_utf8")
+                else:
+                    yield at, row
+
+
+def _as_object(row: Any) -> dict[str, Any] | None:
+    try:
+        values: list[dict[str, Any]] = row.to_pylist()
+    except UnicodeDecodeError:
+        return None
+    return values[0]
+
+
+def first_object(file: RawFile) -> dict[str, Any] | None:
+    """Return the first readable row of a file, or None when it has no row."""
+    for row in object_rows(file, Tally(), ""):
+        if not isinstance(row, SetAside):
+            return row[1]
+    return None
+
+
+def check_keys(file: RawFile, row: Mapping[str, Any], required: Sequence[Sequence[str]], name: str) -> None:
+    """Raise unless the row has one key of each group.
+
+    Raises:
+        UserError: the layout is another; the message lists the keys that are there.
+    """
+    missing = [" or ".join(group) for group in required if not any(key in row for key in group)]
+    if missing:
+        raise UserError(
+            f"{file.name} is not in the layout of {name}: {', '.join(missing)} is missing. "
+            f"Its keys: {', '.join(map(str, row))[:2_000]}. Choose another SOURCE, or `chat` for own logs."
+        )
+
+
+def object_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Piece]:
+    """Stream the chats of one file of JSON objects that has the layout of a Parquet data set."""
+    required = [[layout.messages], *(layout.columns[ours] for ours in layout.required)]
+
+    def rows() -> Iterator[ChatRow | SetAside]:
+        checked = False
+        for row in object_rows(file, tally, CONVERSATIONS_TABLE):
+            if isinstance(row, SetAside):
+                yield row
+                continue
+            position, value = row
+            if not checked:
+                check_keys(file, value, required, layout.name)
+                checked = True
+            found, problem = messages(value.get(layout.messages))
+            values = {ours: _value(value, raws) for ours, raws in layout.columns.items()}
+            yield ChatRow(position, chat_values(values | {"messages": found}), problem)
+
+    yield from chats_from_rows(file.name, rows())
+
+
+def _value(row: Mapping[str, Any], raws: Sequence[str]) -> Any:
+    for raw in raws:
+        column, _, field = raw.partition(".")
+        if field and isinstance(row.get(column), list):
+            return any(bool(part.get(field)) for part in row[column] if isinstance(part, Mapping))
+    return first_of(row, *raws)
+
+
+def chat_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that fit RAW_CHATS: what has the wrong kind becomes null."""
+    kinds = {"timestamp": timestamp, "toxic": flag, "redacted": flag}
+    return {
+        field.name: values.get(field.name)
+        if field.type == MESSAGES
+        else kinds.get(field.name, text)(values.get(field.name))
+        for field in RAW_CHATS
+    }
+

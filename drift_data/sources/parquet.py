@@ -1,0 +1,94 @@
+"""Streams raw Parquet files as Arrow batches with bounded memory. Knows columns, not what they mean.
+
+Only the leaves that are asked for are decoded, a row group at a time. Rows of a row group that cannot be decoded
+are set aside one by one; a file without a footer is no Parquet file and stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drift_data.sources.inputs import RawFile, Tally
+from drift_data.sources.rows import SetAside
+from drift_data.workspace import UserError
+
+BATCH_BYTES = 32 << 20  # decoded, by the file's own estimate
+MAX_BATCH_ROWS = 5_000
+UNREADABLE = "unreadable_row_group"
+
+
+@contextmanager
+def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
+    """Open a raw file as Parquet.
+
+    Raises:
+        UserError: it is empty, cut off, or another kind of file.
+    """
+    try:
+        if file.url.startswith("hf://"):
+            parquet = pq.ParquetFile(file.open())
+        else:
+            parquet = pq.ParquetFile(file.url)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{file.name} is not a whole Parquet file ({error}). It may be cut off: get it again, or leave it out."
+        ) from error
+    with parquet:
+        yield parquet
+
+
+def leaves(parquet: pq.ParquetFile, wanted: Sequence[str]) -> list[str]:
+    """Return the full paths of the wanted leaf columns that the file has.
+
+    A name is a column ("model"), a field of a list of structs ("conversation.role"), or a whole nested column
+    ("messages.*").
+    """
+    paths = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
+    found = []
+    for path in paths:
+        parts = path.split(".")
+        if path in wanted or f"{parts[0]}.*" in wanted:
+            found.append(path)
+        elif len(parts) == 4 and f"{parts[0]}.{parts[3]}" in wanted:  # name.list.element.field, or item
+            found.append(path)
+    return found
+
+
+def parquet_batches(
+    file: RawFile, parquet: pq.ParquetFile, wanted: Sequence[str], tally: Tally, table: str
+) -> Iterator[tuple[int, pa.RecordBatch] | SetAside]:
+    """Yield (number of the first row, batch) for the whole file, in order.
+
+    Args:
+        file: the raw file, for messages.
+        parquet: the same, open.
+        wanted: leaf columns, as for `leaves`; those that the file does not have are left out.
+        tally: gets the rows that the file's metadata states.
+        table: where the rows would go.
+    """
+    columns = leaves(parquet, wanted)
+    first = 0
+    for group in range(parquet.num_row_groups):
+        metadata = parquet.metadata.row_group(group)
+        tally.rows[table] += metadata.num_rows
+        done = 0
+        try:
+            for batch in parquet.iter_batches(_batch_rows(metadata, columns), [group], columns):
+                yield first + done, batch
+                done += batch.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            for row in range(first + done, first + metadata.num_rows):
+                yield SetAside(table, f"{file.name}:{row}", UNREADABLE, f"row group {group}: {error}"[:500])
+        first += metadata.num_rows
+        tally.read_bytes(file.size * metadata.num_rows / max(1, parquet.metadata.num_rows))
+
+
+def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+    """Return how many rows of a row group make a batch of about BATCH_BYTES."""
+    parts = [group.column(i) for i in range(group.num_columns)]
+    size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema in columns)
+    return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES * group.num_rows / max(1, size))))

@@ -1,0 +1,35 @@
+"""WildChat: WildChat-1M, WildChat-4.8M and the older layout, as Parquet or JSON. Reads roles and texts, no header or IP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from drift_data.sources.columns import Layout, parquet_chats
+from drift_data.sources.inputs import RawFile, Tally
+from drift_data.sources.objects import object_chats
+from drift_data.sources.rows import CONVERSATIONS_TABLE, Piece
+
+LAYOUT = Layout(
+    name="WildChat",
+    messages="conversation",
+    columns={
+        "conversation_id": ("conversation_hash", "conversation_id"),
+        "model": ("model",),
+        "timestamp": ("timestamp",),
+        "language": ("language",),
+        "country": ("country",),
+        "toxic": ("toxic",),
+        "redacted": ("redacted",),
+    },
+)
+
+
+def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
+    """Return the tables that come out."""
+    return (CONVERSATIONS_TABLE,)
+
+
+def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
+    """Stream the chats of all files."""
+    for file in files:
+        yield from (parquet_chats if file.is_parquet else object_chats)(file, LAYOUT, tally)
