@@ -1,7 +1,8 @@
 """The DRIFT loop over a workspace: warm start on seed pairs, then rollouts, pairs and DPO for each iteration.
 
 Every step is one stage of `Workspace.run`, so a killed run goes on at the stage that was cut, and a second
-call makes nothing again. Knows folders and the order of the steps; what a step computes is elsewhere.
+call makes nothing again. Knows folders and the order of the steps; what a step computes is elsewhere, and
+imported (with torch) only when a step has to be made.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from drift_data.workspace import Build, UserError, Workspace
-from drift_train.dpo import train
+from drift_train.base import Base, link_model, resolve_base
 from drift_train.examples import Example, dsat_examples, preference_examples, slice_of_iteration
 from drift_train.methods import METHODS
 from drift_train.options import LoopOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, TRAIN, Candidate, PairFilter, write_pairs
-from drift_train.policy import Base, link_model, load_tokenizer, resolve_base
 from drift_train.render import Renderer
-from drift_train.rollout_stage import write_rollouts
 
 LOGS = "logs"  # folder of the workspace for the engines' own logs
 
@@ -82,6 +81,8 @@ def _seed_pairs(
     name = _name(run, 0, "pairs")
 
     def build(stage: Build) -> None:
+        from drift_train.policy import load_tokenizer
+
         rows = (row for batch in workspace.batches("seed") for row in batch.to_pylist())
         candidates = (
             Candidate(
@@ -134,6 +135,8 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
     rollout = options.rollout
 
     def build(stage: Build) -> None:
+        from drift_train.rollout_stage import write_rollouts
+
         examples = slice_of_iteration(_examples(workspace, options), iteration, rollout)
         if not examples:
             raise UserError(
@@ -173,6 +176,8 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
     )  # its tokenizer; the rollouts name it as their input
 
     def build(stage: Build) -> None:
+        from drift_train.policy import load_tokenizer
+
         keep = PairFilter(
             Renderer(load_tokenizer(policy)), options.train.max_length, options.pairs.drop_leaks
         )
@@ -235,6 +240,8 @@ def _train(
     reference = base.path if from_base else policy
 
     def build(stage: Build) -> None:
+        from drift_train.dpo import train
+
         rows = workspace.read(pairs).to_pylist()
         if not rows:
             dropped = workspace.require(pairs).dropped

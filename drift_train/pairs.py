@@ -18,6 +18,7 @@ from drift_train.leaks import find_leak
 from drift_train.render import Message, Renderer, RenderError
 
 TRAIN = "train"
+_CHUNK = 1_000  # rows written at once
 LENGTH_STOP = "length_stop"  # the engine cut the reply at max_new_tokens: it has no end to learn
 
 
@@ -97,6 +98,7 @@ def write_pairs(
         title: of the progress bar.
     """
     table, lengths, total = output.table(PAIRS), Counter[str](), 0
+    rows: list[dict[str, Any]] = []
     for pair in tqdm(candidates, desc=title, unit="pair", mininterval=0.5):
         total += 1
         key = {"conversation_id": pair.conversation_id, "turn": pair.turn}
@@ -106,21 +108,23 @@ def write_pairs(
             output.drop([{**key, "reason": refused.reason, "detail": refused.detail}], DROPPED)
             continue
         lengths.update(pairs=1, chosen=chosen_tokens, rejected=rejected_tokens)
-        table.write_rows(
-            [
-                {
-                    **key,
-                    "prompt": [dict(message) for message in pair.prompt],
-                    "chosen": _reply(pair.chosen),
-                    "rejected": _reply(pair.rejected),
-                    "split": pair.split,
-                    "chosen_tokens": chosen_tokens,
-                    "rejected_tokens": rejected_tokens,
-                    "method": method,
-                    "policy": policy,
-                }
-            ]
+        rows.append(
+            {
+                **key,
+                "prompt": [dict(message) for message in pair.prompt],
+                "chosen": _reply(pair.chosen),
+                "rejected": _reply(pair.rejected),
+                "split": pair.split,
+                "chosen_tokens": chosen_tokens,
+                "rejected_tokens": rejected_tokens,
+                "method": method,
+                "policy": policy,
+            }
         )
+        if len(rows) == _CHUNK:
+            table.write_rows(rows)
+            rows = []
+    table.write_rows(rows)
     output.rows_in = total
     kept = max(1, lengths["pairs"])
     output.results["mean_chosen_tokens"] = round(lengths["chosen"] / kept, 2)

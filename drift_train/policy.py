@@ -1,5 +1,4 @@
-"""Finds and loads policies: the base model by name, tokenizers and weights from a folder, each checked on
-loading.
+"""Loads policies from folders, tokenizer and weights, each checked on loading, and saves trained ones.
 
 Knows nothing about what a policy is used for.
 """
@@ -7,11 +6,9 @@ Knows nothing about what a policy is used for.
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from drift_data.workspace import MANIFEST, UserError, Workspace, folder_digest
+from drift_data.workspace import MANIFEST, UserError
 
-_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _COPIED = {".json", ".jinja", ".txt", ".model"}  # everything but weights, code and pickles
 _NOT_COPIED = {MANIFEST, "config.json"}
 _LARGE = 1 << 30  # bytes of weights
 _PROBE = "Twice 2 tokens,\n  spaces; ¿é, 你好? — 🙂"
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model that a run starts from, and what the manifests record of it."""
-
-    name: str  # as the user gave it
-    path: Path
-    inputs: tuple[str, ...]  # folders of the workspace
-    files: dict[str, str]  # anything else and its digest, or revision on the Hub
-
-
-def resolve_base(workspace: Workspace, name: str) -> Base:
-    """Find a base model: a folder of the workspace, another local folder, or a Hub id (which is then
-    downloaded).
-
-    Raises:
-        UserError: none of the three is there.
-    """
-    inside = workspace.path(name)
-    if not Path(name).is_absolute() and (inside / MANIFEST).is_file():
-        return Base(name, inside, (name,), {})
-    if Path(name).is_dir():
-        _require_config(Path(name))
-        return Base(name, Path(name), (), {f"base:{name}": folder_digest(Path(name))})
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise UserError(
-            f"No base model {name}: it is neither a finished folder of {workspace.root}, nor a folder, nor a "
-            "Hub id such as owner/name."
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        path = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"The base model {name} is not a folder, and the Hub does not give it: {error}"
-        ) from error
-    _require_config(path)
-    return Base(name, path, (), {f"base:{name}": f"revision:{path.name}"})
-
-
-def _require_config(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} is no model: it has no config.json. Give a folder made by save_pretrained."
-        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -91,8 +39,8 @@ def load_tokenizer(folder: Path) -> Any:
         )
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"The tokenizer in {folder} has no eos_token: replies could not end. Set it to the token that ends an "
-            "assistant's turn."
+            f"The tokenizer in {folder} has no eos_token: replies could not end. Set it to the token that "
+            "ends an assistant's turn."
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
@@ -174,15 +122,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def link_model(source: Path, target: Path) -> None:
-    """Make `target` the same model as `source`, by hard links where they can be made."""
-    for path in sorted(source.iterdir()):
-        if not path.is_file() or path.name == MANIFEST:
-            continue
-        real = path.resolve()  # a Hub snapshot is made of links
-        try:
-            os.link(real, target / path.name)
-        except OSError:  # another file system
-            shutil.copyfile(real, target / path.name)

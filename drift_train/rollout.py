@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from drift_data.workspace import UserError
 from drift_train.checks import CheckError, recheck_log_probs
 from drift_train.options import SamplingOptions
 from drift_train.policy import load_tokenizer, stop_token_ids
@@ -39,8 +40,8 @@ class Reply:
     log_probs: list[float]
 
 
-class EngineStartError(Exception):
-    """The engine could not be started at all; the message says why and where its log is."""
+class EngineStartError(UserError):
+    """The engine that was asked for could not be started; the message says why and where its log is."""
 
 
 class Engine(Protocol):

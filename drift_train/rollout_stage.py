@@ -88,20 +88,19 @@ def write_rollouts(
             f"({drop['reason']}). Raise rollout.max_prompt_tokens or train.max_length."
         )
     samples = sample(policy, [a.request for a in asked], options, log_folder, title)
-    table = output.table(ROLLOUTS)
+    rows = []
     for item in asked:
         reply = samples.replies[item.request.key]
-        table.write_rows(
-            [
-                {
-                    **item.row,
-                    "completion": samples.texts[item.request.key],
-                    "token_ids": reply.token_ids,
-                    "finish_reason": reply.finish_reason,
-                    "engine": samples.made_by["engine"],
-                }
-            ]
+        rows.append(
+            {
+                **item.row,
+                "completion": samples.texts[item.request.key],
+                "token_ids": reply.token_ids,
+                "finish_reason": reply.finish_reason,
+                "engine": samples.made_by["engine"],
+            }
         )
+    output.table(ROLLOUTS).write_rows(rows)
     output.rows_in = len(asked) + left_out
     output.made_by = samples.made_by
     output.results["examples"] = len(examples)

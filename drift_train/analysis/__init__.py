@@ -1,0 +1,1 @@
+"""Analyses of finished runs: margins, exploration, diversity."""

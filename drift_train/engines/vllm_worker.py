@@ -10,6 +10,8 @@ import functools
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,17 @@ def start(job: dict[str, Any]) -> Any:
     return LLM(**{**settings, **job["llm"]})
 
 
+def _end_with_parent() -> None:
+    """Leave when the process that started this one is gone: a killed run must not keep a GPU."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def main(folder: Path, progress: int) -> int:
     """Answer all requests of a job."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     job = json.loads((folder / "job.json").read_text())
     with os.fdopen(progress, "w") as screen:
         try:

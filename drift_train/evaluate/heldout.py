@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Build, UserError, Workspace
+from drift_train.base import resolve_base
 from drift_train.checks import log_probs
 from drift_train.evaluate.samples import summary
 from drift_train.pairs import TRAIN
-from drift_train.policy import device, free_memory, load_model, load_tokenizer, resolve_base
+from drift_train.policy import device, free_memory, load_model, load_tokenizer
 from drift_train.render import Renderer, RenderError
 
 Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
@@ -83,21 +84,20 @@ def evaluate_heldout(
         title = f"{run} {label} held-out"
         ours, theirs = _scores(policy.path, tokens, title), _scores(start.path, tokens, f"{title}: base")
         margins = [beta * (a - b) for a, b in zip(ours, theirs, strict=True)]
-        table = output.table(EVALUATION)
-        for row, (_, chosen, _), margin in zip(kept, tokens, margins, strict=True):
-            table.write_rows(
-                [
-                    {
-                        "conversation_id": row["conversation_id"],
-                        "sample": 0,
-                        "measure": "margin",
-                        "score": margin,
-                        "prompt": row["prompt"],
-                        "completion": row["chosen"][0]["content"],
-                        "tokens": len(chosen),
-                    }
-                ]
-            )
+        output.table(EVALUATION).write_rows(
+            [
+                {
+                    "conversation_id": row["conversation_id"],
+                    "sample": 0,
+                    "measure": "margin",
+                    "score": margin,
+                    "prompt": row["prompt"],
+                    "completion": row["chosen"][0]["content"],
+                    "tokens": len(chosen),
+                }
+                for row, (_, chosen, _), margin in zip(kept, tokens, margins, strict=True)
+            ]
+        )
         output.rows_in = len(rows)
         if margins:
             output.results = {

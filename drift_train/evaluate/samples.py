@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Build, Output, UserError, Workspace
+from drift_train.base import resolve_base
 from drift_train.options import EvalOptions
-from drift_train.policy import load_tokenizer, resolve_base
+from drift_train.policy import load_tokenizer
 from drift_train.render import Message, Renderer, RenderError
 from drift_train.rollout import Request, request_seed, sample
 
@@ -62,7 +63,7 @@ def evaluate(
             raise UserError(f"{workspace.path(prompts)} has no prompt that {model} can be asked.")
         title = f"{run} {label} eval"
         samples = sample(policy.path, requests, options, workspace.path(LOGS), title)
-        table = output.table(EVALUATION)
+        scored: list[dict[str, Any]] = []
         scores: dict[str, list[float]] = {}
         lengths = [len(samples.replies[request.key].token_ids) for request in requests]
         for request, row in zip(requests, rows, strict=True):
@@ -70,9 +71,10 @@ def evaluate(
             value = score(row["prompt"], completion)
             scores.setdefault(row["conversation_id"], []).append(value)
             tokens = len(samples.replies[request.key].token_ids)
-            table.write_rows(
-                [{**row, "measure": measure, "score": value, "completion": completion, "tokens": tokens}]
+            scored.append(
+                {**row, "measure": measure, "score": value, "completion": completion, "tokens": tokens}
             )
+        output.table(EVALUATION).write_rows(scored)
         output.made_by = {"model": model, **samples.made_by}
         output.results = {
             measure: summary([math.fsum(values) / len(values) for values in scores.values()]),
