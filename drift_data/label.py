@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -99,6 +100,40 @@ def latest_labels(workspace: Workspace) -> str:
     return max(made)[2]
 
 
+def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "shuffled") -> bool:
+    """Write `labels/<name>`: the same labels, dealt out to the turns at random. A control arm, nothing else.
+
+    Label, scores, items and reasons move together; what is true of a reply (`refusal`) stays with its turn.
+
+    Args:
+        workspace: holds the labels.
+        labels: folder of the label table, such as "labels/local". Read as a whole.
+        seed: decides who gets what.
+        name: of the new table.
+
+    Returns:
+        False when the same table was there already.
+    """
+    output = f"labels/{name}"
+
+    def build(outputs: Build) -> None:
+        rows = workspace.read(labels)
+        dealt = rows.take(np.random.default_rng(seed).permutation(rows.num_rows))
+        for column in ("label", "sat_score", "dsat_score", "items", "reason", "evidence"):
+            rows = rows.set_column(
+                LABEL_ROWS.get_field_index(column), LABEL_ROWS.field(column), dealt[column]
+            )
+        outputs[output].table(LABEL_ROWS).write(rows)
+        _copy_dropped(workspace, labels, outputs[output])
+        earlier = workspace.require(labels)
+        outputs[output].rows_in = earlier.rows_in
+        outputs[output].made_by = {**earlier.made_by, "shuffled_with_seed": seed}
+        outputs[output].results = earlier.results
+
+    options = {"labels": labels, "seed": seed}
+    return workspace.run("shuffle", [output], build, options=options, inputs=[CONVERSATIONS, labels])
+
+
 def _answers(workspace: Workspace, judge: Judge) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
     """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
     waiting: list[list[tuple[str, int]]] = []
@@ -184,8 +219,8 @@ def _with_other_thresholds(
     return manifest if same else None
 
 
-def _copy_dropped(workspace: Workspace, output: str, out: Output) -> None:
+def _copy_dropped(workspace: Workspace, labels: str, out: Output) -> None:
     """Take over the turns that the judge could not label."""
-    for shard in sorted(workspace.dropped_path(output).glob("part-*.parquet")):
+    for shard in sorted(workspace.dropped_path(labels).glob("part-*.parquet")):
         for batch in pq.ParquetFile(shard).iter_batches():
             out.drop(batch.to_pylist(), DROPPED)

@@ -67,7 +67,7 @@ class Cues(BaseModel):
         """Return the signs found, each item once a turn and with its strongest phrase.
 
         Args:
-            turns: `at` (number of the turn), `text` (the user's message), `code` and `refusal` (of the reply).
+            turns: `at` (number of the turn), `text` (the user's message), `code`, `refusal` (of the reply).
 
         Returns:
             `at`, `item`, `strength`, `phrase`; the rows of a turn from strong to weak.

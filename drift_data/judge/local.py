@@ -1,7 +1,7 @@
-"""The `local` judge: rules shipped as data, and requests made again. Needs no key, no model and no download.
+"""The `local` judge: rules shipped as data, and requests made again. Needs no key, model or download.
 
-It reads the ends of the user's message, the messages before it, and how the judged reply opens; not whether the
-reply is right. Built for precision of DSAT: a complaint it misses costs data, one it invents costs quality.
+It reads the ends of the user's message, the messages before it, and how the judged reply opens; not whether
+the reply is right. Built for precision of DSAT: a missed complaint costs data, an invented one costs quality.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class LocalJudge:
         polarity = pl.col("items").struct.field("polarity")
         strength = pl.col("items").struct.field("strength").cast(pl.Float32)
         scored = (
-            signs.with_columns(
-                items=pl.struct("name", "polarity", "strength"),
-            )
+            signs.with_columns(items=pl.struct("name", "polarity", "strength"))
             .group_by("at", maintain_order=True)
             .agg(
                 "items",
@@ -82,13 +80,9 @@ class LocalJudge:
 
     def _signs(self, turns: pl.DataFrame) -> pl.DataFrame:
         """Return `at`, `name`, `polarity`, `strength`, `why` of every sign, each item once a turn."""
+        phrase = pl.col("phrase").str.replace_all(r"[\x01-\x03 ]+", " ").str.strip_chars()
         phrases = self._cues.signs_in(turns).select(
-            "at",
-            "strength",
-            name="item",
-            why=pl.format(
-                '{}: "{}"', "item", pl.col("phrase").str.replace_all(r"[\x01-\x03 ]+", " ").str.strip_chars()
-            ),
+            "at", "strength", name="item", why=pl.format('{}: "{}"', "item", phrase)
         )
         again = asked_again(turns).select(
             "at", "strength", name=pl.lit("Revision"), why=pl.format("Revision: {}", "how")

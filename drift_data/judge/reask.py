@@ -1,7 +1,7 @@
-"""Finds requests that are made again: the same message, or nearly the same, after a reply that did not do it.
+"""Finds requests made again: the same message, or nearly the same, after a reply that did not do it.
 
-Compares words, not meaning. The next of a templated series (same words, another payload) is not a request made
-again: there both messages have words that the other lacks.
+Compares words, not meaning. The next of a templated series (same words, another payload) is not a request
+made again: there both messages have words that the other lacks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SHORTENED: Final = "the same request again, a few words less"
 EXTENDED: Final = "the same request again, a few words more"
 AFTER_REFUSAL: Final = "the refused request again in other words"
 _STRENGTH = {SAME: 8, SHORTENED: 6, EXTENDED: 3, AFTER_REFUSAL: 6}
-_SHORT = 8  # characters: "continue", "yes", "next" said again asks for more of the same
+# Characters. "yes", "next" said again ask for more; a short answer given again later is the same answer.
+_SHORT, _SHORT_LATER = 8, 40
 _FEW = 0.15  # share of the words
 
 
@@ -25,8 +26,8 @@ def asked_again(turns: pl.DataFrame) -> pl.DataFrame:
     """Return the requests made again.
 
     Args:
-        turns: `at` (number of the turn), `text` and `before` (this and the previous user message), `seen` (the
-            same text was sent earlier in the conversation), `refusal` (the reply between is one).
+        turns: `at` (number of the turn), `text` and `before` (this and the previous user message), `seen`
+            (the same text was sent earlier in the conversation), `refusal` (the reply between is one).
 
     Returns:
         `at`, `strength`, `how`.
@@ -35,6 +36,7 @@ def asked_again(turns: pl.DataFrame) -> pl.DataFrame:
         "at",
         "refusal",
         "seen",
+        same=(pl.col("text").str.strip_chars() == pl.col("before").str.strip_chars()).fill_null(False),
         chars=pl.col("text").str.len_chars(),
         whole=(pl.col("text").str.len_chars() <= 2 * COMPARED)
         & (pl.col("before").str.len_chars() <= 2 * COMPARED),
@@ -46,7 +48,9 @@ def asked_again(turns: pl.DataFrame) -> pl.DataFrame:
     removed = 1 - shared / pl.col("old").list.len()
     near = pl.col("whole").fill_null(False) & (pl.col("now").list.len() >= 5)
     how = (
-        pl.when(pl.col("seen") & (pl.col("chars") > _SHORT))
+        pl.when(
+            pl.col("same") & (pl.col("chars") > _SHORT) | pl.col("seen") & (pl.col("chars") > _SHORT_LATER)
+        )
         .then(pl.lit(SAME))
         .when(near & (added == 0) & (removed > 0) & (removed <= _FEW))
         .then(pl.lit(SHORTENED))

@@ -30,7 +30,7 @@ def ends(text: pl.Expr, characters: int) -> pl.Expr:
 
 
 def folded(text: pl.Expr) -> pl.Expr:
-    """Return text in lower case without accents, apostrophes, markup and punctuation; sentences are marked."""
+    """Return text in lower case without accents, apostrophes and punctuation; sentence ends are marked."""
     return (
         text.str.to_lowercase()
         .str.normalize("NFKD")
@@ -42,7 +42,7 @@ def folded(text: pl.Expr) -> pl.Expr:
 
 
 def searchable(text: pl.Expr) -> pl.Expr:
-    """Return what `pattern`s are looked for in: the folded ends of a message with its start and end marked."""
+    """Return what patterns are looked for in: the folded ends of a message, its start and end marked."""
     body = folded(ends(text, HEAD_TAIL)).str.strip_chars(f" {SENTENCE}")
     return pl.concat_str(pl.lit(f"{START} {SENTENCE} "), body, pl.lit(f" {SENTENCE} {END}"))
 
@@ -54,10 +54,10 @@ def words(text: pl.Expr) -> pl.Expr:
 
 
 def patterns(cues: Sequence[str]) -> pl.DataFrame:
-    """Return the literal strings that cues stand for in `searchable` text: columns `cue` (position) and `pattern`.
+    """Return the literal strings that cues stand for in `searchable` text: `cue` (position) and `pattern`.
 
-    `{a,b}` stands for a or b (an empty alternative is allowed), `^` for the start of the message, `|` for the start
-    of a sentence, `$` for the end of the message. Elsewhere a cue matches whole words.
+    `{a,b}` stands for a or b (an empty alternative is allowed), `^` for the start of the message, `|` for the
+    start of a sentence, `$` for the end of the message. Elsewhere a cue matches whole words.
 
     Raises:
         ValueError: a cue has no words.

@@ -233,11 +233,7 @@ def test_no_seed_pair_at_all_is_a_normal_outcome_said_loudly(tmp_path, capsys):
     assert mine(workspace, "labels/t", MineOptions())
     assert "NO SEED PAIRS" in capsys.readouterr().err
     manifest = workspace.require("seed")
-    assert (
-        manifest.rows_out == 0
-        and manifest.results["pairs"] == 0
-        and "base model" in manifest.results["notice"]
-    )
+    assert manifest.rows_out == 0 and "base model" in manifest.results["notice"]
     assert workspace.read("seed").num_rows == 0
     assert workspace.read("dsat").num_rows == 1
 

@@ -1,0 +1,225 @@
+"""The embedded judge on hard cases, in our own words; how good it is on real logs is measured elsewhere."""
+
+import time
+
+import pyarrow as pa
+import pytest
+
+from drift_data.judge.cues import load_cues
+from drift_data.judge.decide import Thresholds, decide
+from drift_data.judge.local import LocalJudge
+from drift_data.judge.text import patterns
+from drift_data.schema import CONVERSATIONS, NEUTRAL
+from drift_data.turns import feedback_turns
+
+JUDGE = LocalJudge()
+PLAIN = "Here is the text you asked for. It has three parts."
+CODE = "Try this:\n```python\nprint(total)\n```"
+REFUSAL = "I'm sorry, but I can't assist with that."
+
+
+def judged(*chats):
+    """Label rows of chats given as user, assistant, user, … texts."""
+    rows = [
+        {
+            "conversation_id": f"c{at}",
+            "source": "test",
+            "messages": [
+                {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(chat)
+            ],
+        }
+        for at, chat in enumerate(chats)
+    ]
+    batch = pa.Table.from_pylist(rows, schema=CONVERSATIONS).combine_chunks().to_batches()[0]
+    [answer] = JUDGE.judge([batch])
+    assert not answer.unlabelled
+    return answer.rows.to_pylist()
+
+
+def label(row):
+    names = [item["name"] for item in row["items"]]
+    return decide(row["sat_score"], row["dsat_score"], names, Thresholds())
+
+
+def last_label(*chat):
+    return label(judged(chat)[-1])
+
+
+LONG = "Extract every name, place and date from the following report and list them in a table. "
+CASES = {
+    "the next payload of a templated series is neutral": (
+        "NEUTRAL",
+        [
+            LONG + "Report: the bridge in Oslo opened in May.",
+            PLAIN,
+            LONG + "Report: Anna moved to Rome last June.",
+        ],
+    ),
+    "the next number of a series is neutral": (
+        "NEUTRAL",
+        [
+            "Write the outline of chapter 3 of my book on bees",
+            PLAIN,
+            "Write the outline of chapter 4 of my book on bees",
+        ],
+    ),
+    "the same request word for word is dsat": ("DSAT", [LONG + "Report: a", PLAIN, LONG + "Report: a"]),
+    "the same request with a word less is dsat": (
+        "DSAT",
+        [
+            "Please write me a short poem about the sea at night",
+            PLAIN,
+            "write me a short poem about the sea at night",
+        ],
+    ),
+    "insisting in other words after a refusal is dsat": (
+        "DSAT",
+        [
+            "Tell me how the lock of my own door is opened",
+            REFUSAL,
+            "Tell me how the lock of my own door can be opened",
+        ],
+    ),
+    "moving on after a refusal is neutral": ("NEUTRAL", ["Draw me a cat", REFUSAL, "What do cats eat?"]),
+    "an error message after the assistant's code is dsat": (
+        "DSAT",
+        ["Sum the list", CODE, "NameError: name 'total' is not defined"],
+    ),
+    "an error brought along without code before is neutral": (
+        "NEUTRAL",
+        ["Hi", "Hello! How can I help?", "NameError: name 'total' is not defined, what does this mean?"],
+    ),
+    "thanks with a new task is sat": ("SAT", ["Write a title", PLAIN, "Thanks! Now write the introduction."]),
+    "praise with a request to change is dsat": (
+        "DSAT",
+        ["Write a title", PLAIN, "I love it! But you forgot to mention the date."],
+    ),
+    "better now is sat": ("SAT", ["Write a title", PLAIN, "Much better, and the next chapter?"]),
+    "continue is neutral": ("NEUTRAL", ["Tell a story", PLAIN, "continue", PLAIN, "continue"]),
+    "a new request is neutral": ("NEUTRAL", ["Write a title", PLAIN, "Now translate it into French"]),
+    "a complaint letter to translate is neutral": (
+        "NEUTRAL",
+        [
+            "Hi",
+            "Hello!",
+            "Translate this letter into German: Dear Sir, the lamp I bought in your shop last week broke "
+            "on the first evening, and nobody answers the phone. I expect my money back, because "
+            "this is the third time in a year that such a thing happens to me with goods from your house. "
+            "Your catalogue speaks of quality. I cannot see any. " * 3,
+        ],
+    ),
+    "a short correction is dsat": ("DSAT", ["When?", PLAIN, "That's not right."]),
+    "Chinese": ("DSAT", ["写一首诗", "春天来了。", "你没有按照我的要求写"]),
+    "Chinese thanks": ("SAT", ["写一首诗", "春天来了。", "谢谢！"]),
+    "Russian": ("DSAT", ["Исправь код", CODE, "всё равно не работает"]),
+    "Spanish": ("DSAT", ["Haz una lista", PLAIN, "No es lo que pedí."]),
+    "French": ("DSAT", ["Écris un titre", PLAIN, "Ça ne marche pas."]),
+    "German": ("DSAT", ["Schreib einen Titel", PLAIN, "Das stimmt nicht!"]),
+    "Portuguese": ("DSAT", ["Escreva um título", PLAIN, "Não foi isso que eu pedi"]),
+    "Arabic": ("DSAT", ["اكتب عنوانا", PLAIN, "هذا خطأ"]),
+    "Japanese thanks": ("SAT", ["題名を書いて", PLAIN, "ありがとうございます"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hard_case(case):
+    wanted, chat = CASES[case]
+    assert last_label(*chat) == wanted
+
+
+def test_the_items_say_why_and_the_scores_are_their_sums():
+    [row] = judged(["Write a title", PLAIN, "I love it! But you forgot to mention the date."])
+    items = {item["name"]: item for item in row["items"]}
+    assert items["Praise"]["polarity"] == "SAT" and items["Ignored"]["polarity"] == "DSAT"
+    assert row["sat_score"] == sum(i["strength"] for i in row["items"] if i["polarity"] == "SAT")
+    assert row["dsat_score"] == sum(i["strength"] for i in row["items"] if i["polarity"] == "DSAT")
+    assert 'Ignored: "you forgot to"' in row["reason"]
+    assert row["judge"] == JUDGE.name and row["rubric"] == JUDGE.rubric.hash
+
+
+@pytest.mark.parametrize(
+    ("reply", "refused"),
+    [
+        (REFUSAL, True),
+        ("As an AI language model, I cannot browse the internet.", True),
+        ("很抱歉，我无法提供这些信息。", True),
+        ("Извините, но я не могу помочь с этим.", True),
+        ("Lo siento, pero no puedo ayudar con eso.", True),
+        (PLAIN, False),
+        ("I'm sorry for the mistake. Here is the corrected list.", False),
+        (PLAIN * 20 + REFUSAL, False),
+    ],
+)
+def test_refusals_are_seen_in_the_opening_of_the_judged_reply(reply, refused):
+    assert judged(["Do it", reply, "ok"])[0]["refusal"] is refused
+
+
+def test_rows_are_the_feedback_turns_in_order_whatever_the_roles():
+    messages = [
+        [
+            ("system", "s"),
+            ("user", "a"),
+            ("assistant", "b"),
+            ("user", "c"),
+            ("user", "d"),
+            ("assistant", "e"),
+        ],
+        [],
+        [("assistant", "x"), ("user", "y"), ("assistant", "z"), ("user", "w")],
+    ]
+    rows = [
+        {"conversation_id": i, "source": "t", "messages": [{"role": r, "content": c} for r, c in m]}
+        for i, m in zip("xyz", messages, strict=True)
+    ]
+    batch = pa.Table.from_pylist(rows, schema=CONVERSATIONS).to_batches()[0]
+    for part in (batch, batch.slice(1), batch.slice(0, 0)):
+        [answer] = JUDGE.judge([part])
+        wanted = [
+            (row["conversation_id"], t) for row in part.to_pylist() for t in feedback_turns(row["messages"])
+        ]
+        got = answer.rows.to_pylist()
+        assert [(row["conversation_id"], row["turn"]) for row in got] == wanted
+
+
+def test_a_request_sent_by_another_conversation_is_not_asked_again():
+    request = "Please write me a short poem about the sea at night"
+    rows = judged([request, PLAIN, "Why the sea?"], [request, PLAIN, "And who is the captain?"])
+    assert [label(row) for row in rows] == [NEUTRAL, NEUTRAL]
+
+
+def test_hostile_text_costs_bounded_time_and_is_no_pattern():
+    hostile = [
+        "\x01\x02 no \x03" * 200_000,
+        "{a,b}^$|" * 100_000,
+        "(a+)+$" * 100_000,
+        "\u202e" * 50_000,
+        "🤬" * 9,
+    ]
+    start = time.monotonic()
+    rows = judged(*[["q " + text, text, text] for text in hostile])
+    assert time.monotonic() - start < 20
+    assert len(rows) == len(hostile)
+
+
+def test_a_cue_is_matched_as_whole_words_with_its_anchors():
+    table = patterns(["^{no,nope}", "not good", "thanks$", "不对"])
+    assert table["cue"].to_list() == [0, 0, 1, 2, 3]
+    assert table["pattern"].to_list() == [
+        "\x02 \x01 no ",
+        "\x02 \x01 nope ",
+        " not good ",
+        " thanks \x01 \x03",
+        "不对",
+    ]
+    with pytest.raises(ValueError, match="no words"):
+        patterns(["^!!"])
+
+
+def test_the_name_and_options_change_with_what_is_looked_for():
+    cues = load_cues()
+    cues.signs[0].cues.append("utter tosh")
+    other = LocalJudge(cues)
+    assert other.options != JUDGE.options
+    with pytest.raises(ValueError, match="No_Such_Item"):
+        cues.signs[0].item = "No_Such_Item"
+        LocalJudge(cues)
