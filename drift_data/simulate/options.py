@@ -19,7 +19,7 @@ class UserOptions(BaseModel):
     asks_again: Share = 0.04  # share of complaints that only repeat the request
     thanks_if_right: Share = 0.3  # after a reply without a fault
     thanks_if_wrong: Share = 0.08  # faults that drew no complaint
-    thanks_if_mended: Share = 0.4  # after a revision
+    thanks_if_mended: Share = 0.15  # after a revision
     goes_on: Share = 0.4  # chance of a further turn where there is neither
     small_talk: Share = 0.2  # share of neutral turns that ask for no task
     hard: Share = 0.25  # share of neutral turns that sound like a verdict

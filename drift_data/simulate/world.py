@@ -155,9 +155,9 @@ def parse_reply(text: str) -> Task:
         layout, parts = "dashed", [line.removeprefix("- ") for line in body]
     elif body and all(_NUMBERED.fullmatch(line) for line in body):
         layout, parts = "numbered", [line.partition(". ")[2] for line in body]
-    found = [match for part in parts if (match := _ITEM.fullmatch(part))]
-    kinds = {_CATEGORY_OF.get(match[1]) for match in found} if len(found) == len(parts) else {None}
-    marks = {match[2] is not None for match in found}
+    found = [_ITEM.fullmatch(part) for part in parts]
+    kinds = {_CATEGORY_OF.get(match[1]) if match else None for match in found}
+    marks = {match[2] is not None if match else None for match in found}
     return Task(
         len(parts),
         kinds.pop() if len(kinds) == 1 else None,
