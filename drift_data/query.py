@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drift_data.hostile import visible
 from drift_data.warehouse import MADE_BY, connect, literal, view_names
 from drift_data.workspace import UserError, Workspace
 
@@ -79,7 +80,7 @@ def print_table(table: pa.Table, console: Console | None = None, rows: int = ROW
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         # a number is never cut, a text stays on one line
         shown.add_column(
-            Text(printable(field.name), overflow="fold"),
+            Text(visible(field.name, _CELL), overflow="fold"),
             justify="right" if number else "left",
             no_wrap=not number,
         )
@@ -93,11 +94,6 @@ def print_table(table: pa.Table, console: Console | None = None, rows: int = ROW
     )
 
 
-def printable(text: str) -> str:
-    """Return text in which control and bidi characters are spelled out, such as `\\x1b`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -107,8 +103,7 @@ def _cell(value: object) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value)
-    return printable(text[:_CELL]) + ("…" if len(text) > _CELL else "")
+    return visible(str(value), _CELL)
 
 
 @contextmanager
@@ -130,7 +125,7 @@ def _one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     statements = duckdb.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise UserError(
-            f"A query is one SELECT (or SHOW, DESCRIBE, SUMMARIZE), not: {printable(sql)[:200]!r}. "
+            f"A query is one SELECT (or SHOW, DESCRIBE, SUMMARIZE), not: {visible(sql, 200)}. "
             "To write the rows to a file use OUT=."
         )
     query = statements[0].query.strip().rstrip(";")
@@ -149,9 +144,5 @@ def _explain(connection: duckdb.DuckDBPyConnection, workspace: Workspace, messag
         return (
             f"{workspace.root} has no {name} yet: `{MADE_BY[name]}` makes it. Views that are there: {views}."
         )
-    return f"{printable_lines(message)}\nViews that are there: {views}."
-
-
-def printable_lines(text: str) -> str:
-    """Return `printable` text that keeps its line breaks."""
-    return "\n".join(printable(line) for line in text.splitlines())
+    shown = visible(message, 2_000, keep="\n")
+    return f"{shown}\nViews that are there: {views}."

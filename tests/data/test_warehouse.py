@@ -20,7 +20,8 @@ def rows(workspace, sql):
 
 def test_every_finished_table_has_its_view(workspace):
     with connect(workspace) as connection:
-        assert view_names(connection) == [
+        names = view_names(connection)
+        assert names == [
             "conversations", "current_labels", "dropped", "dropped_conversations", "dropped_dsat",
             "dropped_labels_local", "dropped_pairs", "dsat", "evaluations", "funnel", "labels", "labels_local",
             "labels_simulated", "manifests", "metrics", "pairs", "rollouts", "sat", "seed",
