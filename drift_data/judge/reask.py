@@ -20,6 +20,7 @@ _STRENGTH = {SAME: 8, SHORTENED: 6, EXTENDED: 3, AFTER_REFUSAL: 6}
 # Characters. "yes", "next" said again ask for more; a short answer given again later is the same answer.
 _SHORT, _SHORT_LATER = 8, 40
 _FEW = 0.15  # share of the words
+_LENGTHS = 1.5  # messages are compared when neither is longer than this times the other
 
 
 def asked_again(turns: pl.DataFrame) -> pl.DataFrame:
@@ -32,32 +33,37 @@ def asked_again(turns: pl.DataFrame) -> pl.DataFrame:
     Returns:
         `at`, `strength`, `how`.
     """
+    chars, before = pl.col("text").str.len_chars(), pl.col("before").fill_null("").str.len_chars()
+    whole = (chars <= 2 * COMPARED) & (before <= 2 * COMPARED)
+    alike = whole & (chars <= _LENGTHS * before) & (before <= _LENGTHS * chars)
+    again = pl.col("text").str.strip_chars() == pl.col("before").str.strip_chars()
     compared = turns.select(
         "at",
+        "text",
+        "before",
         "refusal",
-        "seen",
-        same=(pl.col("text").str.strip_chars() == pl.col("before").str.strip_chars()).fill_null(False),
-        chars=pl.col("text").str.len_chars(),
-        whole=(pl.col("text").str.len_chars() <= 2 * COMPARED)
-        & (pl.col("before").str.len_chars() <= 2 * COMPARED),
+        near=alike,
+        same=(again.fill_null(False) & (chars > _SHORT)) | (pl.col("seen") & (chars > _SHORT_LATER)),
+    )
+    same = compared.filter("same").select("at", how=pl.lit(SAME))
+    rest = compared.filter(
+        ~pl.col("same") & (pl.col("near") | pl.col("refusal")) & pl.col("before").is_not_null()
+    )
+    shares = rest.with_columns(
         now=words(ends(pl.col("text"), COMPARED)).list.unique(),
-        old=words(ends(pl.col("before").fill_null(""), COMPARED)).list.unique(),
+        old=words(ends(pl.col("before"), COMPARED)).list.unique(),
     )
     shared = pl.col("now").list.set_intersection("old").list.len()
     added = 1 - shared / pl.col("now").list.len()
     removed = 1 - shared / pl.col("old").list.len()
-    near = pl.col("whole").fill_null(False) & (pl.col("now").list.len() >= 5)
+    near = pl.col("near") & (pl.col("now").list.len() >= 5)
     how = (
-        pl.when(
-            pl.col("same") & (pl.col("chars") > _SHORT) | pl.col("seen") & (pl.col("chars") > _SHORT_LATER)
-        )
-        .then(pl.lit(SAME))
-        .when(near & (added == 0) & (removed > 0) & (removed <= _FEW))
+        pl.when(near & (added == 0) & (removed > 0) & (removed <= _FEW))
         .then(pl.lit(SHORTENED))
         .when(pl.col("refusal") & (pl.col("now").list.len() >= 3) & (added < 0.5) & (removed < 0.6))
         .then(pl.lit(AFTER_REFUSAL))
         .when(near & (removed == 0) & (added > 0) & (added <= _FEW))
         .then(pl.lit(EXTENDED))
     )
-    found = compared.select("at", how=how).drop_nulls("how")
+    found = pl.concat([same, shares.select("at", how=how).drop_nulls("how")])
     return found.with_columns(strength=pl.col("how").replace_strict(_STRENGTH, return_dtype=pl.Int8))

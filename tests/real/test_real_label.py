@@ -1,6 +1,6 @@
 """The embedded judge and mining on the real conversations of `../shared/data/wildchat`.
 
-The figures on the held-out third (sha256 of the conversation's hash divisible by 3) are printed with `-s`; the cues
+The figures on the held-out third (sha256 of the hash divisible by 3) are printed with `-s`; the cues
 were not written against it. The bounds are alarms, not claims.
 """
 
