@@ -9,12 +9,12 @@ import unicodedata
 
 # Joiners that scripts and emoji need, and the soft hyphen: they act on their neighbours only.
 _HARMLESS = frozenset("\u200c\u200d\u00ad")
-# Controls, formats (bidi overrides among them), surrogates, private use, unassigned, line and paragraph separators
+# Controls, formats (bidi overrides among them), surrogates, private use, unassigned, line separators
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def visible(text: str, limit: int, keep: str = "") -> str:
-    r"""Return at most `limit` characters of a text; controls and bidi overrides are spelled out, such as `\x1b`.
+    r"""Return the first `limit` characters; controls and bidi overrides are spelled out, such as `\x1b`.
 
     Args:
         text: anything.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 from drift_data.hostile import visible
 from drift_data.warehouse import MADE_BY, connect, literal, view_names
@@ -56,14 +58,43 @@ def save_query(workspace: Workspace, sql: str, out: Path) -> int:
         raise UserError(f"OUT={out}: there is no folder {out.parent}.")
     options = f"FORMAT {kind}" + (", ARRAY true" if out.suffix.lower() == ".json" else "")
     part = out.with_name(f".{out.name}.part")
-    with _result(workspace, sql) as relation, duckdb.connect(":memory:") as writer:
-        writer.register("result", relation.to_arrow_reader(10_000))  # streamed: the result may exceed memory
+    with tempfile.TemporaryDirectory(prefix="drift-query-") as folder:
+        spool = Path(folder) / "rows.arrow"
+        rows = _spool(workspace, sql, spool)
+        with duckdb.connect(":memory:") as writer, pa.memory_map(str(spool)) as file:
+            writer.register("result", pa.ipc.open_file(file).read_all())
+            try:
+                writer.execute(f"COPY (FROM result) TO {literal(str(part))} ({options})")
+                part.replace(out)
+            finally:
+                part.unlink(missing_ok=True)
+    return rows
+
+
+def _spool(workspace: Workspace, sql: str, path: Path) -> int:
+    """Write the rows of one SELECT to an Arrow file, a batch in memory at a time; return their number.
+
+    The file stands between two databases: a stream from one to the other can deadlock when it ends in an error.
+    """
+    with _result(workspace, sql) as relation, tqdm(desc="query", unit="row", mininterval=0.5) as bar:
+        reader = relation.to_arrow_reader(10_000)
+        with pa.ipc.new_file(str(path), reader.schema) as writer:
+            for batch in _batches(reader):
+                writer.write_batch(batch)
+                bar.update(batch.num_rows)
+        return int(bar.n)
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Yield what DuckDB streams; its errors, which Arrow passes on as `OSError`, are DuckDB's again."""
+    while True:
         try:
-            written = writer.execute(f"COPY (FROM result) TO {literal(str(part))} ({options})").fetchone()
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
-    return int(written[0]) if written else 0
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except OSError as error:
+            raise duckdb.Error(str(error)) from error
+        yield batch
 
 
 def show_query(
