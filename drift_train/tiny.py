@@ -53,11 +53,18 @@ def make_tiny(
         options: shape and training.
 
     Returns:
-        parameters, steps, tokens, seconds, and the mean loss of each phase's last tenth as `loss/<phase>`.
+        parameters, steps, tokens, seconds, the mean loss of each phase's last tenth as `loss/<phase>`, and the
+        number of chats left out because they are longer than the context as `too_long`.
+
+    Raises:
+        ValueError: there are no chats, or one does not end with an assistant message.
     """
     rows = list(chats)
     if not rows:
         raise ValueError("no chats to learn from")
+    for number, (_, messages) in enumerate(rows):
+        if not messages or messages[-1]["role"] != "assistant":
+            raise ValueError(f"chat {number} does not end with an assistant message")
     started = time.monotonic()
     tokenizer = _make_tokenizer([messages for _, messages in rows[:_TEXT_SAMPLE]], folder, options)
     threads = torch.get_num_threads()
@@ -95,12 +102,13 @@ def _make_tokenizer(chats: Sequence[Messages], folder: Path, options: TinyOption
     made.model_max_length = options.context
     made.save_pretrained(folder)
     loaded = AutoTokenizer.from_pretrained(folder)
-    for text in (_ANY_TEXT, *(_render(messages) for messages in chats[:50])):
-        ids = loaded.encode(text)
-        if ids != made.encode(text) or loaded.decode(ids) != text:
-            raise RuntimeError(f"the saved tokenizer does not read back as it was made: {text!r}")
+    if loaded.decode(loaded.encode(_ANY_TEXT)) != _ANY_TEXT:
+        raise RuntimeError(f"the tokenizer in {folder} does not survive a round trip")
     for messages in chats[:50]:
-        if loaded.apply_chat_template(list(messages), tokenize=False) != _render(messages):
+        text = _render(messages)
+        if loaded.encode(text) != made.encode(text):
+            raise RuntimeError(f"the tokenizer in {folder} does not load as it was made: {text!r}")
+        if loaded.apply_chat_template(list(messages), tokenize=False) != text:
             raise RuntimeError("the chat template and the text the model is trained on differ")
     return loaded
 
@@ -131,28 +139,22 @@ def _train(
     model: Any, tokenizer: Any, rows: Sequence[tuple[str, Messages]], options: TinyOptions
 ) -> dict[str, float]:
     """Train one pass, phase by phase. Returns steps, tokens and the loss each phase ended with."""
-    phases = list(dict.fromkeys(phase for phase, _ in rows))
     prompts = tokenizer([_render(messages[:-1]) + "<|assistant|>" for _, messages in rows])["input_ids"]
     replies = tokenizer([messages[-1]["content"] + END for _, messages in rows])["input_ids"]
+    examples: dict[str, list[Example]] = {phase: [] for phase, _ in rows}
+    for (phase, _), prompt, reply in zip(rows, prompts, replies, strict=True):
+        if len(prompt) + len(reply) <= options.context:
+            examples[phase].append((prompt, reply))
+    order = torch.Generator().manual_seed(options.seed)
     batches = [
-        (phase, batch)
-        for phase in phases
-        for batch in _batches(
-            [
-                (prompt, reply)
-                for (kind, _), prompt, reply in zip(rows, prompts, replies, strict=True)
-                if kind == phase and len(prompt) + len(reply) <= options.context
-            ],
-            options.batch,
-            torch.Generator().manual_seed(options.seed),
-        )
+        (phase, batch) for phase in examples for batch in _batches(examples[phase], options.batch, order)
     ]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
     schedule = get_linear_schedule_with_warmup(optimizer, options.warmup, len(batches))
     model.train()
-    losses: dict[str, list[float]] = {phase: [] for phase in phases}
+    losses: dict[str, list[float]] = {phase: [] for phase in examples}
     tokens = 0
     for phase, batch in tqdm(batches, desc="tiny model", unit="step", mininterval=0.5):
         ids, targets = _pad(batch, tokenizer.pad_token_id)
@@ -167,16 +169,13 @@ def _train(
         losses[phase].append(loss.item())
         tokens += sum(len(prompt) + len(reply) for prompt, reply in batch)
     model.eval()
-    ended = {
-        f"loss/{phase}": sum(tail) / len(tail)
-        for phase in phases
-        if (tail := losses[phase][-_tenth(losses[phase]) :])
+    tails = {phase: values[-max(1, len(values) // 10) :] for phase, values in losses.items() if values}
+    return {
+        "steps": float(len(batches)),
+        "tokens": float(tokens),
+        "too_long": float(len(rows) - sum(map(len, examples.values()))),
+        **{f"loss/{phase}": sum(tail) / len(tail) for phase, tail in tails.items()},
     }
-    return {"steps": float(len(batches)), "tokens": float(tokens), **ended}
-
-
-def _tenth(values: Sequence[float]) -> int:
-    return max(1, len(values) // 10)
 
 
 Example = tuple[list[int], list[int]]  # tokens of the prompt, tokens of the reply
