@@ -53,8 +53,8 @@ def make_tiny(
         options: shape and training.
 
     Returns:
-        parameters, steps, tokens, seconds, the mean loss of each phase's last tenth as `loss/<phase>`, and the
-        number of chats left out because they are longer than the context as `too_long`.
+        parameters, steps, tokens, seconds, the mean loss of each phase's last tenth as `loss/<phase>`, and
+        the number of chats left out because they are longer than the context as `too_long`.
 
     Raises:
         ValueError: there are no chats, or one does not end with an assistant message.
