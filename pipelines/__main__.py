@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the user's mistake (one line: what, where, how to mend it)
 goes to a log file). The heavy libraries are imported by the stage that needs them.
 """
 
+import errno
 import os
 import sys
 import tempfile
@@ -49,10 +50,10 @@ def demo(
     overrides: Set = None,
 ) -> None:
     """Run the whole story on simulated logs with a tiny model: no key, no GPU, no network."""
-    workspace, recipe = _open(work, "demo", overrides)
+    workspace, recipe = _open(work, "demo", overrides, seed=str(seed))
     from pipelines.stages import demo as stage
 
-    stage.run(workspace, recipe, seed)
+    stage.run(workspace, recipe)
 
 
 @app.command()
@@ -215,16 +216,26 @@ def main() -> int:
     except typer.TyperException as error:
         getattr(error, "show", lambda: print(f"error: {error}", file=sys.stderr))()
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _own_fault()
+        print(f"error: the disk is full ({error.filename or WORK}). Free some space and run again.", file=sys.stderr)
+        return 1
     except Exception:
-        log = Path(tempfile.gettempdir()) / f"drift-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
-        log.write_text(traceback.format_exc())
-        print(
-            f"error: the tool failed: {traceback.format_exc(limit=0).strip().splitlines()[-1]}\n"
-            f"error: this is not your mistake; please report it with {log}",
-            file=sys.stderr,
-        )
-        return 2
+        return _own_fault()
     return 0
+
+
+def _own_fault() -> int:
+    """Write the traceback of the exception in flight to a file, name the file, return the exit code."""
+    log = Path(tempfile.gettempdir()) / f"drift-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
+    log.write_text(traceback.format_exc())
+    print(
+        f"error: the tool failed: {traceback.format_exc(limit=0).strip().splitlines()[-1]}\n"
+        f"error: this is not your mistake; please report it with {log}",
+        file=sys.stderr,
+    )
+    return 2
 
 
 if __name__ == "__main__":

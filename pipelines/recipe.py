@@ -6,10 +6,10 @@ applied last. This module knows the options' shape, not what the stages do with 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from drift_data.clean import CleanOptions
 from drift_data.judge.decide import Thresholds
@@ -17,8 +17,7 @@ from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
 from drift_data.simulate.options import SimulateOptions
 from drift_data.workspace import UserError
-from drift_train.options import EvalOptions, LoopOptions
-from drift_train.tiny import TinyOptions
+from drift_train.options import EvalOptions, LoopOptions, TinyOptions
 
 RECIPES = Path(__file__).parent / "recipes"
 TINY = "tiny"  # the model a recipe names when it wants the one made on the spot
@@ -41,6 +40,7 @@ class Recipe(BaseModel):
     name: str
     description: str
     source: str
+    seed: int | None = None  # one seed for everything random; None leaves each option's own
     offline: bool = False  # forbid the Hub libraries every network connection
     model: str  # "tiny", a folder with a checkpoint, or a Hub id
     simulate: SimulateOptions = SimulateOptions()
@@ -51,6 +51,14 @@ class Recipe(BaseModel):
     loop: LoopOptions = LoopOptions()
     evaluate: EvalOptions = EvalOptions()
     publish: PublishOptions = PublishOptions()
+
+    @model_validator(mode="after")
+    def _spread_the_seed(self) -> Self:
+        if self.seed is not None:
+            warm = [self.loop.warm] if self.loop.warm else []
+            for options in (self.simulate, self.tiny, self.loop.rollout, self.loop.train, self.evaluate, *warm):
+                options.seed = self.seed
+        return self
 
 
 def recipe_names() -> list[str]:

@@ -37,9 +37,9 @@ if [ "$device" = cpu ]; then
   # The CPU build of torch lies on PyTorch's own index unless a mirror carries it; plain torch brings CUDA.
   torch=$(grep '^torch==' "$lock")
   pip install --quiet --no-deps "$torch" 2>/dev/null ||
-    pip install --quiet --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"
+    pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"
 fi
-pip install --quiet --no-deps --requirement "$lock"
+pip install --no-deps --progress-bar on --requirement "$lock"
 pip install --quiet --no-deps --no-build-isolation --editable .
 echo "$wanted" > "$stamp"
 echo "setup: done" >&2

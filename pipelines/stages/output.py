@@ -3,8 +3,64 @@
 import os
 from pathlib import Path
 
-from drift_data.workspace import Workspace
+from rich.console import Console
+
+from drift_data.export import export_release
+from drift_data.publish import publish as publish_tables
+from drift_data.query import canned_queries, describe_query, run_query, save_query, show_query
+from drift_data.report import write_report
+from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.names import run_name
 
 SQL = Path(__file__).parents[1] / "sql"
+
+
+def report(workspace: Workspace, recipe: Recipe, run: str | None) -> None:
+    """Write the page of a run and say where it lies."""
+    name = run_name(recipe, run)
+    path = write_report(workspace, name, workspace.path("runs") / name / "report.html")
+    print(f"report: {path.resolve()}")
+
+
+def query(workspace: Workspace, sql: str | None, name: str | None, out: Path | None) -> None:
+    """Run SQL or a canned query; with neither, list what there is."""
+    canned = canned_queries(SQL)
+    if sql is None and name is None:
+        _list_queries(workspace, canned)
+        return
+    if sql is not None and name is not None:
+        raise UserError("Give SQL= or Q=, not both.")
+    if name is not None:
+        if name not in canned:
+            raise UserError(f"There is no canned query {name!r}. There are: {', '.join(canned)}.")
+        sql = canned[name]
+    assert sql is not None
+    if out is None:
+        show_query(workspace, sql)
+    else:
+        print(f"{out}: {save_query(workspace, sql, out):,} rows")
+
+
+def _list_queries(workspace: Workspace, canned: dict[str, str]) -> None:
+    console = Console()
+    console.print("Canned queries (Q=name):")
+    for name, sql in canned.items():
+        console.print(f"  {name:22} {describe_query(sql)}", markup=False)
+    views = run_query(workspace, "select table_name from (show tables) order by 1")[0].to_pylist()
+    console.print(f"Views (SQL=\"select … from …\"): {', '.join(views)}", markup=False)
+
+
+def export(workspace: Workspace, out: Path) -> None:
+    """Write the release layout."""
+    export_release(workspace, out)
+    print(f"release layout: {out.resolve()}")
+
+
+def publish(workspace: Workspace, recipe: Recipe, repo: str, run: str | None) -> None:
+    """Upload the mined tables; the token is read from HF_TOKEN or from the Hub login."""
+    from huggingface_hub import get_token
+
+    options = recipe.publish.model_copy(update={"run": run} if run else {})
+    url = publish_tables(workspace, repo, options, get_token(), os.environ.get("HF_ENDPOINT"))
+    print(f"published: {url}")

@@ -1,37 +1,28 @@
 """The stages from training examples to measured models: warm, iter, eval."""
 
-from drift_data.simulate.world import gold_reward
-from drift_data.workspace import UserError, Workspace
+import sys
+
+from drift_data.workspace import Build, UserError, Workspace
 from drift_train import loop
-from drift_train.evaluate.samples import evaluate as evaluate_samples
-from drift_train.tiny import make_tiny
 from pipelines.recipe import TINY, Recipe
+from pipelines.stages.names import BASE, models, run_name
 
-BASE = "base"
-
-
-def run_name(recipe: Recipe, run: str | None) -> str:
-    """Return the run's folder name: the one given, or recipe-method."""
-    return run or f"{recipe.name}-{recipe.loop.method}"
+PRETRAIN = "simulated/pretrain"
+HELDOUT = "simulated/heldout"
 
 
 def base_model(workspace: Workspace, recipe: Recipe) -> str:
     """Return the base model's folder or Hub id; the tiny model is made and pre-trained when it is missing."""
     if recipe.model != TINY:
         return recipe.model
-    workspace.run(
-        "tiny",
-        [BASE],
-        lambda build: build[BASE].results.update(
-            make_tiny(
-                ((row["phase"], row["messages"]) for row in workspace.read("simulated/pretrain").to_pylist()),
-                build[BASE].folder,
-                recipe.tiny,
-            )
-        ),
-        options=recipe.tiny.model_dump(),
-        inputs=["simulated/pretrain"],
-    )
+    from drift_train.tiny import make_tiny
+
+    def build(outputs: Build) -> None:
+        rows = workspace.read(PRETRAIN).to_pylist()
+        chats = ((row["phase"], row["messages"]) for row in rows)
+        outputs[BASE].results = make_tiny(chats, outputs[BASE].folder, recipe.tiny)
+
+    workspace.run("tiny", [BASE], build, options=recipe.tiny.model_dump(), inputs=[PRETRAIN])
     return BASE
 
 
@@ -43,3 +34,51 @@ def warm(workspace: Workspace, recipe: Recipe, run: str | None) -> None:
 def iterate(workspace: Workspace, recipe: Recipe, run: str | None, n: int) -> None:
     """Train M_n, and what is missing before it."""
     loop.iterate(workspace, run_name(recipe, run), n, base_model(workspace, recipe), recipe.loop)
+
+
+def evaluate(workspace: Workspace, recipe: Recipe, run: str | None, n: int) -> None:
+    """Measure the base model and M0 … M_n, with what the workspace allows.
+
+    Simulated logs have held-out prompts and a gold reward. Real logs have the test split of their seed pairs, on
+    which the implicit reward against the base model is measured.
+    """
+    name, base = run_name(recipe, run), base_model(workspace, recipe)
+    folders = {label: base if label == BASE else f"runs/{name}/{label}/model" for label in models(n)}
+    for label in models(n)[1:]:
+        workspace.require(folders[label])
+    if workspace.manifest(HELDOUT) is not None:
+        _evaluate_gold(workspace, recipe, name, folders)
+    elif _held_out_seed_pairs(workspace):
+        _evaluate_pairs(workspace, recipe, name, folders, base)
+    else:
+        raise UserError(
+            f"{workspace.root} has nothing to measure on: no held-out prompts with a gold reward, and no test row "
+            "in seed. Raise mine.test_fraction and run `make seed` again, or collect more logs."
+        )
+
+
+def _evaluate_gold(workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str]) -> None:
+    from drift_data.simulate.world import gold_reward
+    from drift_train.evaluate.samples import evaluate as evaluate_samples
+
+    for label, model in folders.items():
+        evaluate_samples(workspace, run, label, model, HELDOUT, gold_reward, "gold", recipe.evaluate)
+        gold = workspace.require(f"runs/{run}/{label}/eval").results["gold"]
+        print(f"{label}: gold reward {gold['mean']:.3f} ± {gold['stderr']:.3f} (n = {gold['n']})", file=sys.stderr)
+
+
+def _held_out_seed_pairs(workspace: Workspace) -> bool:
+    return workspace.manifest("seed") is not None and "test" in set(
+        workspace.read("seed", ["split"])["split"].to_pylist()
+    )
+
+
+def _evaluate_pairs(workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str], base: str) -> None:
+    from drift_train.evaluate.heldout import evaluate_heldout
+
+    train = recipe.loop.train
+    for label, model in folders.items():
+        if label != BASE:
+            evaluate_heldout(workspace, run, label, model, base, train.beta, train.max_length)
+            results = workspace.require(f"runs/{run}/{label}/heldout").results
+            print(f"{label}: held-out seed pairs: {results}", file=sys.stderr)

@@ -1,0 +1,84 @@
+"""A stage killed at any moment, run again, ends with the tables of an undisturbed run.
+
+Each stage runs as a process group of its own and gets SIGKILL at five random moments; then it runs to its end.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+KILLS = 5
+MICRO = Path(__file__).parent / "micro.yaml"
+DATA_STAGES = (("convert",), ("label",), ("seed",))
+TRAINING_STAGES = (("warm",), ("iter", "--n", "1"), ("eval", "--n", "1"), ("report",))
+
+
+def command(work: Path, *stage: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines", *stage, "--work", str(work), "--recipe", str(MICRO)]
+
+
+def run(work: Path, *stage: str) -> float:
+    started = time.monotonic()
+    done = subprocess.run(command(work, *stage), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - started
+
+
+def kill_at(moment: float, work: Path, *stage: str) -> bool:
+    """Start a stage, kill its process group after so many seconds; say whether it was still running."""
+    process = subprocess.Popen(
+        command(work, *stage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        process.wait(timeout=moment)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def contents(work: Path) -> dict[str, object]:
+    """Return every finished folder: its manifest without times, and its rows as DuckDB reads them."""
+    found: dict[str, object] = {}
+    for path in sorted(work.rglob("manifest.json")):
+        manifest = json.loads(path.read_text())
+        del manifest["seconds"], manifest["peak_memory_bytes"]
+        found[f"{path.parent.relative_to(work)} manifest"] = manifest
+    for folder in sorted({path.parent for path in work.rglob("*.parquet")}):
+        query = f"select count(*), bit_xor(hash(columns(*)::varchar)) from '{folder}/*.parquet'"
+        found[str(folder.relative_to(work))] = duckdb.sql(query).fetchall()
+    return found
+
+
+def stages_survive_kills(tmp_path: Path, stages: tuple[tuple[str, ...], ...], random_seed: int) -> None:
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    rng = random.Random(random_seed)
+    for stage in stages:
+        seconds = run(undisturbed, *stage)
+        killed = sum(kill_at(rng.uniform(0.1, 1.0) * seconds, disturbed, *stage) for _ in range(KILLS))
+        assert killed, f"{stage} ended before every kill"
+        run(disturbed, *stage)
+        leftovers = [path for path in disturbed.rglob("*") if ".tmp" in path.parts]
+        assert not leftovers
+        assert contents(disturbed) == contents(undisturbed), stage
+
+
+def test_data_stages_survive_kills(tmp_path: Path) -> None:
+    stages_survive_kills(tmp_path, DATA_STAGES, random_seed=1)
+
+
+@pytest.mark.slow
+def test_training_stages_survive_kills(tmp_path: Path) -> None:
+    for work in (tmp_path / "undisturbed", tmp_path / "disturbed"):
+        for stage in DATA_STAGES:
+            run(work, *stage)
+    stages_survive_kills(tmp_path, TRAINING_STAGES, random_seed=2)
