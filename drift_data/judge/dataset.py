@@ -19,7 +19,8 @@ class DatasetJudge:
     rubric = None
     options: Mapping[str, Any] = {}
 
-    def __init__(self, workspace: Workspace, source: str) -> None:
+    def __init__(self, workspace: Workspace, source: str | None = None) -> None:
+        source = source or carried_labels(workspace)
         self.name = f"dataset:{source}"
         self.inputs: Sequence[str] = (f"labels/{source}",)
         self._workspace = workspace

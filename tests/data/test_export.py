@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from drift_data.clean import CleanOptions
+from drift_data.convert import convert
 from drift_data.export import FILES, export_release
 from drift_data.schema import DSAT_ROWS, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
@@ -41,7 +43,7 @@ def workspace(tmp_path):
     workspace = Workspace(tmp_path / "work")
 
     def build(outputs):
-        outputs["dsat"].table(DSAT_ROWS).write_rows([DSAT, DSAT | {"turn": 4, "split": "test"}])
+        outputs["dsat"].table(DSAT_ROWS).write_rows([DSAT, DSAT | {"conversation_id": "d", "split": "test"}])
         outputs["sat"].table(SAT_ROWS).write_rows([SAT])
         outputs["seed"].table(SEED_ROWS).write_rows([SEED, SEED | {"conversation_id": "d", "split": "test"}])
 
@@ -102,3 +104,13 @@ def test_an_export_that_fails_halfway_leaves_the_earlier_one(workspace, tmp_path
         export_release(workspace, folder)
     assert (folder / "sat_data.jsonl").read_text(encoding="utf-8") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["release", "work"]
+
+
+def test_what_is_exported_reads_back_as_the_same_examples(workspace, tmp_path):
+    folder = tmp_path / "release"
+    export_release(workspace, folder)
+    again = Workspace(tmp_path / "again")
+    convert(again, "drift-release", [str(folder)], CleanOptions(deduplicate="off"))
+    for table in ("dsat", "sat", "seed"):
+        rows = sorted(again.read(table).to_pylist(), key=lambda row: row["conversation_id"])
+        assert rows == workspace.read(table).to_pylist()

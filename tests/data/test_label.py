@@ -222,7 +222,8 @@ def test_labels_that_the_data_carries_pass_through_untouched(tmp_path):
     ]
     workspace = make_workspace(tmp_path, labels=carried)
     assert carried_labels(workspace) == "carried"
-    judge: Judge = DatasetJudge(workspace, "carried")
+    judge: Judge = DatasetJudge(workspace)
+    assert judge.name == "dataset:carried"
     label(workspace, judge, Thresholds())
     assert workspace.read("labels/dataset").to_pylist() == carried[::-1]  # in the order of the conversations
     manifest = workspace.require("labels/dataset")
