@@ -1,6 +1,6 @@
-"""Which well-formed conversations stay: language, toxicity, evaluation prompts, duplicates. Each drop has a reason.
+"""Which well-formed conversations stay: language, toxicity, evaluation prompts, duplicates. Knows no source.
 
-Knows nothing of sources. It sees every conversation once, in order, and keeps eight bytes of each for duplicates.
+It sees every conversation once, in order, and keeps eight bytes of each to know duplicates by.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class CleanOptions(BaseModel):
 
     languages: tuple[str, ...] | None = None  # as the data names them, e.g. ("English",); None: all
     drop_toxic: bool = False
-    min_turns: int = Field(1, ge=1)  # assistant replies
-    max_message_chars: int = Field(1_000_000, ge=1)
+    min_turns: int = Field(default=1, ge=1)  # assistant replies
+    max_message_chars: int = Field(default=1_000_000, ge=1)
     deduplicate: Literal["off", "exact", "near"] = "exact"
-    near_threshold: float = Field(0.8, gt=0, le=1)  # Jaccard similarity of word 3-grams
+    near_threshold: float = Field(default=0.8, gt=0, le=1)  # Jaccard similarity of word 3-grams
     exclude_prompts: str | None = None  # file of evaluation prompts; conversations that begin with one go
 
 
@@ -47,19 +47,19 @@ class Cleaner:
 
     def __init__(self, options: CleanOptions) -> None:
         self.options = options
-        self._languages = (
-            pa.array([name.casefold() for name in options.languages]) if options.languages is not None else None
-        )
+        names = options.languages
+        self._languages = None if names is None else pa.array([name.lower() for name in names], pa.string())
         self._excluded = excluded_prompts(Path(options.exclude_prompts)) if options.exclude_prompts else None
         self._seen = KeySet() if options.deduplicate != "off" else None
         self._near = NearDuplicates(options.near_threshold) if options.deduplicate == "near" else None
 
-    def reasons(self, table: pa.RecordBatch, good: Flags) -> dict[str, Flags]:
+    def reasons(self, table: pa.RecordBatch, good: Flags, keys: Keys) -> dict[str, Flags]:
         """Return reason → rows that leave for it, each row under one reason at most.
 
         Args:
             table: has `messages` and, if it has them, `language` and `toxic`.
             good: the rows to look at; the others are neither judged nor remembered.
+            keys: a hash of each row; equal ones are duplicates.
         """
         good = good.copy()
         found: dict[str, Flags] = {}
@@ -80,7 +80,7 @@ class Cleaner:
         if self._seen is not None:
             at = np.flatnonzero(good)
             repeated = np.zeros(len(good), dtype=np.bool_)
-            repeated[at] = ~self._seen.add(conversation_keys(table["messages"])[at])
+            repeated[at] = ~self._seen.add(keys[at])
             leave("duplicate", repeated)
         if self._near is not None:
             leave("near_duplicate", self._near.add(table["messages"], good))
@@ -126,16 +126,14 @@ class KeySet:
 
 
 def conversation_keys(messages: pa.ListArray) -> Keys:
-    """Return a hash of each conversation's roles and contents, the same in every run. Nulls count as empty."""
+    """Return a hash of each conversation's roles and contents, the same in every run; null is empty."""
     starts, values = message_starts(messages), messages.flatten()
     contents: pa.StringArray = values.field("content")
     roles = values.field("role")
     size = pc.binary_length(contents).fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint64)
     user = pc.equal(roles, "user").fill_null(False).to_numpy(zero_copy_only=False)
     # Where the messages begin and who speaks: a sum of products modulo 2^64, the seed of the contents' hash.
-    place = np.arange(len(size), dtype=np.uint64) - np.repeat(
-        starts[:-1].astype(np.uint64), np.diff(starts)
-    )
+    place = np.arange(len(size), dtype=np.uint64) - np.repeat(starts[:-1].astype(np.uint64), np.diff(starts))
     shape = (size * np.uint64(2) + user + np.uint64(1)) * (place * np.uint64(2) + np.uint64(1)) * _MIX
     before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(shape, dtype=np.uint64)])
     seeds = (before[starts[1:]] - before[starts[:-1]]).tolist()
@@ -169,9 +167,9 @@ def excluded_prompts(path: Path) -> frozenset[str]:
     """Read evaluation prompts.
 
     Args:
-        path: text with one prompt a line, or JSON or JSON Lines whose rows are strings or objects with the prompt
-            under `conversation_input`, `messages` (the first user message counts), `prompt`, `instruction`,
-            `question` or `text`.
+        path: text with one prompt a line, or JSON or JSON Lines whose rows are strings or objects with the
+            prompt under `conversation_input`, `messages` (the first user message counts), `prompt`,
+            `instruction`, `question` or `text`.
 
     Raises:
         UserError: there is no such file, or a row without a prompt.

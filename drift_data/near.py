@@ -1,7 +1,7 @@
 """Near-duplicate conversations, by MinHash over word 3-grams. Knows nothing of roles: only the words count.
 
-Letters of scripts that put no space between words count as words. What is kept of a conversation is its sketch,
-about a kilobyte: memory grows with the number of conversations, slower than the text does.
+Letters of scripts that put no space between words count as words. What is kept of a conversation is its
+sketch, about a kilobyte: memory grows with the number of conversations, slower than the text does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NearDuplicates:
         self._count = 0
 
     def add(self, messages: pa.ListArray, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return which of the flagged rows nearly repeat an earlier one; the others of them are remembered."""
+        """Return which of the flagged rows nearly repeat an earlier one; the others are remembered."""
         repeats = np.zeros(len(rows), dtype=np.bool_)
         at = np.flatnonzero(rows)
         if len(at) == 0:

@@ -1,1 +1,1 @@
-"""One module a data set: raw files → chats or examples (and labels the data set carries), nothing checked yet."""
+"""One module a data set: raw files → chats or examples, with the labels it carries; nothing checked yet."""

@@ -1,9 +1,9 @@
 """Own logs: JSON rows with OpenAI-style `messages`, or ShareGPT's `conversations` of {from, value}.
 
 What a chat becomes: `developer` is `system`, and neighbouring system messages are joined. Tool and function
-messages, and assistant messages that only call tools, are left out of the chat; the texts of an assistant around
-them are one reply, as the user saw it. Content parts of text are joined; a chat with an image, a file or sound
-is set aside. Whether the rest is a well-formed chat is not judged here.
+messages, and assistant messages that only call tools, are left out of the chat; the texts of an assistant
+around them are one reply, as the user saw it. Content parts of text are joined; a chat with an image, a file
+or sound is set aside. Whether the rest is a well-formed chat is not judged here.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ def plain_messages(value: Any) -> tuple[list[dict[str, str | None]] | None, str 
             after_tool = True
             continue
         last = chat[-1] if chat else None
-        if last is not None and last["role"] == role and (role == "system" or (after_tool and role == "assistant")):
+        if (
+            last is not None
+            and last["role"] == role
+            and (role == "system" or (after_tool and role == "assistant"))
+        ):
             last["content"] = "\n\n".join(filter(None, (last["content"], content)))
         else:
             chat.append({"role": role, "content": content})

@@ -1,7 +1,7 @@
-"""Chats from Arrow batches of a known layout, without a Python object a message. Checks only that the columns are there.
+"""Chats from Arrow batches of a known layout, without a Python object a message. Checks only the columns.
 
-A layout says which raw columns may hold each of ours; the first that the file has is taken. A field of a list of
-structs is written "conversation.role".
+A layout says which raw columns may hold each of ours; the first that the file has is taken. A field of a list
+of structs is written "conversation.role".
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parquet_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Chats
         if missing:
             raise UserError(
                 f"{file.name} is not in the layout of {layout.name}: {', '.join(missing)} is missing. "
-                f"Its columns: {describe(parquet.schema_arrow)}. Choose another SOURCE, or `chat` for own logs."
+                f"Its columns: {describe(parquet.schema_arrow)}. Choose another SOURCE."
             )
         wanted = [*found.values(), *texts]
         for piece in parquet_batches(file, parquet, wanted, tally, CONVERSATIONS_TABLE):
@@ -108,7 +108,7 @@ def _any(column: pa.ListArray, field: str) -> pa.BooleanArray:
 
 
 def _timestamps(column: pa.Array) -> pa.TimestampArray:
-    """Return times as UTC microseconds. Times without zone are taken for UTC; text that is no time becomes null."""
+    """Return times as UTC microseconds. Without a zone it is UTC; text that is no time becomes null."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(_UTC)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):

@@ -1,4 +1,4 @@
-"""Single values of raw JSON rows: times, texts, flags, messages. A value of the wrong kind becomes null or a reason."""
+"""Single values of raw JSON rows: times, texts, flags, messages. The wrong kind becomes null or a reason."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class RawFile:
 
             file = cast(BinaryIO, HfFileSystem().open(self.url, "rb"))
         else:
-            file = Path(self.url).open("rb")
+            file = Path(self.url).open("rb")  # noqa: SIM115 the caller closes it
         return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if self.url.endswith(".gz") else file
 
 
@@ -55,7 +55,8 @@ class RawFile:
 class Tally:
     """What the readers have met so far: raw rows by table, for the accounting, and bytes for the bar.
 
-    The readers count where a row is read, from the file's own metadata or line by line; never what became of it.
+    The readers count where a row is read, from the file's own metadata or line by line; never what became of
+    it.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -80,12 +81,12 @@ def raw_files(inputs: Sequence[str]) -> list[RawFile]:
     """
     if not inputs:
         raise UserError("INPUT is empty. Give a file, a folder, a glob or a Hub id: INPUT='logs/*.parquet'.")
-    on_hub = [name for name in inputs if not os.path.lexists(name) and _HUB_ID.fullmatch(name)]
+    on_hub = [name for name in inputs if _is_hub_id(name)]
     if on_hub:
         if len(inputs) > 1:
             raise UserError(
-                f"INPUT names {on_hub[0]}, which is no file here and reads as a Hub id; a Hub id stands alone. "
-                "Check the path, or convert the Hub data set by itself."
+                f"INPUT names {on_hub[0]}, which is no file here and reads as a Hub id; that stands alone."
+                " Check the path, or convert the Hub data set by itself."
             )
         identifier, _, revision = on_hub[0].partition("@")
         return hub_files(identifier, revision or None)
@@ -97,6 +98,11 @@ def raw_files(inputs: Sequence[str]) -> list[RawFile]:
     ]
 
 
+def _is_hub_id(name: str) -> bool:
+    looks_so = _HUB_ID.fullmatch(name) is not None and not name.lower().endswith((PARQUET, *JSON))
+    return looks_so and not os.path.lexists(name)
+
+
 def _paths(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_file():
@@ -104,12 +110,14 @@ def _paths(name: str) -> list[Path]:
     if path.is_dir():
         found = _data_files(path)
         if not found:
-            raise UserError(f"{path} holds no data: no {PARQUET}, {', '.join(JSON)} file below it.")
+            raise UserError(f"{path} holds no data: no {', '.join((PARQUET, *JSON))} file below it.")
         return found
-    found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 an absolute pattern
     found = [match for match in found if match.is_file()]
     if not found:
-        raise UserError(f"INPUT {name!r}: no such file or folder, no match as a glob, and no Hub id (owner/name).")
+        raise UserError(
+            f"INPUT {name!r}: no such file or folder, no match as a glob, and no Hub id (owner/name)."
+        )
     return found
 
 
@@ -141,12 +149,14 @@ def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
                 urls.update(dict.fromkeys(map(str, split)))
     except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is a FileNotFoundError
         raise UserError(
-            f"The Hub data set {identifier} cannot be read: {error}. It is no path on this machine either. Check the "
+            f"{identifier} is no path on this machine, and on the Hub it cannot be read: {error}. Check the "
             "name; for a gated data set accept its terms on the Hub and log in with `hf auth login`."
         ) from error
     wanted = [url for url in urls if url.lower().endswith((PARQUET, *JSON))]
     if not wanted:
-        raise UserError(f"The Hub data set {identifier} has no Parquet or JSON file: {', '.join(urls) or 'none'}.")
+        raise UserError(
+            f"The Hub data set {identifier} has no Parquet or JSON file: {', '.join(urls) or 'none'}."
+        )
     return [_hub_file(url) for url in wanted]
 
 

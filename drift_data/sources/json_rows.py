@@ -1,7 +1,7 @@
 """Streams raw JSON files row by row: JSON Lines, or one array larger than memory. Knows no layout.
 
-A row that is no JSON object, no UTF-8 or a line longer than 64 MB is set aside. A file that breaks off gives the
-rows before the break and one row set aside for the break; a file with nothing readable in it stops the run.
+A row that is no JSON object, no UTF-8 or a line longer than 64 MB is set aside. A file that breaks off gives
+the rows before the break and one row set aside for the break; a file with nothing readable stops the run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[Row | SetAsid
         try:
             beginning = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
         except (*_BREAKS, OSError) as error:
-            raise UserError(f"{file.name} cannot be unpacked ({error}). Get it again, or leave it out.") from error
+            raise UserError(
+                f"{file.name} cannot be unpacked ({error}). Get it again, or leave it out."
+            ) from error
         stream.seek(0)
         if beginning == b"":
             return
@@ -146,7 +148,7 @@ def _array(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterato
 
 
 class _Utf8:
-    """A stream of whole UTF-8 for the parser, which would give up at the first bad byte; knows how far it is."""
+    """A stream of whole UTF-8 for a parser that would give up at the first bad byte; knows how far it is."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -11,7 +11,7 @@ from drift_data.sources.fields import first_of, flag, messages, text, timestamp
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.json_rows import Row, json_rows
 from drift_data.sources.parquet import open_parquet, parquet_batches
-from drift_data.sources.rows import RAW_CHATS, CONVERSATIONS_TABLE, ChatRow, Piece, SetAside, chats_from_rows
+from drift_data.sources.rows import CONVERSATIONS_TABLE, RAW_CHATS, ChatRow, Piece, SetAside, chats_from_rows
 from drift_data.workspace import UserError
 
 
@@ -106,4 +106,3 @@ def chat_values(values: Mapping[str, Any]) -> dict[str, Any]:
         else kinds.get(field.name, text)(values.get(field.name))
         for field in RAW_CHATS
     }
-

@@ -1,7 +1,7 @@
 """Streams raw Parquet files as Arrow batches with bounded memory. Knows columns, not what they mean.
 
-Only the leaves that are asked for are decoded, a row group at a time. Rows of a row group that cannot be decoded
-are set aside one by one; a file without a footer is no Parquet file and stops the run.
+Only the leaves that are asked for are decoded, a row group at a time. Rows of a row group that cannot be
+decoded are set aside one by one; a file without a footer is no Parquet file and stops the run.
 """
 
 from __future__ import annotations
@@ -29,13 +29,10 @@ def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
         UserError: it is empty, cut off, or another kind of file.
     """
     try:
-        if file.url.startswith("hf://"):
-            parquet = pq.ParquetFile(file.open())
-        else:
-            parquet = pq.ParquetFile(file.url)
+        parquet = pq.ParquetFile(file.open() if file.url.startswith("hf://") else file.url)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"{file.name} is not a whole Parquet file ({error}). It may be cut off: get it again, or leave it out."
+            f"{file.name} is not a whole Parquet file ({error}). Get it again, or leave it out."
         ) from error
     with parquet:
         yield parquet
@@ -51,9 +48,11 @@ def leaves(parquet: pq.ParquetFile, wanted: Sequence[str]) -> list[str]:
     found = []
     for path in paths:
         parts = path.split(".")
-        if path in wanted or f"{parts[0]}.*" in wanted:
-            found.append(path)
-        elif len(parts) == 4 and f"{parts[0]}.{parts[3]}" in wanted:  # name.list.element.field, or item
+        if (
+            path in wanted
+            or f"{parts[0]}.*" in wanted
+            or (len(parts) == 4 and f"{parts[0]}.{parts[3]}" in wanted)
+        ):
             found.append(path)
     return found
 

@@ -32,7 +32,15 @@ class SetAside:
     location: str  # file:row
     reason: str
     excerpt: str | None = None
-    conversation_id: str | None = None
+
+    def dropped(self) -> dict[str, Any]:
+        """Return it as a row of DROPPED_RAW."""
+        return {
+            "location": self.location,
+            "conversation_id": None,
+            "reason": self.reason,
+            "excerpt": self.excerpt,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The rules that every chat must meet, whatever its source: vectorised over a column of messages.
 
-A conversation is an optional system message, then user and assistant in turn, user first; every message has text.
-The last message may be a user's. Says which rule is broken first; changes nothing.
+A conversation is an optional system message, then user and assistant in turn, user first; every message has
+text. The last message may be a user's. Says which rule is broken first; changes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""WildChat: WildChat-1M, WildChat-4.8M and the older layout, as Parquet or JSON. Reads roles and texts, no header or IP."""
+"""WildChat-1M, WildChat-4.8M and the older WildChat, as Parquet or JSON. Headers, IP hashes stay unread."""
 
 from __future__ import annotations
 

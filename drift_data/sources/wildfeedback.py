@@ -1,8 +1,8 @@
 """WildFeedback's three JSON files: annotated conversations with their labels, and preference pairs.
 
 `sat_dsat_annotation.json` has one row an utterance and no conversation id: a conversation begins where
-`UtteranceId` is 0. The flags on a User row judge the Agent reply before it; those on Agent rows repeat the row
-before and are not read. `wildfeedback.json` has pairs. `user_preference.json` has neither: it is left out.
+`UtteranceId` is 0. The flags on a User row judge the Agent reply before it; those on Agent rows repeat the
+row before and are not read. `wildfeedback.json` has pairs; `user_preference.json`, with neither, is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from drift_data.sources.rows import (
     examples_from_rows,
     excerpt,
 )
-from drift_data.workspace import AccountingError, UserError
+from drift_data.workspace import AccountingError
 
 LABELS_TABLE: Final = "labels/wildfeedback"
 JUDGE: Final = "dataset:wildfeedback"
@@ -43,11 +43,18 @@ _ANNOTATION = (
 )
 _PAIRS = (("conversations",), ("chosen",), ("rejected",))
 _ROLES = {"User": "user", "Agent": "assistant"}
-_SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+}
 _CHANGE = re.compile(
-    r"\b(re-?(do|write|wrote|vis|phras|gener|try|peat|make)|chang|correct|fix|improv|modif|adjust|amend|edit|rectif"
-    r"|expand|elaborat|shorten|lengthen|clarif|replac|again|another version|instead|more (detail|specific|inform)"
-    r"|error|mistake|wrong|inaccura|incorrect|missing|ignor|did ?n[o']t (follow|address|answer))",
+    r"\b(re-?(do|write|wrote|vis|phras|gener|try|peat|make)|chang|correct|fix|improv|modif|adjust|amend|edit"
+    r"|rectif|expand|elaborat|shorten|lengthen|clarif|replac|again|another version|instead"
+    r"|more (detail|specific|inform)|error|mistake|wrong|inaccura|incorrect|missing|ignor"
+    r"|did ?n[o']t (follow|address|answer))",
     re.IGNORECASE,
 )
 
@@ -67,11 +74,12 @@ def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
         elif kind == "pairs":
             yield from examples_from_rows(PREFERENCES_TABLE, file.name, _pairs(file, tally))
         else:
-            tally.notes["files_left_out"] = file.name
+            print(f"convert: {file.name} is left out: it holds {kind}.", file=sys.stderr)
+            tally.notes["files_left_out"] = {file.name: kind}
 
 
 def _kinds(files: Sequence[RawFile]) -> list[tuple[str, RawFile]]:
-    """Tell the files apart by the keys of their first rows.
+    """Tell the files apart by the keys of their first rows: "annotation", "pairs", or what else they hold.
 
     Raises:
         UserError: none of them, or one that is not user_preference.json, has a known layout.
@@ -79,7 +87,7 @@ def _kinds(files: Sequence[RawFile]) -> list[tuple[str, RawFile]]:
     found: list[tuple[str, RawFile]] = []
     unknown: list[tuple[RawFile, Mapping[str, Any]]] = []
     for file in files:
-        row = first_object(file) or {}
+        row: Mapping[str, Any] = first_object(file) or {}
         if all(any(key in row for key in group) for group in _PAIRS):
             found.append(("pairs", file))
         elif "UtteranceId" in row:
@@ -90,23 +98,20 @@ def _kinds(files: Sequence[RawFile]) -> list[tuple[str, RawFile]]:
     for file, row in unknown:
         if not found or "user_preference" not in file.name:
             check_keys(file, row, _ANNOTATION, "WildFeedback's annotation")
-        print(
-            f"convert: {file.name} is left out: it has neither utterances nor pairs, but {', '.join(row)[:500]}.",
-            file=sys.stderr,
-        )
-        found.append(("other", file))
+        found.append((f"neither utterances nor pairs, but {', '.join(row)[:500]}", file))
     return found
 
 
 def _conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
     """Group the utterances; count conversations where they begin, utterances where they end."""
-    utterances = 0
+    utterances, before = 0, tally.rows["utterances"]
     for start, rows, problem in _groups(file, tally):
         utterances += len(rows)
         messages = [{"role": _ROLES.get(str(row.get("Role"))), "content": row.get("Content")} for row in rows]
-        if any(message["content"] is not None and not isinstance(message["content"], str) for message in messages):
+        if not all(isinstance(message["content"], str | None) for message in messages):
             messages, problem = [], problem or "content_not_text"
-        labels, unlabelled = [], {}
+        labels: list[dict[str, Any]] = []
+        unlabelled: dict[int, str] = {}
         for turn in range(1, len(messages)):
             if messages[turn]["role"] == "user" and messages[turn - 1]["role"] == "assistant":
                 label = label_of(rows[turn])
@@ -115,27 +120,28 @@ def _conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
                 else:
                     labels.append({"turn": turn, **label})
         yield ChatRow(start, {"messages": messages}, problem, labels, unlabelled)
-    if utterances != tally.rows["utterances"]:
-        raise AccountingError(
-            f"{file.name}: {tally.rows['utterances']} utterances read, {utterances} in conversations."
-        )
-    tally.notes["utterances"] = utterances
+    if utterances != tally.rows["utterances"] - before:
+        read_rows = tally.rows["utterances"] - before
+        raise AccountingError(f"{file.name}: {read_rows} utterances read, {utterances} in conversations.")
+    tally.notes["utterances"] = tally.rows["utterances"]
 
 
-def _groups(
-    file: RawFile, tally: Tally
-) -> Iterator[tuple[int, list[Mapping[str, Any]], str | None]]:
+def _groups(file: RawFile, tally: Tally) -> Iterator[tuple[int, list[Mapping[str, Any]], str | None]]:
     """Yield (position of the first row, rows, problem) of each conversation."""
-    start, rows, problem, last = 0, [], None, -1
-    empty: Mapping[str, Any] = {}
+    start, last = 0, -1
+    rows: list[Mapping[str, Any]] = []
+    problem: str | None = None
     for position, row in enumerate(object_rows(file, tally, "utterances")):
-        broken = row.reason if isinstance(row, SetAside) else None
-        value: Mapping[str, Any] = empty if isinstance(row, SetAside) else row[1]
+        value: Mapping[str, Any] = {} if isinstance(row, SetAside) else row[1]
         number = value.get("UtteranceId")
-        if broken is None and (isinstance(number, bool) or not isinstance(number, int)):
-            broken = "no_utterance_id"
-        begins = broken is None and number <= last
-        if not rows or begins or number == 0:
+        if not isinstance(number, int) or isinstance(number, bool):
+            broken = row.reason if isinstance(row, SetAside) else "no_utterance_id"
+            begins = False
+        else:
+            broken = None
+            begins = number <= last  # 0, or the beginning is lost
+            last = number
+        if begins or not rows:
             if rows:
                 yield start, rows, problem
             start, rows = position, []
@@ -143,7 +149,6 @@ def _groups(
             tally.rows[CONVERSATIONS_TABLE] += 1
         rows.append(value)
         problem = problem or broken
-        last = number if broken is None else last
     if rows:
         yield start, rows, problem
 
@@ -151,8 +156,8 @@ def _groups(
 def label_of(row: Mapping[str, Any]) -> dict[str, Any] | str:
     """Return the label that a User row carries for the reply before it, or why it carries none.
 
-    Both flags true: DSAT when the justification of the dissatisfaction says that a change of the reply is asked
-    for (a list of words: revise, correct, more detail, …), else NEUTRAL; both items are kept.
+    Both flags true: DSAT when the justification of the dissatisfaction says that a change of the reply is
+    asked for (a list of words: revise, correct, more detail, …), else NEUTRAL; both items are kept.
     """
     sat, dsat = row.get("Satisfaction"), first_of(row, *_ANNOTATION[4])
     if any(flag is not None and not isinstance(flag, bool) for flag in (sat, dsat)):

@@ -1,0 +1,141 @@
+"""The convert stage: raw data of any source → `conversations`, labels that came along, or ready examples.
+
+Streams: memory is set by the size of a row group. Every raw row ends in a table or in `dropped/` with its
+reason; the rows read are counted by the readers, apart from both. This module knows no data set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from tqdm import tqdm
+
+from drift_data.chat_table import ChatTable
+from drift_data.clean import CleanOptions
+from drift_data.example_table import ExampleTable
+from drift_data.schema import DROPPED_RAW, DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
+from drift_data.sources import (
+    chat,
+    drift_release,
+    lmsys,
+    simulated,
+    ultrafeedback,
+    wildchat,
+    wildfeedback,
+)
+from drift_data.sources.inputs import RawFile, Tally, digests, raw_files
+from drift_data.sources.rows import CONVERSATIONS_TABLE, Chats, Examples, Piece
+from drift_data.workspace import Build, UserError, Workspace, file_digest
+
+STAGE: Final = "convert"
+
+
+class Source(Protocol):
+    """What a module of `sources` offers."""
+
+    def tables(self, files: Sequence[RawFile]) -> tuple[str, ...]:
+        """Return the tables that these files give."""
+
+    def read(self, files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
+        """Stream the files' rows in order, and count them."""
+
+
+SOURCES: Final[dict[str, Source]] = {
+    "wildchat": wildchat,
+    "wildfeedback": wildfeedback,
+    "lmsys": lmsys,
+    "ultrafeedback": ultrafeedback,
+    "drift-release": drift_release,
+    "chat": chat,
+    "simulated": simulated,
+}
+_SCHEMAS: Final = {"preferences": PREFERENCES, "dsat": DSAT_ROWS, "sat": SAT_ROWS, "seed": SEED_ROWS}
+
+
+def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: CleanOptions) -> bool:
+    """Turn the raw data of one source into tables of the workspace.
+
+    Args:
+        workspace: where the tables go.
+        source: a key of SOURCES.
+        inputs: files, folders, globs, or one Hub id; may be empty for "simulated", which then reads the
+            workspace's own simulated logs.
+        options: which rows stay.
+
+    Returns:
+        False when the same tables were there already.
+
+    Raises:
+        UserError: the input is not there, or is no such data set.
+    """
+    if source not in SOURCES:
+        raise UserError(f"SOURCE={source} is not known. Choose one of {', '.join(SOURCES)}.")
+    reader = SOURCES[source]
+    own = ("simulated/logs", "simulated/truth") if source == "simulated" and not inputs else ()
+    for name in own:
+        workspace.require(name)
+    files = raw_files(inputs or [str(workspace.path(name)) for name in own[:1]])
+    hashes = {} if own else digests(files)
+    if options.exclude_prompts:
+        path = Path(options.exclude_prompts).expanduser()
+        if not path.is_file():
+            raise UserError(f"exclude_prompts: there is no file {path}.")
+        hashes[f"exclude_prompts: {options.exclude_prompts}"] = file_digest(path)
+
+    def build(outputs: Build) -> None:
+        _build(outputs, source, reader, files, tables, options)
+
+    tables = reader.tables(files)
+    return workspace.run(
+        STAGE,
+        tables,
+        build,
+        options={"source": source, "clean": options.model_dump(mode="json")},
+        inputs=own,
+        files=hashes,
+    )
+
+
+def _build(
+    outputs: Build,
+    source: str,
+    reader: Source,
+    files: Sequence[RawFile],
+    tables: Sequence[str],
+    options: CleanOptions,
+) -> None:
+    chats = None
+    if CONVERSATIONS_TABLE in tables:
+        labels = next((name for name in tables if name.startswith("labels/")), None)
+        chats = ChatTable(source, outputs[CONVERSATIONS_TABLE], outputs[labels] if labels else None, options)
+    examples = {
+        name: ExampleTable(source, outputs[name], _SCHEMAS[name], options)
+        for name in tables
+        if name in _SCHEMAS
+    }
+    tally = Tally()
+    size = sum(file.size for file in files)
+    with tqdm(
+        total=size, desc=STAGE, unit="B", unit_scale=True, mininterval=0.5, file=sys.stderr
+    ) as tally.bar:
+        for piece in reader.read(files, tally):
+            if isinstance(piece, Chats):
+                assert chats is not None, f"{source} gives chats but names no table for them"
+                chats.add(piece)
+            elif isinstance(piece, Examples):
+                examples[piece.table].add(piece)
+            else:
+                outputs[piece.table].drop([piece.dropped()], DROPPED_RAW)
+    if not any(tally.rows[name] for name in tables):
+        raise UserError(f"{', '.join(file.name for file in files)[:500]}: not a single row. Check INPUT.")
+    for name in tables:
+        if name == CONVERSATIONS_TABLE or name in _SCHEMAS:
+            outputs[name].rows_in = tally.rows[name]
+        outputs[name].made_by = {"source": source}
+    if chats is not None:
+        outputs[CONVERSATIONS_TABLE].results = {"feedback_turns": chats.feedback_turns, **tally.notes}
+    elif tables:
+        outputs[tables[0]].results = dict(tally.notes)

@@ -1,0 +1,114 @@
+"""Ready examples, which a data set already carries → `preferences`, `dsat`, `sat` or `seed`. Knows no source.
+
+The rules for chats hold for prompt + reply, too; a pair needs two different replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from drift_data.clean import Cleaner, CleanOptions, conversation_keys
+from drift_data.identity import Ids
+from drift_data.mine import split_of
+from drift_data.schema import DROPPED_RAW, MESSAGES
+from drift_data.sources.rows import EXCERPT, Example, Examples
+from drift_data.sources.validate import RULES, broken_rules
+from drift_data.workspace import Output
+
+_REPLIES = ("chosen", "rejected")
+TEST_FRACTION = 0.01  # of the conversations, where the data set has no split of its own
+
+
+class ExampleTable:
+    """Writes the examples of one table, in order.
+
+    Of the cleaning options, evaluation prompts, message length and exact duplicates apply: pairs state no
+    language and are too short for near-duplicates.
+    """
+
+    def __init__(self, source: str, output: Output, schema: pa.Schema, options: CleanOptions) -> None:
+        self._output, self._schema, self._options = output, schema, options
+        self._table = output.table(schema)
+        self._ids = Ids(source)
+        exact = "off" if options.deduplicate == "off" else "exact"
+        self._cleaner = Cleaner(options.model_copy(update={"deduplicate": exact}))
+
+    def add(self, examples: Examples) -> None:
+        """Check, clean and write some examples."""
+        rows = [dict(example.values or {}) for example in examples.examples]
+        reasons = [example.reason for example in examples.examples]
+        for at, row in enumerate(rows):
+            if reasons[at] is None:
+                reasons[at] = self._problem(row)
+        good = [at for at, reason in enumerate(reasons) if reason is None]
+        if good:
+            self._check(rows, reasons, good)
+        dropped = []
+        kept = []
+        for at, example in enumerate(examples.examples):
+            if reasons[at] is None:
+                kept.append(rows[at])
+            else:
+                dropped.append(_dropped(examples.file, example, rows[at], reasons[at]))
+        self._table.write_rows(kept)
+        self._output.drop(dropped, DROPPED_RAW)
+
+    def _problem(self, row: Mapping[str, Any]) -> str | None:
+        """Return what keeps a row from being put into Arrow at all, or that its replies are equal."""
+        replies = [row[name] for name in _REPLIES if name in row]
+        if not all(replies):
+            return "no_reply"
+        if len(replies) == 2 and replies[0] == replies[1]:
+            return "chosen_equals_rejected"
+        try:
+            for message in [*row["prompt"], *(message for reply in replies for message in reply)]:
+                (message["content"] or "").encode()
+        except UnicodeEncodeError:
+            return "invalid_utf8"
+        return None
+
+    def _check(self, rows: list[dict[str, Any]], reasons: list[str | None], good: list[int]) -> None:
+        """Fill in ids, splits and reasons of the rows that Arrow takes."""
+        sides = [name for name in _REPLIES if name in self._schema.names]
+        dialogues = [
+            pa.array([rows[at]["prompt"] + rows[at][side] for at in good], MESSAGES) for side in sides
+        ]
+        prompts = conversation_keys(pa.array([rows[at]["prompt"] for at in good], MESSAGES)).tolist()
+        ids, _ = self._ids.assign([rows[at].get("conversation_id") for at in good], prompts)
+        keys = np.array(
+            [
+                xxhash.xxh3_64_intdigest(b"".join(key.to_bytes(8) for key in each))
+                for each in zip(*(conversation_keys(d).tolist() for d in dialogues), strict=True)
+            ],
+            np.uint64,
+        )
+        fine = np.ones(len(good), dtype=np.bool_)
+        for dialogue in dialogues:
+            codes = broken_rules(dialogue, self._options.max_message_chars)
+            for number in np.flatnonzero(codes).tolist():
+                reasons[good[number]] = reasons[good[number]] or RULES[codes[number] - 1]
+            fine &= codes == 0
+        batch = pa.RecordBatch.from_arrays([dialogues[0]], names=["messages"])
+        for reason, flags in self._cleaner.reasons(batch, fine, keys).items():
+            for number in np.flatnonzero(flags).tolist():
+                reasons[good[number]] = reason
+        for at, name in zip(good, ids, strict=True):
+            rows[at]["conversation_id"] = name
+            rows[at].setdefault("split", split_of(name, TEST_FRACTION))
+
+
+def _dropped(file: str, example: Example, row: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+    excerpt = example.excerpt
+    if excerpt is None and row.get("prompt"):
+        excerpt = str(row["prompt"][0]["content"])[:EXCERPT].encode("utf-8", "replace").decode()
+    return {
+        "location": f"{file}:{example.row}",
+        "conversation_id": row.get("conversation_id"),
+        "reason": reason,
+        "excerpt": excerpt,
+    }

@@ -1,0 +1,51 @@
+"""Conversation ids, unique in a table and the same in every run. Knows nothing of what an id stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xxhash
+
+from drift_data.clean import KeySet
+
+
+class Ids:
+    """Gives each row an id: its own, or one made from its content; the second of equals gets "-2", and so on.
+
+    Every raw row takes its turn, kept or not, so that other cleaning options do not change an id.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._taken = KeySet()
+        self._repeats: dict[str, int] = {}
+
+    def assign(self, ids: Sequence[str | None], content_keys: Sequence[int]) -> tuple[list[str], bool]:
+        """Return an id for every row, and whether any differs from the one it had.
+
+        Args:
+            ids: what the source says; null or "" where it has none.
+            content_keys: a hash of each row's content, for the rows without an id.
+        """
+        found = [own or f"{self._source}-{key:016x}" for own, key in zip(ids, content_keys, strict=True)]
+        changed = not all(ids)
+        fresh = self._taken.add(np.array([_hash(name) for name in found], np.uint64))
+        for at in np.flatnonzero(~fresh).tolist():
+            found[at] = self._next(found[at])
+            changed = True
+        return found, changed
+
+    def _next(self, name: str) -> str:
+        number = self._repeats.get(name, 1)
+        while True:
+            number += 1
+            candidate = f"{name}-{number}"
+            if self._taken.add(np.array([_hash(candidate)], np.uint64))[0]:
+                self._repeats[name] = number
+                return candidate
+
+
+def _hash(name: str) -> int:
+    number: int = xxhash.xxh3_64_intdigest(name.encode())
+    return number

@@ -1,0 +1,78 @@
+"""The release layout of DRIFT's own data: JSON Lines of DSAT examples, SAT examples and seed pairs.
+
+The keys tell them apart: `rejected` alone is `dsat`, `chosen` alone `sat`, both `seed`. The release's rows
+have no id, so it is made from the prompt; the complaint is under `user_preference`. Seed files named test
+are the test split. Our own export adds id, turn, split, items and reason, which are taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from drift_data.sources.fields import messages, text
+from drift_data.sources.inputs import RawFile, Tally
+from drift_data.sources.objects import check_keys, first_object, object_rows
+from drift_data.sources.rows import Example, Piece, SetAside, examples_from_rows, excerpt
+
+TABLES = ("dsat", "sat", "seed")
+
+
+def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
+    """Return all three tables: one whose file is absent comes out empty."""
+    for file in files:
+        _table(file)
+    return TABLES
+
+
+def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
+    """Stream the examples of all files."""
+    for file in files:
+        table = _table(file)
+        yield from examples_from_rows(table, file.name, _rows(file, table, tally))
+
+
+def _table(file: RawFile) -> str:
+    row = first_object(file) or {"prompt": [], "rejected": []}
+    check_keys(file, row, [["prompt"], ["chosen", "rejected"]], "the DRIFT release")
+    if "chosen" in row and "rejected" in row:
+        return "seed"
+    return "sat" if "chosen" in row else "dsat"
+
+
+def _rows(file: RawFile, table: str, tally: Tally) -> Iterator[Example | SetAside]:
+    name = PurePosixPath(file.name).name
+    split = {"seed": {"train.jsonl": "train", "test.jsonl": "test"}}.get(table, {}).get(name)
+    replies = {"dsat": ("rejected",), "sat": ("chosen",), "seed": ("chosen", "rejected")}[table]
+    for row in object_rows(file, tally, table):
+        if isinstance(row, SetAside):
+            yield row
+            continue
+        position, value = row
+        found: dict[str, Any] = {}
+        problem = None
+        for key in ("prompt", *replies):
+            found[key], wrong = messages(value.get(key))
+            problem = problem or wrong
+        if problem is not None:
+            yield Example(position, None, problem, excerpt(value))
+            continue
+        turn, items = value.get("turn"), value.get("items")
+        found |= {
+            "conversation_id": text(value.get("conversation_id")),
+            "turn": turn if isinstance(turn, int) else len(found["prompt"]) + 1,
+            "feedback": _feedback(value) or "",
+        }
+        if table != "seed":
+            found["items"] = (
+                [item for item in items if isinstance(item, str)] if isinstance(items, list) else None
+            )
+            found["reason"] = text(value.get("reason"))
+        own = value["split"] if value.get("split") in ("train", "test") else split
+        yield Example(position, found | ({"split": own} if own else {}))
+
+
+def _feedback(row: Mapping[str, Any]) -> str | None:
+    value = row.get("user_preference", row.get("feedback"))
+    return text(value.get("content")) if isinstance(value, Mapping) else text(value)
