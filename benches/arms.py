@@ -48,7 +48,17 @@ def shuffled_labels(root: Path, seed: int) -> dict[str, float]:
         if not (work / name).exists():
             shutil.copytree(root / f"seed{seed}" / name, work / name)
     shuffle_labels(Workspace(work), "labels/local", seed, "shuffled")
-    drift("seed", "--labels", "labels/shuffled", "--work", str(work), "--recipe", "demo", "--set", f"seed={seed}")
+    drift(
+        "seed",
+        "--labels",
+        "labels/shuffled",
+        "--work",
+        str(work),
+        "--recipe",
+        "demo",
+        "--set",
+        f"seed={seed}",
+    )
     train_and_measure(work, "shuffled", seed)
     return rewards(work, "shuffled")
 
@@ -62,7 +72,9 @@ ARMS = {"DRIFT": demo, "shuffled labels": shuffled_labels, "learning rate 0": le
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("data/arms"))
     options = parser.parse_args()

@@ -369,7 +369,9 @@ class _Staging:
     def __enter__(self) -> Self:
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in self._names:
-            self.outputs[name] = Output(name, self.folder / "new" / name, self.folder / "new" / "dropped" / name)
+            self.outputs[name] = Output(
+                name, self.folder / "new" / name, self.folder / "new" / "dropped" / name
+            )
         return self
 
     def publish(self, manifests: Sequence[Manifest]) -> None:

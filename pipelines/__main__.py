@@ -27,14 +27,18 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Work = Annotated[Path, typer.Option(help="Workspace folder.")]
 RecipeName = Annotated[str, typer.Option(help="Name of a shipped recipe, or path of a YAML file.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override of a recipe option: dotted.key=value.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override of a recipe option: dotted.key=value.")
+]
 Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
 Model = Annotated[str | None, typer.Option(help="Base model: folder, Hub id, or 'tiny'.")]
 
 WORK = Path("data/work")
 
 
-def _open(work: Path, recipe: str, overrides: list[str] | None, **named: str | None) -> tuple[Workspace, Recipe]:
+def _open(
+    work: Path, recipe: str, overrides: list[str] | None, **named: str | None
+) -> tuple[Workspace, Recipe]:
     """Return the workspace and the recipe; options with a flag of their own win over `--set`."""
     given = [f"{key}={value}" for key, value in named.items() if value is not None]
     loaded = load_recipe(recipe, [*(overrides or []), *given])
@@ -82,7 +86,9 @@ def convert(
 
 @app.command()
 def label(
-    judge: Annotated[str | None, typer.Option(help="local, or dataset for labels the data set carries.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="local, or dataset for labels the data set carries.")
+    ] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     overrides: Set = None,
@@ -96,7 +102,9 @@ def label(
 
 @app.command()
 def seed(
-    labels: Annotated[str | None, typer.Option(help="Judge whose labels to mine; default: the last made.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Judge whose labels to mine; default: the last made.")
+    ] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     overrides: Set = None,
@@ -110,7 +118,11 @@ def seed(
 
 @app.command()
 def warm(
-    work: Work = WORK, recipe: RecipeName = "demo", model: Model = None, run: Run = None, overrides: Set = None
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    model: Model = None,
+    run: Run = None,
+    overrides: Set = None,
 ) -> None:
     """Train M0: DPO on the seed pairs."""
     workspace, loaded = _open(work, recipe, overrides, model=model)
@@ -121,7 +133,9 @@ def warm(
 
 @app.command("iter")
 def iterate(
-    n: Annotated[int, typer.Option(help="Iteration, from 1; missing earlier ones are made first.", min=1)] = 1,
+    n: Annotated[
+        int, typer.Option(help="Iteration, from 1; missing earlier ones are made first.", min=1)
+    ] = 1,
     method: Annotated[str | None, typer.Option(help="How pairs are built: drift.")] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
@@ -164,7 +178,9 @@ def report(work: Work = WORK, recipe: RecipeName = "demo", run: Run = None, over
 @app.command()
 def query(
     sql: Annotated[str | None, typer.Option(help="SQL over the workspace's views.")] = None,
-    name: Annotated[str | None, typer.Option(help="A canned query; without SQL and name they are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A canned query; without SQL and name they are listed.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result: .csv, .parquet or .json.")] = None,
     work: Work = WORK,
 ) -> None:
@@ -219,7 +235,10 @@ def main() -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             return _own_fault()
-        print(f"error: the disk is full ({error.filename or WORK}). Free some space and run again.", file=sys.stderr)
+        print(
+            f"error: the disk is full ({error.filename or WORK}). Free some space and run again.",
+            file=sys.stderr,
+        )
         return 1
     except Exception:
         return _own_fault()

@@ -55,9 +55,10 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _spread_the_seed(self) -> Self:
         if self.seed is not None:
-            warm = [self.loop.warm] if self.loop.warm else []
-            for options in (self.simulate, self.tiny, self.loop.rollout, self.loop.train, self.evaluate, *warm):
-                options.seed = self.seed
+            self.simulate.seed = self.tiny.seed = self.evaluate.seed = self.seed
+            self.loop.rollout.seed = self.loop.train.seed = self.seed
+            if self.loop.warm is not None:
+                self.loop.warm.seed = self.seed
         return self
 
 
@@ -80,12 +81,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise UserError(f"SET takes key=value, not {override!r}, e.g. SET='loop.train.learning_rate=1e-6'.")
+            raise UserError(
+                f"SET takes key=value, not {override!r}, e.g. SET='loop.train.learning_rate=1e-6'."
+            )
         _assign(values, key.strip().split("."), _scalar(value, override), override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors())
+        lines = (
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
+        )
         raise UserError(f"Recipe {name}: " + "; ".join(lines)) from error
 
 

@@ -49,6 +49,8 @@ def label(workspace: Workspace, recipe: Recipe) -> None:
 
 
 def seed(workspace: Workspace, recipe: Recipe, labels: str | None) -> None:
-    """Mine the labels of one judge."""
+    """Mine the labels of one judge: "local" or "labels/local"; by default the last made."""
+    if labels and "/" not in labels:
+        labels = f"labels/{labels}"
     mine(workspace, labels or latest_labels(workspace), recipe.mine)
     _say(workspace, "dsat", "sat", "seed")

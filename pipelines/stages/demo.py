@@ -4,6 +4,8 @@ Nothing here is special to the demo but the order of the stages and the seed: ea
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -23,14 +25,18 @@ def run(workspace: Workspace, recipe: Recipe) -> None:
     """Run all stages and print the funnel, the gold reward of every model and the judge's quality."""
     started = time.monotonic()
     console = Console(stderr=True)
-    steps = [
-        ("chat logs of simulated users → conversations", lambda: data.convert(workspace, recipe, [])),
-        ("label every feedback turn", lambda: data.label(workspace, recipe)),
-        ("mine examples and seed pairs", lambda: data.seed(workspace, recipe, f"labels/{recipe.label.judge}")),
-        ("base model, warm start → M0", lambda: train.warm(workspace, recipe, None)),
-        *((f"iteration {k} → M{k}", lambda k=k: train.iterate(workspace, recipe, None, k)) for k in (1, ITERATIONS)),
-        ("measure every model on held-out prompts", lambda: train.evaluate(workspace, recipe, None, ITERATIONS)),
-        ("report", lambda: output.report(workspace, recipe, None)),
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("chat logs of simulated users → conversations", partial(data.convert, workspace, recipe, [])),
+        ("label every feedback turn", partial(data.label, workspace, recipe)),
+        ("mine examples and seed pairs", partial(data.seed, workspace, recipe, recipe.label.judge)),
+        ("base model, warm start → M0", partial(train.warm, workspace, recipe, None)),
+        ("iteration 1 → M1", partial(train.iterate, workspace, recipe, None, 1)),
+        ("iteration 2 → M2", partial(train.iterate, workspace, recipe, None, 2)),
+        (
+            "measure every model on held-out prompts",
+            partial(train.evaluate, workspace, recipe, None, ITERATIONS),
+        ),
+        ("report", partial(output.report, workspace, recipe, None)),
     ]
     for number, (title, step) in enumerate(steps, 1):
         console.rule(f"[bold]{number}/{len(steps)} {title}", align="left")
@@ -71,10 +77,15 @@ def _funnel(workspace: Workspace, recipe: Recipe, name: str) -> Table:
 
 
 def _judge(judged: Agreement) -> Table:
-    table = Table("label", "precision", "recall", "true turns", title="The local judge against the known truth")
+    table = Table(
+        "label", "precision", "recall", "given", "true", title="The local judge against the known truth"
+    )
     for label in LABELS:
-        quality = judged.labels[label]
-        table.add_row(label, f"{quality.precision:.3f}", f"{quality.recall:.3f}", f"{quality.truth:,}")
+        score = judged.scores[label]
+        precision, recall = (
+            "–" if value is None else f"{value:.3f}" for value in (score.precision, score.recall)
+        )
+        table.add_row(label, precision, recall, f"{score.labelled:,}", f"{score.true:,}")
     return table
 
 
@@ -84,5 +95,7 @@ def _rewards(workspace: Workspace, name: str) -> Table:
         manifest = workspace.require(f"runs/{name}/{model}/eval")
         gold = manifest.results["gold"]
         label = model.replace("iter", "M")
-        table.add_row(label, f"{gold['mean']:.3f}", f"{gold['stderr']:.3f}", str(manifest.made_by.get("engine")))
+        table.add_row(
+            label, f"{gold['mean']:.3f}", f"{gold['stderr']:.3f}", str(manifest.made_by.get("engine"))
+        )
     return table

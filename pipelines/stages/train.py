@@ -64,7 +64,10 @@ def _evaluate_gold(workspace: Workspace, recipe: Recipe, run: str, folders: dict
     for label, model in folders.items():
         evaluate_samples(workspace, run, label, model, HELDOUT, gold_reward, "gold", recipe.evaluate)
         gold = workspace.require(f"runs/{run}/{label}/eval").results["gold"]
-        print(f"{label}: gold reward {gold['mean']:.3f} ± {gold['stderr']:.3f} (n = {gold['n']})", file=sys.stderr)
+        print(
+            f"{label}: gold reward {gold['mean']:.3f} ± {gold['stderr']:.3f} (n = {gold['n']})",
+            file=sys.stderr,
+        )
 
 
 def _held_out_seed_pairs(workspace: Workspace) -> bool:
@@ -73,7 +76,9 @@ def _held_out_seed_pairs(workspace: Workspace) -> bool:
     )
 
 
-def _evaluate_pairs(workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str], base: str) -> None:
+def _evaluate_pairs(
+    workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str], base: str
+) -> None:
     from drift_train.evaluate.heldout import evaluate_heldout
 
     train = recipe.loop.train

@@ -25,7 +25,10 @@ def write_numbers(count: int, dropped: int = 0, lost: int = 0):
         output.rows_in = count + dropped + lost
         output.table(NUMBERS).write_rows([{"conversation_id": f"c{i}", "n": i} for i in range(count)])
         output.drop(
-            [{"conversation_id": f"d{i}", "turn": None, "reason": "odd", "detail": None} for i in range(dropped)],
+            [
+                {"conversation_id": f"d{i}", "turn": None, "reason": "odd", "detail": None}
+                for i in range(dropped)
+            ],
             schema.DROPPED,
         )
 
@@ -76,7 +79,9 @@ def test_the_accounting_holds_when_it_is_checked_from_outside(tmp_path: Path) ->
     ws.run("count", ["numbers"], write_numbers(5, dropped=2), options={})
     manifest = json.loads((tmp_path / "numbers/manifest.json").read_text())
     kept = duckdb.sql(f"select count(*) from '{tmp_path}/numbers/*.parquet'").fetchall()
-    dropped = duckdb.sql(f"select reason, count(*) from '{tmp_path}/dropped/numbers/*.parquet' group by 1").fetchall()
+    dropped = duckdb.sql(
+        f"select reason, count(*) from '{tmp_path}/dropped/numbers/*.parquet' group by 1"
+    ).fetchall()
     assert (manifest["rows_in"], kept, dropped) == (7, [(5,)], [("odd", 2)])
     assert manifest["dropped"] == {"odd": 2}
 
@@ -110,7 +115,9 @@ def test_a_missing_input_names_the_command_that_makes_it(tmp_path: Path) -> None
 def test_a_second_process_is_told_and_stops(tmp_path: Path) -> None:
     code = "from drift_data.workspace import Workspace; Workspace('.').run('c', ['n'], lambda b: None, options={})"
     with Workspace(tmp_path).lock():
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 1
     assert "Another process is working in" in done.stderr
 
@@ -131,7 +138,11 @@ def test_a_process_killed_while_it_writes_leaves_no_table_and_the_next_run_makes
         Workspace(".").run("count", ["numbers"], build, options={})
     """)
     process = subprocess.Popen(
-        [sys.executable, "-c", script, "60"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", script, "60"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"
@@ -144,7 +155,9 @@ def test_a_process_killed_while_it_writes_leaves_no_table_and_the_next_run_makes
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "numbers"]
 
 
-def test_row_groups_and_shards_stay_within_their_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_groups_and_shards_stay_within_their_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workspace, "ROWS_PER_GROUP", 10)
     monkeypatch.setattr(workspace, "GROUPS_PER_SHARD", 2)
     writer = TableWriter(tmp_path, NUMBERS)
