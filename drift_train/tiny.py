@@ -6,7 +6,6 @@ knows nothing of what the chats are about.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def make_tiny(
         options: shape and training.
 
     Returns:
-        parameters, steps, tokens, seconds, the mean loss of each phase's last tenth as `loss/<phase>`, and
+        parameters, steps, tokens, the mean loss of each phase's last tenth as `loss/<phase>`, and
         the number of chats left out because they are longer than the context as `too_long`.
 
     Raises:
@@ -65,7 +64,6 @@ def make_tiny(
     for number, (_, messages) in enumerate(rows):
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError(f"chat {number} does not end with an assistant message")
-    started = time.monotonic()
     tokenizer = _make_tokenizer([messages for _, messages in rows[:_TEXT_SAMPLE]], folder, options)
     threads = torch.get_num_threads()
     try:
@@ -83,7 +81,6 @@ def make_tiny(
     return {
         "parameters": float(model.num_parameters()),
         **figures,
-        "seconds": round(time.monotonic() - started, 1),
     }
 
 
