@@ -74,7 +74,7 @@ def save_query(workspace: Workspace, sql: str, out: Path) -> int:
 def _spool(workspace: Workspace, sql: str, path: Path) -> int:
     """Write the rows of one SELECT to an Arrow file, a batch in memory at a time; return their number.
 
-    The file stands between two databases: a stream from one to the other can deadlock when it ends in an error.
+    The file stands between two databases: a stream from one to the other can deadlock on an error.
     """
     with _result(workspace, sql) as relation, tqdm(desc="query", unit="row", mininterval=0.5) as bar:
         reader = relation.to_arrow_reader(10_000)

@@ -75,7 +75,7 @@ def _view(parts: tuple[str, ...]) -> tuple[str, Literals]:
         _, run, step, kind = parts
         iteration = int(step[4:]) if step.startswith("iter") and step[4:].isdecimal() else None
         columns: dict[str, str | int | None] = {"run": run, "iter": iteration}
-        if kind == "eval":
+        if kind in ("eval", "heldout"):
             columns["model"] = step if iteration is None else f"M{iteration}"
         return _RUN_VIEWS.get(kind, kind), columns
     return "_".join(parts), {}

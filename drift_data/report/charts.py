@@ -1,0 +1,181 @@
+"""Draws charts as inline SVG with the colours and font of their page. Knows numbers, not where they are from.
+
+Matplotlib draws with stand-in colours; they become CSS variables, so that a chart follows light and dark
+mode. Nothing in a chart refers to anything outside it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+Curve = Sequence[tuple[float, float]]
+# Stand-in → variable of the page's style sheet. No other colour may appear.
+INK, MUTED, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", FIRST: "--first", SECOND: "--second"}
+_SIZE = (3.6, 2.3)  # inches at 100 dots: small enough to stay readable on a phone
+_POINTS = 300  # of a curve; more are averaged
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: searchable, small, in the page's font
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "text.color": INK,
+    "text.parse_math": False,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+}
+
+
+@dataclass
+class Plot:
+    """One chart: the label of the x axis, a horizontal line to compare with, and what it shows in words."""
+
+    name: str  # a word that no other chart of the page has; ids begin with it
+    summary: str  # for people who do not see it
+    x_label: str = "step"
+    reference: float | None = None
+    breaks: Sequence[tuple[float, str]] = field(default_factory=list)  # where a part begins, and its name
+
+
+def lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
+    """Return a chart of one or two named curves over x."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(plot)
+        for (name, curve), colour, style in zip(
+            curves.items(), (FIRST, SECOND), ("-", (0, (4, 1.5))), strict=False
+        ):
+            for part in _parts(curve, [x for x, _ in plot.breaks]):
+                thin = _thin(part)
+                marker = "o" if len(thin) == 1 else ""
+                axes.plot(
+                    *zip(*thin, strict=True),
+                    color=colour,
+                    linestyle=style,
+                    lw=1.6,
+                    marker=marker,
+                    ms=3,
+                    label=name,
+                )
+                name = "_"  # one entry a curve in the legend
+        if len(curves) > 1:
+            axes.legend(loc="best", fontsize=8, handlelength=1.6)
+        return _svg(figure, plot)
+
+
+def bars(plot: Plot, groups: Mapping[str, Sequence[float]]) -> Markup:
+    """Return a histogram of one or two named groups of numbers, as outlines over the same bins."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(plot)
+        everything = [value for values in groups.values() for value in values]
+        low, high = min(everything), max(everything)
+        count = int(min(24, max(1, high - low + 1)))
+        edges = [low - 0.5 + (high - low + 1) * n / count for n in range(count + 1)]
+        for (name, values), colour, style in zip(
+            groups.items(), (FIRST, SECOND), ("-", (0, (4, 1.5))), strict=False
+        ):
+            axes.hist(values, bins=edges, histtype="step", color=colour, linestyle=style, lw=1.6, label=name)
+        axes.legend(loc="best", fontsize=8, handlelength=1.6)
+        return _svg(figure, plot)
+
+
+def scores(plot: Plot, values: Sequence[tuple[str, float, float]]) -> Markup:
+    """Return a chart of named values, each with a bar of two standard errors to both sides."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(plot)
+        places = range(len(values))
+        axes.errorbar(
+            places,
+            [mean for _, mean, _ in values],
+            yerr=[2 * error for _, _, error in values],
+            color=FIRST,
+            ecolor=FIRST,
+            marker="o",
+            ms=5,
+            lw=1,
+            linestyle=(0, (1, 2)),
+            elinewidth=1.6,
+            capsize=3,
+        )
+        axes.set_xticks(list(places), [name for name, _, _ in values])
+        axes.margins(x=0.15)
+        return _svg(figure, plot)
+
+
+def _figure(plot: Plot) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, dpi=100, layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(plot.x_label)
+    axes.tick_params(length=3)
+    axes.grid(axis="y", color=LINE, lw=0.5)
+    axes.set_axisbelow(True)
+    if plot.reference is not None:
+        axes.axhline(plot.reference, color=MUTED, lw=1, linestyle=(0, (2, 2)))
+    for start, name in plot.breaks:
+        axes.axvline(start, color=LINE, lw=0.8)
+        axes.annotate(
+            name, (start, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            va="top", fontsize=8, color=MUTED,
+        )  # fmt: skip
+    return figure, axes
+
+
+def _parts(curve: Curve, starts: Sequence[float]) -> list[Curve]:
+    """Return a curve cut where a new part begins: no line joins two iterations."""
+    bounds = [*starts, float("inf")]
+    cut = [[point for point in curve if low <= point[0] < high] for low, high in pairwise(bounds)]
+    return [part for part in cut if part] if starts else [curve]
+
+
+def _thin(curve: Curve) -> Curve:
+    """Return at most `_POINTS` points, each the mean of its neighbours."""
+    size = -(-len(curve) // _POINTS)
+    groups = [curve[start : start + size] for start in range(0, len(curve), size)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _svg(figure: Figure, plot: Plot) -> Markup:
+    """Return the figure as an <svg> element fit for a page that holds several."""
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": plot.name}):
+        figure.savefig(
+            out,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    svg = out.getvalue()
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    # What a page with several charts must not have: styles for every element, ids that repeat. Nothing lies
+    # outside the axes, so clipping goes too.
+    for unwanted in ("metadata", "style", "clipPath"):
+        body = re.sub(rf"<{unwanted}\b.*?</{unwanted}>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<!--.*?-->| clip-path="[^"]*"', "", body, flags=re.DOTALL)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font-family: [^;\"]*(; )?", "", body)
+    used = set(re.findall(r'href="#([^"]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{plot.name}-{m[1]}"' if m[1] in used else "", body)
+    body = body.replace('xlink:href="#', f'href="#{plot.name}-')
+    for stand_in, variable in _VARIABLES.items():
+        body = body.replace(stand_in, f"var({variable})")
+    width, height = (round(72 * inches, 1) for inches in _SIZE)  # matplotlib's SVG counts points
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(plot.summary)}">'
+    return Markup(head + re.sub(r"\s*\n\s*", "\n", body))  # made here, from numbers and fixed words

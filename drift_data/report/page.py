@@ -1,0 +1,195 @@
+"""Writes the report of a run: one HTML file that needs no network, no script and no other file.
+
+Logs are hostile text: every value is escaped by Jinja, bounded, and its control and bidi characters spelled out;
+a strict content policy stands behind that. This module knows how things look, not how they are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict, Field
+
+from drift_data.hostile import visible
+from drift_data.report import charts
+from drift_data.report.alarms import AlarmOptions, ends
+from drift_data.report.figures import Figures, read_figures
+from drift_data.workspace import UserError, Workspace, tool_version
+
+_LN2 = math.log(2)
+_CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
+    # name, title, curve → column of the metrics, line to compare with
+    ("loss", "Loss", {"loss": "loss"}, _LN2),
+    ("margin", "Margin", {"margin": "rewards/margins"}, 0.0),
+    ("accuracy", "Accuracy", {"accuracy": "rewards/accuracies"}, 0.5),
+    ("reward", "Rewards", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}, 0.0),
+    ("logp", "Log-probabilities", {"chosen": "logps/chosen", "rejected": "logps/rejected"}, None),
+]
+
+
+class ReportOptions(BaseModel):
+    """What the page shows, and when it alarms."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    examples: int = Field(6, ge=0)  # complaints shown
+    characters: int = Field(600, ge=1)  # of a message that are shown
+    alarms: AlarmOptions = AlarmOptions()
+
+
+def write_report(
+    workspace: Workspace,
+    run: str,
+    out: Path,
+    recipe: Mapping[str, Any] | None = None,
+    options: ReportOptions | None = None,
+) -> Path:
+    """Write the page and return its path. Whatever is not there yet is said on the page.
+
+    Args:
+        workspace: holds the tables, and the run under `runs/<run>`.
+        run: name of the run.
+        out: the HTML file; replaced at once when the page is whole.
+        recipe: the options of the run, to be shown; its `name` stands in the heading.
+        options: what is shown.
+
+    Raises:
+        UserError: there is no workspace.
+    """
+    if not workspace.root.is_dir():
+        raise UserError(f"There is no workspace {workspace.root}. Choose one with WORK=, or run `make demo`.")
+    options = options or ReportOptions()
+    figures = read_figures(workspace, run, options.examples, options.alarms)
+    page = (
+        _environment(options.characters)
+        .get_template("page.html.jinja")
+        .render(
+            figures=figures,
+            charts=_charts(figures),
+            curves=_curve_ends(figures),
+            recipe=_flat(recipe) if recipe else [],
+            recipe_name=str(recipe["name"]) if recipe and "name" in recipe else "",
+            workspace=str(workspace.root),
+            tool=tool_version(),
+            written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        )
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return out
+
+
+def _environment(characters: int) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("drift_data.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., object]] = {
+        "count": lambda value: "–" if value is None else f"{value:,}",
+        "percent": lambda value: "–" if value is None else f"{100 * value:.3g} %",
+        "number": lambda value: "–" if value is None else f"{value:.4g}",
+        "score": lambda value: "–" if value is None else f"{value:.3f}",
+        "width": lambda value: f"{100 * min(1.0, max(0.0, value or 0.0)):.1f}%",
+        "short": lambda value: "(not known)" if value is None else visible(str(value), 60),
+        "said": lambda value: visible(str(value), characters, keep="\n\t"),
+        "json": lambda value: visible(json.dumps(value, ensure_ascii=False, sort_keys=True), 2_000),
+    }
+    environment.filters.update(filters)
+    environment.globals["style"] = _style(environment)
+    return environment
+
+
+def _style(environment: Environment) -> Markup:
+    """Return the style sheet, which is ours and stands inside <style>, where nothing is escaped."""
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, "page.css")[0])
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested options as (dotted name, value)."""
+    rows: list[tuple[str, str]] = []
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", visible(str(value), 200)))
+    return rows
+
+
+def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
+    """Return part of the page → charts with their titles."""
+    drawn: dict[str, list[tuple[str, Markup]]] = {"training": [], "lengths": [], "scores": []}
+    starts, total = {}, 0.0
+    for iteration, steps in figures.steps.items():
+        starts[iteration] = total
+        total += max(row["step"] for row in steps)
+    breaks = [(start, f"M{iteration}") for iteration, start in starts.items()]
+    for name, title, columns, reference in _CURVES:
+        curves = {
+            curve: [
+                (starts[iteration] + row["step"], row[column])
+                for iteration, steps in figures.steps.items()
+                for row in steps
+                if column in row
+            ]
+            for curve, column in columns.items()
+        }
+        curves = {curve: points for curve, points in curves.items() if points}
+        if curves:
+            summary = f"{title} over {total:.0f} training steps: " + "; ".join(
+                f"{curve} from {ends([y for _, y in points])[0]:.3g} to {ends([y for _, y in points])[1]:.3g}"
+                for curve, points in curves.items()
+            )
+            plot = charts.Plot(name, summary, reference=reference, breaks=breaks)
+            drawn["training"].append((title, charts.lines(plot, curves)))
+    for row in figures.pairs:
+        iteration = row["iter"]
+        lengths = figures.lengths[iteration]
+        groups = {side: [float(pair[side]) for pair in lengths] for side in ("chosen", "rejected")}
+        summary = (
+            f"Lengths of the pairs that train M{iteration}, in tokens: chosen {row['chosen_mean']:.1f} on average, "
+            f"rejected {row['rejected_mean']:.1f}"
+        )
+        plot = charts.Plot(f"length{iteration}", summary, x_label="tokens")
+        drawn["lengths"].append((f"Pairs that train M{iteration}", charts.bars(plot, groups)))
+    for number, measure in enumerate(dict.fromkeys(row["measure"] for row in figures.scores)):
+        rows = [row for row in figures.scores if row["measure"] == measure]
+        values = [(row["model"], row["mean"], row["stderr"]) for row in rows]
+        summary = f"{visible(measure, 60)} by model: " + ", ".join(
+            f"{model} {mean:.3f}" for model, mean, _ in values
+        )
+        plot = charts.Plot(f"score{number}", summary, x_label="")
+        drawn["scores"].append((visible(measure, 60), charts.scores(plot, values)))
+    return drawn
+
+
+def _curve_ends(figures: Figures) -> list[dict[str, Any]]:
+    """Return, for each iteration and curve, the means of its first and last fifth: the charts as a table."""
+    rows = []
+    for iteration, steps in figures.steps.items():
+        for _, _, columns, _ in _CURVES:
+            for column in columns.values():
+                values = [row[column] for row in steps if column in row]
+                if values:
+                    start, end = ends(values)
+                    rows.append({"model": f"M{iteration}", "name": column, "start": start, "end": end})
+    return rows
