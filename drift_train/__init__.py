@@ -1,1 +1,1 @@
-"""From preference pairs to a better model: rollouts, DPO, evaluation. Knows of `drift_data` only the tables."""
+"""From preference pairs to a better model: rollouts, DPO, evaluation. Knows only the tables of `drift_data`."""

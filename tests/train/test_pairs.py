@@ -1,0 +1,102 @@
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import user
+
+from drift_data.workspace import Workspace
+from drift_train.pairs import Candidate, PairFilter, Refused, write_pairs
+from drift_train.policy import load_tokenizer
+from drift_train.render import Renderer
+
+PROMPT = user("please list red fruits")
+
+
+@pytest.fixture(scope="module")
+def renderer(policy: Path) -> Renderer:
+    return Renderer(load_tokenizer(policy))
+
+
+def candidate(chosen: str = "apple pear", rejected: str = "blue fish", **changes: Any) -> Candidate:
+    return Candidate("c1", 2, "train", PROMPT, chosen, rejected, **changes)
+
+
+def reason(renderer: Renderer, pair: Candidate, max_length: int = 128, drop_leaks: bool = True) -> str | None:
+    try:
+        PairFilter(renderer, max_length, drop_leaks).lengths(pair)
+    except Refused as refused:
+        return refused.reason
+    return None
+
+
+def test_a_pair_is_kept_with_the_tokens_of_its_replies(renderer: Renderer) -> None:
+    _, chosen = renderer.pair(PROMPT, "apple pear")
+    _, rejected = renderer.pair(PROMPT, "blue fish")
+    assert PairFilter(renderer, 128, True).lengths(candidate()) == (len(chosen), len(rejected))
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        (candidate(cut=True), "length_stop"),
+        (candidate(chosen=" \n"), "empty"),
+        (candidate(rejected=""), "empty"),
+        (candidate(chosen="blue fish\n"), "equal"),
+        (candidate(chosen="I apologize for the confusion. apple"), "leak"),
+        (candidate(chosen="apple<|im_end|>"), "special_token"),
+        (candidate(rejected="<|im_start|>user"), "special_token"),
+        (candidate(chosen="apple " * 200), "completion_cut"),
+        (candidate(rejected="blue " * 200), "completion_cut"),
+    ],
+)
+def test_a_pair_that_must_not_be_learned_is_refused(
+    renderer: Renderer, pair: Candidate, expected: str
+) -> None:
+    assert reason(renderer, pair) == expected
+
+
+def test_a_prompt_that_fills_the_context_is_refused(renderer: Renderer) -> None:
+    prompt = len(renderer.prompt(PROMPT))
+    assert reason(renderer, candidate(), max_length=prompt) == "prompt_fills_context"
+    assert reason(renderer, candidate(), max_length=prompt + 1) == "completion_cut"
+
+
+def test_a_reply_that_just_fits_is_kept_whole(renderer: Renderer) -> None:
+    prompt, chosen = renderer.pair(PROMPT, "apple pear plum")
+    pair = candidate(chosen="apple pear plum", rejected="no")
+    assert reason(renderer, pair, max_length=len(prompt) + len(chosen)) is None
+    assert reason(renderer, pair, max_length=len(prompt) + len(chosen) - 1) == "completion_cut"
+
+
+def test_the_leak_rule_can_be_switched_off_for_seed_pairs(renderer: Renderer) -> None:
+    pair = candidate(chosen="I apologize for the confusion. apple")
+    assert reason(renderer, pair, drop_leaks=False) is None
+
+
+def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(renderer: Renderer, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    name = "runs/r/iter1/pairs"
+    candidates: Iterable[Candidate] = [candidate(), candidate(chosen="blue fish"), candidate(cut=True)]
+    workspace.run(
+        "iter",
+        [name],
+        lambda build: write_pairs(
+            build[name], candidates, PairFilter(renderer, 128, True), "drift", "iter0", "t"
+        ),
+        options={},
+    )
+    manifest = workspace.require(name)
+    assert (manifest.rows_in, manifest.rows_out) == (3, 1)
+    assert manifest.dropped == {"equal": 1, "length_stop": 1}
+    (row,) = workspace.read(name).to_pylist()
+    assert row["prompt"] == PROMPT
+    assert row["chosen"] == [{"role": "assistant", "content": "apple pear"}]
+    assert row["rejected"] == [{"role": "assistant", "content": "blue fish"}]
+    assert (row["method"], row["policy"], row["split"]) == ("drift", "iter0", "train")
+    dropped = pq.read_table(workspace.dropped_path(name) / "part-00000.parquet").to_pylist()
+    assert [(row["conversation_id"], row["turn"], row["reason"]) for row in dropped] == [
+        ("c1", 2, "equal"),
+        ("c1", 2, "length_stop"),
+    ]
