@@ -50,12 +50,12 @@ _CARD: Final = re.compile(
 _IBAN: Final = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
 _INTERNATIONAL: Final = re.compile(r"[+＋]\(?[1-9](?:[ \t\u00a0./()-]{0,2}\d){6,16}")
 _NATIONAL: Final = re.compile(r"(?<![\w.+-])\(?\d(?:[ \t\u00a0./()-]{0,2}\d){5,16}(?![\w.])")
-_VENDOR_KEYS: Final = (
-    re.compile(r"(?<![\w-])sk-[A-Za-z0-9_-]{32,200}"),  # OpenAI, Anthropic and those who copied them
-    re.compile(r"(?<!\w)hf_[A-Za-z0-9]{30,40}(?!\w)"),  # Hugging Face
-    re.compile(r"(?<!\w)github_pat_[A-Za-z0-9_]{60,90}(?!\w)"),
-    re.compile(r"(?<!\w)AIza[A-Za-z0-9_-]{35}(?![\w-])"),  # Google
-    re.compile(r"(?<!\w)npm_[A-Za-z0-9]{36}(?!\w)"),
+_VENDOR_KEYS: Final = (  # the fixed letters first: that is what a search is fast at
+    re.compile(r"sk-(?<![\w-]sk-)[A-Za-z0-9_-]{32,200}"),  # OpenAI, Anthropic and those who copied them
+    re.compile(r"hf_(?<!\whf_)[A-Za-z0-9]{30,40}(?!\w)"),  # Hugging Face
+    re.compile(r"github_pat_(?<!\wgithub_pat_)[A-Za-z0-9_]{60,90}(?!\w)"),
+    re.compile(r"AIza(?<!\wAIza)[A-Za-z0-9_-]{35}(?![\w-])"),  # Google
+    re.compile(r"npm_(?<!\wnpm_)[A-Za-z0-9]{36}(?!\w)"),
 )
 _PLUGINS: Final = (
     AWSKeyDetector(),
@@ -79,6 +79,7 @@ _PLUGINS: Final = (
 # than the overlap (a JSON web token may be) is missed when it lies across two windows.
 _WINDOW: Final = 4_000
 _OVERLAP: Final = 1_500
+_SHORTEST: Final = 6  # characters: a@b.de
 _MAX_NUMBERS: Final = 20_000  # telephone candidates of one text that are looked at; about two seconds
 _RESERVED_DOMAINS: Final = (
     "example",
@@ -144,6 +145,8 @@ def scan_text(text: str, regions: Sequence[str] = ()) -> dict[str, str]:
             Numbers with a + are found in any case.
     """
     found: dict[str, str] = {}
+    if len(text) < _SHORTEST:
+        return found
     for kind, finder in _FINDERS.items():
         value = finder(text)
         if value is not None:

@@ -115,7 +115,7 @@ def render_card(
         steps=[
             {"name": name, "rows_in": m.rows_in, "rows_out": m.rows_out, "dropped": m.dropped}
             for name, m in lineage.items()
-            if m.rows_out or m.dropped
+            if m.rows_in is not None or m.rows_out
         ],
         fields=_fields(tables),
         origins=origins,

@@ -28,6 +28,9 @@ FOUND = [
     ("key", "token = ghp_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"),
     ("key", "sk-proj-AbC1dEf2GhI3jKl4MnO5pQr6StU7vWx8YzA9"),
     ("key", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"),
+    ("key", "AIzaSyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"),
+    ("key", "npm_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"),
+    ("key", "github_pat_" + "a1B2c3D4e5F6" * 6),
     ("key", "-----BEGIN RSA PRIVATE KEY-----"),
     ("key", "postgres://admin:hunter2@db/prod"),
     (
@@ -51,6 +54,7 @@ LEFT_ALONE = [
     "AB12 CDEF 3456 GHIJ",
     "3.141592653589793 +1.2345678 1_700_000_000_000",
     "650-253-0000",  # no region given
+    "task-AbC1dEf2GhI3jKl4MnO5pQr6StU7vWx8YzA9",
     "sk-circle-fade-animation-dot-one-two-three",
     "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "password = input('password: ')",
@@ -78,10 +82,7 @@ def test_national_numbers_count_where_their_region_is_named() -> None:
 def test_values_are_reported_by_their_first_characters_only() -> None:
     assert scan_text("ann.lee@corp-mail.de") == {"email": "ann.… (20 characters)"}
     assert scan_text("x://u:abcdef@h/") == {"key": "ab… (6 characters)"}  # a short one shows less
-    assert (
-        scan_text("\u202e\u202e\u202e\u202eann\x1b@corp-mail.de ä@corp-mail.de")["email"].isascii() is False
-    )
-    assert "\x1b" not in scan_text("é\x1bé@corp-mail.de")["email"]
+    assert scan_text("éß@corp-mail.de") == {"email": "??@c… (15 characters)"}  # nothing a terminal acts on
 
 
 @pytest.mark.parametrize("offset", [*range(3_900, 4_100, 7), 2_500, 5_000, 9_999])

@@ -453,9 +453,7 @@ def test_a_missing_table_is_refused(workspace: Workspace, hub: HubServer) -> Non
 
 def test_a_stale_table_is_refused(workspace: Workspace, hub: HubServer) -> None:
     conversations(workspace, "wildchat", toxic=[1])
-    with pytest.raises(
-        UserError, match=r"dsat was made from another conversations.*Run `make seed` again"
-    ):
+    with pytest.raises(UserError, match=r"dsat was made from another conversations.*Run `make seed` again"):
         send(workspace, hub)
     assert hub.requests == []
 
@@ -593,3 +591,17 @@ def test_an_upload_that_is_always_cut_ends_and_publishes_nothing(
 def test_a_hub_that_is_not_there_is_a_clear_error(workspace: Workspace) -> None:
     with pytest.raises(UserError, match=r"connection to http://127.0.0.1:9 broke"):
         publish(workspace, REPO, PublishOptions(), TOKEN, "http://127.0.0.1:9")
+
+
+def test_libraries_that_are_switched_off_are_named(
+    workspace: Workspace, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    _http.close_session()  # a session keeps the setting it was opened with
+    try:
+        with pytest.raises(UserError, match="HF_HUB_OFFLINE=1"):
+            send(workspace, hub)
+    finally:
+        monkeypatch.undo()
+        _http.close_session()
+    assert hub.requests == []
