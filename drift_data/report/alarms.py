@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,9 +52,12 @@ class Replies:
 
 
 def ends(values: Sequence[float]) -> tuple[float, float]:
-    """Return the means of the first and of the last fifth of a curve, at least one value each."""
+    """Return the medians of the first and of the last fifth of a curve, at least one value each.
+
+    Medians, since the last batch of an epoch may hold a single pair.
+    """
     width = max(1, len(values) // 5)
-    return sum(values[:width]) / width, sum(values[-width:]) / width
+    return median(values[:width]), median(values[-width:])
 
 
 def training_checks(iterations: Mapping[int, Steps], options: AlarmOptions) -> list[Check]:
@@ -67,7 +71,10 @@ def training_checks(iterations: Mapping[int, Steps], options: AlarmOptions) -> l
         )
         enough = len(steps) >= options.min_steps
         if margins:
-            peak = max(best, *(ends(margins[: n + 1])[1] for n in range(len(margins))))
+            width = max(3, len(margins) // 5)
+            peak = max(
+                best, *(median(margins[n : n + width]) for n in range(max(1, len(margins) - width + 1)))
+            )
             end = ends(margins)[1]
             if iteration and enough:  # the warm start has other data and other epochs
                 best = max(best, end)
@@ -78,7 +85,7 @@ def training_checks(iterations: Mapping[int, Steps], options: AlarmOptions) -> l
                     "margin falling toward 0",
                     where,
                     f"{end:.3g}",
-                    f"≤ {limit:.3g}",
+                    f"≤ {limit:.2g}",
                     falling if enough else None,
                 )
             )

@@ -132,8 +132,8 @@ def _figure(plot: Plot) -> tuple[Figure, Axes]:
     for start, name in plot.breaks:
         axes.axvline(start, color=LINE, lw=0.8)
         axes.annotate(
-            name, (start, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-            va="top", fontsize=8, color=MUTED,
+            name, (start, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            va="bottom", fontsize=8, color=MUTED,
         )  # fmt: skip
     return figure, axes
 

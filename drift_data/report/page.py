@@ -105,7 +105,9 @@ def _environment(characters: int) -> Environment:
     )
     filters: dict[str, Callable[..., object]] = {
         "count": lambda value: "–" if value is None else f"{value:,}",
-        "percent": lambda value: "–" if value is None else f"{100 * value:.3g} %",
+        "percent": lambda value: (
+            "–" if value is None else f"{100 * value:.{2 if 0 < value < 0.01 else 1}f} %"
+        ),
         "number": lambda value: "–" if value is None else f"{value:.4g}",
         "score": lambda value: "–" if value is None else f"{value:.3f}",
         "width": lambda value: f"{100 * min(1.0, max(0.0, value or 0.0)):.1f}%",
@@ -142,7 +144,7 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
     for iteration, steps in figures.steps.items():
         starts[iteration] = total
         total += max(row["step"] for row in steps)
-    breaks = [(start, f"M{iteration}") for iteration, start in starts.items()]
+    breaks = [(start + 0.5, f"M{iteration}") for iteration, start in starts.items()]
     for name, title, columns, reference in _CURVES:
         curves = {
             curve: [
@@ -183,7 +185,7 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
 
 
 def _curve_ends(figures: Figures) -> list[dict[str, Any]]:
-    """Return, for each iteration and curve, the means of its first and last fifth: the charts as a table."""
+    """Return, for each iteration and curve, the medians of its first and last fifth: the charts as a table."""
     rows = []
     for iteration, steps in figures.steps.items():
         for _, _, columns, _ in _CURVES:
