@@ -1,0 +1,229 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+import sample_workspace
+from sample_workspace import RUN, metrics, sample
+
+from drift_data.report import ReportOptions, write_report
+from drift_data.workspace import MANIFEST, UserError, Workspace
+
+VOID = {"meta", "br", "use", "path", "line", "rect"}
+ATTACK = (
+    "<script>alert(1)</script><img src=x onerror=alert(2)></dd></article></style>"
+    "<style>@import url(https://evil.example/x.css);</style>{{ 7 * 7 }}"
+    "\u202egpj.exe\u2066\x1b[2J\x00\ud7ff<svg onload=alert(3)><a href='javascript:alert(4)'>"
+)
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements with attributes, style sheets, and the text of table rows."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.styles, self.texts, self.rows, self.stack = [], [], [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] == "style":
+            self.styles.append(data)
+            return
+        self.texts.append(data)
+        if self.rows and {"td", "th"} & set(self.stack):
+            self.rows[-1][-1] += data.strip()
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+    def row(self, *start):
+        return next(row for row in self.rows if tuple(row[: len(start)]) == start)
+
+
+def page_of(workspace, tmp_path, **kwargs):
+    html = write_report(workspace, RUN, tmp_path / "report.html", **kwargs).read_text(encoding="utf-8")
+    return Page(html), html
+
+
+def assert_inert(page, html):
+    allowed = {
+        "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "nav", "article",
+        "h1", "h2", "h3", "p", "dl", "dt", "dd", "div", "span", "strong", "ul", "li", "a", "code", "bdi", "i",
+        "table", "caption", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "details", "summary",
+        "svg", "g", "path", "defs", "use", "text", "tspan", "rect",
+    }  # fmt: skip
+    assert {tag for tag, _ in page.elements} <= allowed
+    assert page.stack == []
+    for tag, attributes in page.elements:
+        assert not {name for name in attributes if name.startswith("on")}
+        assert not {"src", "srcset", "action", "formaction", "xlink:href", "data", "background"} & set(
+            attributes
+        )
+        if "href" in attributes:
+            assert attributes["href"].startswith("#"), (tag, attributes)
+        assert not re.search(r"url\(|https?:|//|expression|@import", attributes.get("style") or "")
+    assert len(page.styles) == 1
+    assert not re.search(r"url\(|https?:|//|@import", page.styles[0])
+    policies = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {attributes["href"][1:] for _, attributes in page.elements if "href" in attributes}
+    assert targets <= set(ids)
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]", html)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    recipe = {"name": "demo", "loop": {"train": {"beta": 0.1}}}
+    return page_of(sample(folder / "work"), folder, recipe=recipe)
+
+
+def test_the_page_needs_nothing_but_itself(shown):
+    assert_inert(*shown)
+
+
+def test_the_funnel_shows_each_step_with_its_share(shown):
+    page, _ = shown
+    assert page.row("rows read")[1] == "8"
+    assert page.row("conversations")[1:4] == ["6", "75.0 %", "rows read"]
+    assert page.row("DSAT turns")[1:4] == ["5", "50.0 %", "feedback turns"]
+    assert page.row("DSAT examples")[1:4] == ["4", "80.0 %", "DSAT turns"]
+    assert page.row("M0: pairs kept")[1:4] == ["1", "100.0 %", "seed pairs"]
+    assert page.row("M1: pairs kept")[1:4] == ["3", "75.0 %", "rollouts"]
+
+
+def test_labels_are_shown_by_judge_and_against_the_truth(shown):
+    page, _ = shown
+    assert page.row("local", "local:words")[2:6] == ["9", "11.1 %", "55.6 %", "33.3 %"]
+    assert page.row("simulated", "simulated:truth")[2:6] == ["10", "10.0 %", "50.0 %", "40.0 %"]
+    # of 5 turns labelled DSAT 4 are, and of 5 that are 4 were found
+    assert page.row("DSAT", "5") == ["DSAT", "5", "5", "4", "80.0 %", "80.0 %", "80.0 %"]
+    assert page.row("Revision")[:4] == ["Revision", "DSAT", "5", "55.6 %"]
+    assert page.row("gpt-3.5") == ["gpt-3.5", "4", "3", "75.0 %", "30.1 – 95.4"]
+
+
+def test_complaints_stand_with_request_and_reply(shown):
+    page, _ = shown
+    assert page.text.count("No, that is wrong. Say it again.") >= 4
+    assert "Name three fruits." in page.text
+    assert "reply 0" in page.text
+
+
+def test_pairs_scores_drops_and_provenance_have_their_numbers(shown):
+    page, _ = shown
+    assert page.row("M1", "drift") == ["M1", "drift", "3", "12", "12", "10", "10"]
+    assert page.row("gold", "base")[2:5] == ["0.500", "0.100", "4"]
+    assert page.row("gold", "M1")[2:5] == ["0.875", "0.100", "4"]
+    assert page.row("dsat", "not the strongest") == ["dsat", "not the strongest", "1"]
+    assert page.row("M1: pairs", "leaks guidance")[2] == "1"
+    assert page.row("labels/local", "label")[2:4] == ["judge: local:words", "9"]
+    assert page.row("loop.train.beta") == ["loop.train.beta", "0.1"]
+
+
+def test_every_chart_says_in_words_what_it_shows(shown):
+    page, _ = shown
+    charts = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(charts) == 5 + 2 + 1  # curves, lengths of two rounds, scores
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in charts)
+    assert "Margin over 20 training steps: margin from 0.25 to 0.85" in [c["aria-label"] for c in charts]
+    assert "gold by model: base 0.500, M0 0.625, M1 0.875" in [c["aria-label"] for c in charts]
+
+
+def test_every_table_has_headers_with_a_scope(shown):
+    page, _ = shown
+    headers = [attributes for tag, attributes in page.elements if tag == "th"]
+    assert headers
+    assert all(attributes.get("scope") in ("col", "row") for attributes in headers)
+
+
+def test_hostile_logs_stay_text(tmp_path, monkeypatch):
+    chats = [(name, ATTACK, ATTACK, labels) for name, _, _, labels in sample_workspace.CHATS]
+    monkeypatch.setattr(sample_workspace, "CHATS", chats)
+    words = dict.fromkeys(("DSAT", "SAT", "NEUTRAL"), ATTACK)
+    page, html = page_of(sample(tmp_path / "work", words=words), tmp_path)
+    assert_inert(page, html)
+    assert "<script>alert(1)</script>" in page.text  # shown, not run
+    assert "{{ 7 * 7 }}" in page.text
+    assert r"\u202egpj.exe\u2066\x1b[2J\x00" in page.text
+
+
+def test_a_message_of_five_megabytes_does_not_swell_the_page(tmp_path):
+    words = dict.fromkeys(("DSAT", "SAT", "NEUTRAL"), "<b>" * 1_700_000)
+    page, html = page_of(
+        sample(tmp_path / "work", words=words), tmp_path, options=ReportOptions(characters=100)
+    )
+    assert len(html) < 300_000
+    assert_inert(page, html)
+    assert "more characters)" in page.text
+
+
+def test_a_run_that_has_not_begun_is_said(tmp_path):
+    page, html = page_of(sample(tmp_path / "work", run=False), tmp_path)
+    assert_inert(page, html)
+    assert f"Run {RUN} has no pair yet. make iter N=1 makes it." in page.text
+    assert f"Run {RUN} has trained nothing yet." in page.text
+    assert "No model is measured yet. make eval makes it." in page.text
+    assert page.row("DSAT examples")[1] == "4"
+
+
+def test_an_empty_workspace_gives_a_page_that_says_so(tmp_path):
+    (tmp_path / "work").mkdir()
+    page, html = page_of(Workspace(tmp_path / "work"), tmp_path)
+    assert_inert(page, html)
+    for command in ("make convert", "make label", "make seed", "make iter N=1", "make eval"):
+        assert f"{command} makes it." in page.text
+
+
+@pytest.mark.parametrize(
+    "missing", ["conversations", "labels/local", "dsat", "seed", f"runs/{RUN}/iter1/pairs"]
+)
+def test_any_single_folder_may_be_missing(tmp_path, missing):
+    workspace = sample(tmp_path / "work")
+    (workspace.path(missing) / MANIFEST).unlink()
+    assert_inert(*page_of(workspace, tmp_path))
+
+
+def test_another_run_of_the_workspace_stays_out(tmp_path):
+    workspace = sample(tmp_path / "work")
+    sample_workspace.build_run(workspace, run="second-run", rows=metrics(1, steps=33))
+    page, _ = page_of(workspace, tmp_path)
+    assert "second-run" not in page.text
+    assert "Margin over 20 training steps" in str(page.elements)
+
+
+def test_a_missing_workspace_is_said(tmp_path):
+    with pytest.raises(UserError, match="no workspace"):
+        write_report(Workspace(tmp_path / "nowhere"), RUN, tmp_path / "report.html")
+
+
+def test_a_failed_report_leaves_the_old_page(tmp_path, monkeypatch):
+    workspace = sample(tmp_path / "work", run=False)
+    out = tmp_path / "report.html"
+    out.write_text("old")
+
+    def full(handle):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("drift_data.report.page.os.fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(workspace, RUN, out)
+    assert out.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "work"]
