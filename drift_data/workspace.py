@@ -135,13 +135,16 @@ class TableWriter:
         if rows:
             self.write(pa.Table.from_pylist(list(rows), schema=self.schema))
 
-    def _flush(self) -> None:
+    def _open(self) -> pq.ParquetWriter:
         if self._file is None:
             path = self.folder / f"part-{self._shards:05d}.parquet"
             self._file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1)
             self._shards += 1
+        return self._file
+
+    def _flush(self) -> None:
         group = pa.Table.from_batches(self._buffer, schema=self.schema)
-        self._file.write_table(group, row_group_size=max(1, group.num_rows))
+        self._open().write_table(group, row_group_size=group.num_rows)
         self.rows += group.num_rows
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
         self._groups += 1
@@ -154,9 +157,11 @@ class TableWriter:
             self._file = None
 
     def close(self) -> None:
-        """Write what is buffered. A table without rows still has one shard, which carries the schema."""
-        if self._buffer or self._shards == 0:
+        """Write what is buffered. A table without rows has one shard without row groups: the schema."""
+        if self._buffer:
             self._flush()
+        if self._shards == 0:
+            self._open()
         self._close_file()
 
 

@@ -213,7 +213,7 @@ def publish(
     overrides: Set = None,
 ) -> None:
     """Upload dsat, sat, seed (and a run's pairs) with a data card in one commit; the token is read from HF_TOKEN."""
-    workspace, loaded = _open(work, recipe, overrides)
+    workspace, loaded = _open(work, recipe, overrides, offline="false")
     from pipelines.stages import output
 
     output.publish(workspace, loaded, repo, run)

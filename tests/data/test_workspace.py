@@ -181,3 +181,14 @@ def test_a_manifest_of_another_layout_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "numbers/manifest.json").write_text('{"stage": "count"}')
     with pytest.raises(UserError, match="Delete .*numbers and run again"):
         Workspace(tmp_path).manifest("numbers")
+
+
+def test_an_empty_table_opens_with_its_columns(tmp_path: Path) -> None:
+    import polars as pl
+
+    writer = TableWriter(tmp_path, NUMBERS)
+    writer.close()
+    shards = f"{tmp_path}/*.parquet"
+    assert duckdb.sql(f"select * from '{shards}'").columns == NUMBERS.names
+    assert pl.read_parquet(shards).columns == NUMBERS.names
+    assert pq.read_table(tmp_path).schema == NUMBERS
