@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -86,9 +87,11 @@ def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: C
         hashes[f"exclude_prompts: {options.exclude_prompts}"] = file_digest(path)
 
     def build(outputs: Build) -> None:
-        _build(outputs, source, reader, files, tables, options)
+        with _hub_errors(files):
+            _build(outputs, source, reader, files, tables, options)
 
-    tables = reader.tables(files)
+    with _hub_errors(files):
+        tables = reader.tables(files)
     return workspace.run(
         STAGE,
         tables,
@@ -97,6 +100,22 @@ def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: C
         inputs=own,
         files=hashes,
     )
+
+
+@contextmanager
+def _hub_errors(files: Sequence[RawFile]) -> Iterator[None]:
+    """Say that the Hub stopped answering, if that is where the files are: the user can run it again."""
+    if not any(file.on_hub for file in files):
+        yield
+        return
+    from httpx import HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        raise UserError(
+            f"Reading from the Hub broke off: {error}. Nothing was written; run it again."
+        ) from error
 
 
 def _build(

@@ -23,6 +23,7 @@ from drift_data.workspace import UserError, file_digest
 PARQUET = ".parquet"
 JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB = "hf://"
 _NO_DATA = {"manifest.json", "dataset_infos.json", "dataset_info.json", "state.json"}
 
 
@@ -36,13 +37,18 @@ class RawFile:
     size: int
 
     @property
+    def on_hub(self) -> bool:
+        """Say whether reading it needs the network."""
+        return self.url.startswith(_HUB)
+
+    @property
     def is_parquet(self) -> bool:
         """Say whether the name is that of a Parquet file."""
         return self.name.lower().endswith(PARQUET)
 
     def open(self) -> BinaryIO:
         """Open the file for reading bytes; a .gz is unpacked on the way."""
-        if self.url.startswith("hf://"):
+        if self.on_hub:
             from huggingface_hub import HfFileSystem
 
             file = cast(BinaryIO, HfFileSystem().open(self.url, "rb"))
@@ -161,13 +167,13 @@ def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
 
 
 def _hub_file(url: str) -> RawFile:
-    if not url.startswith("hf://"):
+    if not url.startswith(_HUB):
         path = Path(url)
         return RawFile(path.name, url, file_digest(path), path.stat().st_size)
     from huggingface_hub import HfFileSystem
 
     info = HfFileSystem().info(url)
-    repository, _, path_in_repo = url.removeprefix("hf://datasets/").partition("@")
+    repository, _, path_in_repo = url.removeprefix(f"{_HUB}datasets/").partition("@")
     revision, _, inside = path_in_repo.partition("/")
     return RawFile(inside or repository, url, f"{repository}@{revision}", int(info["size"] or 0))
 

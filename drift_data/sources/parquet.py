@@ -29,7 +29,7 @@ def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
         UserError: it is empty, cut off, or another kind of file.
     """
     try:
-        parquet = pq.ParquetFile(file.open() if file.url.startswith("hf://") else file.url)
+        parquet = pq.ParquetFile(file.open() if file.on_hub else file.url)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
             f"{file.name} is not a whole Parquet file ({error}). Get it again, or leave it out."
@@ -80,6 +80,8 @@ def parquet_batches(
                 yield first + done, batch
                 done += batch.num_rows
         except (OSError, pa.ArrowInvalid) as error:
+            if file.on_hub:  # the connection, more likely than the bytes: nothing may be lost to that
+                raise
             for row in range(first + done, first + metadata.num_rows):
                 yield SetAside(table, f"{file.name}:{row}", UNREADABLE, f"row group {group}: {error}"[:500])
         first += metadata.num_rows

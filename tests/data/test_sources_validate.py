@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def one_by_one(chat: list[dict[str, Any] | None] | None, replies: int) -> str | 
     if talk[:1] == ["assistant"]:
         return "does_not_start_with_user"
     for role in ("user", "assistant"):
-        if any(a == b == role for a, b in zip(talk, talk[1:], strict=False)):
+        if any(a == b == role for a, b in pairwise(talk)):
             return f"two_{role}_messages_in_a_row"
     if "assistant" not in talk:
         return "no_reply"
