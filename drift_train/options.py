@@ -144,3 +144,4 @@ class TinyOptions(BaseModel):
     learning_rate: float = Field(default=4e-3, gt=0)
     warmup: int = Field(default=100, ge=0)  # steps
     init_range: float = Field(default=0.1, gt=0)
+    every_reply: list[str] = ["noisy"]  # phases in which all replies are learned, not the last one only

@@ -47,7 +47,8 @@ def make_tiny(
 
     Args:
         chats: (phase, messages), phases in the order they are to be learned. Every chat ends with an
-            assistant message; only that message is learned, the ones before it are context.
+            assistant message; in the phases of `options.every_reply` all assistant messages are learned, in the
+            others the last one, and the rest is context.
         folder: where safetensors, config, generation config, tokenizer and chat template go.
         options: shape and training.
 
@@ -136,12 +137,11 @@ def _train(
     model: Any, tokenizer: Any, rows: Sequence[tuple[str, Messages]], options: TinyOptions
 ) -> dict[str, float]:
     """Train one pass, phase by phase. Returns steps, tokens and the loss each phase ended with."""
-    prompts = tokenizer([_render(messages[:-1]) + "<|assistant|>" for _, messages in rows])["input_ids"]
-    replies = tokenizer([messages[-1]["content"] + END for _, messages in rows])["input_ids"]
     examples: dict[str, list[Example]] = {phase: [] for phase, _ in rows}
-    for (phase, _), prompt, reply in zip(rows, prompts, replies, strict=True):
-        if len(prompt) + len(reply) <= options.context:
-            examples[phase].append((prompt, reply))
+    for phase, messages in rows:
+        example = _example(tokenizer, messages, phase in options.every_reply)
+        if len(example[0]) <= options.context:
+            examples[phase].append(example)
     order = torch.Generator().manual_seed(options.seed)
     batches = [
         (phase, batch) for phase in examples for batch in _batches(examples[phase], options.batch, order)
@@ -164,7 +164,7 @@ def _train(
         schedule.step()
         optimizer.zero_grad()
         losses[phase].append(loss.item())
-        tokens += sum(len(prompt) + len(reply) for prompt, reply in batch)
+        tokens += sum(len(example[0]) for example in batch)
     model.eval()
     tails = {phase: values[-max(1, len(values) // 10) :] for phase, values in losses.items() if values}
     return {
@@ -175,28 +175,37 @@ def _train(
     }
 
 
-Example = tuple[list[int], list[int]]  # tokens of the prompt, tokens of the reply
+Example = tuple[list[int], list[int]]  # tokens; of each, the token to predict after it or -100
+
+
+def _example(tokenizer: Any, messages: Messages, every_reply: bool) -> Example:
+    """Return a chat's tokens and targets. Special tokens part the messages, so each is split by itself."""
+    ids: list[int] = []
+    learned: list[bool] = []
+    for number, message in enumerate(messages):
+        content = [*tokenizer.encode(message["content"]), tokenizer.eos_token_id]
+        ids += [tokenizer.convert_tokens_to_ids(f"<|{message['role']}|>"), *content]
+        learn = message["role"] == "assistant" and (every_reply or number == len(messages) - 1)
+        learned += [False, *([learn] * len(content))]
+    return ids, [t if learn else -100 for t, learn in zip(ids[1:], learned[1:], strict=True)] + [-100]
 
 
 def _batches(examples: list[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
     """Shuffle, then group examples of like length, so that little is padded; batches come in random order."""
     order = torch.randperm(len(examples), generator=generator).tolist()
     for start in range(0, len(order), size * _BUCKET):
-        bucket = sorted(
-            (examples[i] for i in order[start : start + size * _BUCKET]), key=lambda e: len(e[0]) + len(e[1])
-        )
+        bucket = sorted((examples[i] for i in order[start : start + size * _BUCKET]), key=lambda e: len(e[0]))
         starts = list(range(0, len(bucket), size))
         for i in torch.randperm(len(starts), generator=generator).tolist():
             yield bucket[starts[i] : starts[i] + size]
 
 
 def _pad(batch: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and, shifted by one, the targets, -100 outside of replies; both (batch, seq)."""
-    longest = max(len(prompt) + len(reply) for prompt, reply in batch)
+    """Return token ids and targets, padded on the right; both (batch, seq)."""
+    longest = max(len(ids) for ids, _ in batch)
     ids = torch.full((len(batch), longest), pad)
     targets = torch.full((len(batch), longest), -100)
-    for row, (prompt, reply) in enumerate(batch):
-        end = len(prompt) + len(reply)
-        ids[row, :end] = torch.tensor(prompt + reply)
-        targets[row, len(prompt) - 1 : end - 1] = torch.tensor(reply)
+    for row, (tokens, target) in enumerate(batch):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        targets[row, : len(target)] = torch.tensor(target)
     return ids, targets

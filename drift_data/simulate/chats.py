@@ -52,6 +52,8 @@ class Chat:
 
     messages: list[dict[str, str]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    # of every reply to a task: index of the message, the task, and whether it is a revision
+    replies: list[tuple[int, Task, bool]] = field(default_factory=list)
 
     def say(self, role: str, content: str) -> None:
         """Append a message."""
@@ -99,12 +101,15 @@ def logged_chat(
     held = spoil(task, draw_faults(quality, rng), rng)
     revised = False
     while True:
+        chat.replies.append((len(chat.messages), task, revised))
         chat.say("assistant", reply_text(held, rng))
         wrong = faults(task, held)
         if (len(chat.messages) + 1) // 2 >= users.most_replies:
             return chat
         if rng.random() >= (1 - users.complains) ** len(wrong):
             text, named, kind = complain(task, held, request, users, rng)
+            if rng.random() < users.instructed:
+                text = f"{text}\n\n{users.instruction}"
             chat.react(DSAT, ITEMS[kind], f"complaint: {kind}; wrong: {', '.join(wrong)}", text)
             held, revised = revision(task, held, named, mends, rng), True
             continue
@@ -143,39 +148,18 @@ def draw_task(held_out: Collection[Task], rng: Random) -> Task:
 
 
 def pretrain_chats(
-    options: PretrainOptions, users: UserOptions, held_out: Collection[Task], rng: Random
+    options: PretrainOptions, held_out: Collection[Task], rng: Random
 ) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Yield (phase, messages). Only the last reply of a chat is worth learning: earlier ones draw complaints.
+    """Yield (phase, messages), each ending with a reply.
 
-    A clean chat ends in a perfect reply, or in a revision that mends what was named and other faults now and
-    then: were revisions perfect too, the model would learn to ignore what the complaint says.
+    Of a "clean" chat only the last reply is worth learning: a perfect one, or a revision that mends what was
+    named and other faults now and then; were revisions perfect too, the model would learn to ignore what the
+    complaint says. Every reply of a "noisy" chat is of the quality the model is to have.
     """
-    for phase, number in (("clean", options.clean), ("noisy", options.noisy)):
-        for _ in range(number):
-            chat, task = Chat(), draw_task(held_out, rng)
-            request = request_text(task, rng)
-            if rng.random() < 0.3:  # as the second request of a conversation
-                before = draw_task(held_out, rng)
-                chat.say("user", request_text(before, rng))
-                chat.say("assistant", reply_text(spoil(before, draw_faults(options.quality, rng), rng), rng))
-                after = thanks(rng) + " " if rng.random() < 0.3 else ""
-                chat.say("user", after + next_request(request, before, rng.random() < users.hard, rng))
-            else:
-                chat.say("user", request)
-            wrong = draw_faults(options.quality, rng)
-            if rng.random() < options.revisions:
-                wrong = wrong or [rng.choice(DIMENSIONS)]
-                held = spoil(task, wrong, rng)
-                chat.say("assistant", reply_text(held, rng))
-                text, named, _ = complain(task, held, request, users, rng)
-                guided = rng.random() < options.instructed
-                chat.say("user", f"{text}\n\n{options.instruction}" if guided else text)
-                chat.say("assistant", reply_text(revision(task, held, named, options.mends, rng), rng))
-            else:
-                held = task if phase == "clean" else spoil(task, wrong, rng)
-                chat.say("assistant", reply_text(held, rng))
-                if rng.random() < options.small_talk:
-                    ending = thanks(rng) if rng.random() < 0.5 else small_talk(rng.random() < users.hard, rng)
-                    chat.say("user", ending)
-                    chat.say("assistant", rng.choice(CHAT_REPLIES))
-            yield phase, chat.messages
+    for _ in range(options.clean):
+        chat = logged_chat(options.quality, options.mends, options.users, held_out, rng)
+        index, task, revised = rng.choice(chat.replies)
+        last = chat.messages[index] if revised else {"role": "assistant", "content": reply_text(task, rng)}
+        yield "clean", [*chat.messages[:index], last]
+    for _ in range(options.noisy):
+        yield "noisy", logged_chat(options.quality, options.mends, options.users, held_out, rng).messages

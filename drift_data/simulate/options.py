@@ -24,6 +24,8 @@ class UserOptions(BaseModel):
     small_talk: Share = 0.2  # share of neutral turns that ask for no task
     hard: Share = 0.25  # share of neutral turns that sound like a verdict
     most_replies: int = Field(default=4, ge=1)
+    instructed: Share = 0.0  # share of complaints that the instruction follows
+    instruction: str = "please answer again"  # what guided rollouts ask for: the base model has to know it
 
 
 class PretrainOptions(BaseModel):
@@ -32,13 +34,10 @@ class PretrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     clean: int = Field(default=20_000, ge=0)  # chats
-    noisy: int = Field(default=35_000, ge=0)
-    quality: Share = 0.7  # chance that a noisy reply gets one dimension right
-    revisions: Share = 0.5  # share of chats with a complaint and a revision
+    noisy: int = Field(default=20_000, ge=0)
+    quality: Share = 0.7  # chance that a reply gets one dimension right
     mends: Share = 0.5  # chance that a revision mends a fault the complaint does not name
-    small_talk: Share = 0.05
-    instruction: str = "please answer again"  # what guided rollouts will ask for: the model has to know it
-    instructed: Share = 0.3  # share of complaints that the instruction follows
+    users: UserOptions = UserOptions(complains=0.35, goes_on=0.6, instructed=0.4)
 
 
 class SimulateOptions(BaseModel):

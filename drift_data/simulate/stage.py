@@ -41,7 +41,7 @@ def simulate(workspace: Workspace, options: SimulateOptions) -> bool:
             outputs[name].results = dict(funnel)
         pretrain = outputs["simulated/pretrain"].table(PRETRAIN)
         rng = Random(f"pretrain {options.seed}")
-        chats = pretrain_chats(options.pretrain, options.users, held_out, rng)
+        chats = pretrain_chats(options.pretrain, frozenset(held_out), rng)
         total = options.pretrain.clean + options.pretrain.noisy
         rows = []
         for phase, messages in tqdm(

@@ -113,13 +113,28 @@ def test_clean_chats_come_first_and_end_well_without_being_perfect_revisions(wor
     assert [row["phase"] for row in rows] == ["clean"] * 400 + ["noisy"] * 400
     plain, revised = [], []
     for row in rows[:400]:
-        messages = row["messages"]
-        if parse_request(messages[-2]["content"]) and len(messages) == 2:
-            plain.append(gold_strict(messages[:-1], messages[-1]["content"]))
-        elif SMALL.pretrain.instruction in messages[-2]["content"]:
-            revised.append(gold_reward(messages[:-1], messages[-1]["content"]))
-    assert plain and set(plain) == {1.0}
-    assert 0.8 < sum(revised) / len(revised) < 0.95
+        *prompt, reply = row["messages"]
+        asked = prompt[-1]["content"]
+        repeats = any(asked in m["content"] or m["content"] in asked for m in prompt[:-1])
+        if parse_request(asked) and not repeats:
+            plain.append(gold_strict(prompt, reply["content"]))
+        elif asked.endswith(SMALL.pretrain.users.instruction):
+            revised.append(gold_reward(prompt, reply["content"]))
+    assert len(plain) > 150 and set(plain) == {1.0}
+    assert len(revised) > 20 and 0.8 < sum(revised) / len(revised) < 0.97
+
+
+def test_noisy_chats_have_the_quality_the_base_model_is_to_have(workspace: Workspace) -> None:
+    chats = [
+        row["messages"] for row in workspace.read("simulated/pretrain").to_pylist() if row["phase"] == "noisy"
+    ]
+    first = [gold_reward(messages[:1], messages[1]["content"]) for messages in chats]
+    assert sum(first) / len(first) == pytest.approx(SMALL.pretrain.quality, abs=0.035)  # 3.7 standard errors
+
+
+def test_logged_users_do_not_speak_the_instruction_of_rollouts(workspace: Workspace) -> None:
+    instruction = SMALL.pretrain.users.instruction
+    assert not any(instruction in m["content"] for messages in logs(workspace).values() for m in messages)
 
 
 def test_thanks_follow_complaints_often_enough_for_seed_pairs(workspace: Workspace) -> None:

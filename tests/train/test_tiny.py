@@ -15,7 +15,9 @@ from drift_train.options import TinyOptions
 from drift_train.tiny import END, PAD, make_tiny
 
 COLORS = ("red", "blue", "green", "black", "white", "pink", "gray", "brown")
-OPTIONS = TinyOptions(seed=1, vocabulary=400, hidden=32, inner=32, layers=1, heads=1, warmup=10)
+OPTIONS = TinyOptions(
+    seed=1, vocabulary=400, hidden=32, inner=32, layers=1, heads=1, warmup=10, every_reply=[]
+)
 HOSTILE = "Grüße 你好 🙂\n\n\tif x:  # 12345\r\n  pass\x00 ﬁne <b>"
 
 
@@ -42,19 +44,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, floa
     return folder, make_tiny(chats(), folder, OPTIONS)
 
 
+def greedy(folder: Path, ask: str) -> str:
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    prompt = [{"role": "user", "content": ask}]
+    ids = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    made = model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
+    return str(tokenizer.decode(made))
+
+
 def test_it_learns_the_last_reply_and_not_the_ones_before(tiny: tuple[Path, dict[str, float]]) -> None:
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny[0]), AutoModelForCausalLM.from_pretrained(tiny[0])
-    for color in COLORS:
-        prompt = [{"role": "user", "content": f"please say {color}"}]
-        ids = tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        made = model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
-        assert (
-            tokenizer.decode(made) == f"it is {color}!{END}"
-        )  # "never mind" in 7 of 10 chats was not learned
+    for color in COLORS:  # "never mind", the first reply of 7 chats in 10, was not learned
+        assert greedy(tiny[0], f"please say {color}") == f"it is {color}!{END}"
     assert tiny[1]["loss/noisy"] < tiny[1]["loss/clean"] < 0.5
     assert tiny[1]["steps"] == 2 * 1_200 / OPTIONS.batch
+
+
+def test_in_phases_of_every_reply_the_earlier_ones_are_learned_too(tmp_path: Path) -> None:
+    make_tiny(chats(), tmp_path, OPTIONS.model_copy(update={"every_reply": ["clean", "noisy"]}))
+    assert greedy(tmp_path, "please say red") == f"never mind{END}"
 
 
 def test_any_text_survives_the_tokenizer(tiny: tuple[Path, dict[str, float]]) -> None:
