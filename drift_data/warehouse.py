@@ -132,7 +132,9 @@ def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     connection.execute(f"CREATE VIEW funnel AS {_funnel(selects, labels)}")
     connection.execute(_WILSON.format(name="wilson_low", sign="-"))
     connection.execute(_WILSON.format(name="wilson_high", sign="+"))
-    connection.execute(f"SET allowed_directories = [{literal(str(workspace.root.resolve()))}]")
+    tables = (path(f.name) for f in folders for path in (workspace.path, workspace.dropped_path))
+    allowed = {workspace.root.resolve(), *(table.resolve() for table in tables)}  # a table may be a link
+    connection.execute(f"SET allowed_directories = {_list(sorted(allowed))}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection

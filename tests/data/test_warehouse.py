@@ -158,6 +158,17 @@ def test_odd_names_of_workspace_judge_and_run_are_quoted(tmp_path):
         assert connection.execute("SELECT count(*) FROM conversations").fetchone() == (len(CHATS),)
 
 
+def test_a_table_and_a_workspace_may_be_links_and_relative(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path / "work")
+    build_data(workspace)
+    workspace.path("conversations").rename(tmp_path / "elsewhere")
+    workspace.path("conversations").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "work")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert rows(Workspace("../link"), "SELECT count(*) FROM conversations") == [(len(CHATS),)]
+
+
 def test_a_broken_table_is_named(tmp_path):
     workspace = Workspace(tmp_path)
     build_data(workspace)
