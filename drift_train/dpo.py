@@ -22,6 +22,7 @@ from drift_train.pairs import TRAIN
 from drift_train.policy import context_length, device, free_memory, load_model, load_tokenizer, save_model
 from drift_train.render import Renderer
 
+_SHORT_RUN = 10  # steps
 _FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
 
 
@@ -101,6 +102,16 @@ def _check_rows(pairs: Sequence[Mapping[str, Any]], policy: Path, options: Train
         )
 
 
+def warmup_steps(pairs: int, options: TrainOptions) -> int:
+    """Return the steps of warm-up: the ratio of all steps, rounded up as transformers does; none in a short run.
+
+    The schedule starts from 0, so the first step of a warm-up learns nothing: with fewer than 10 steps that would be
+    a noticeable share of the pairs, with a single step all of them.
+    """
+    steps = math.ceil(options.epochs * math.ceil(pairs / options.global_batch))
+    return math.ceil(options.warmup_ratio * steps) if steps >= _SHORT_RUN else 0
+
+
 def _trainer(
     policy: Path,
     reference: Path,
@@ -133,7 +144,7 @@ def _trainer(
         loss_weights=[1.0, options.alpha] if options.alpha else None,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.scheduler,
-        warmup_steps=options.warmup_ratio if options.warmup_ratio < 1 else 0.999,
+        warmup_steps=warmup_steps(len(pairs), options),
         optim=options.optimizer,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.per_device_batch,

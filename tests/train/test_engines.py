@@ -143,7 +143,9 @@ def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_transformers_where_vllm_is_missing_and_says_so(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    samples = sample(policy, requests(policy, 2), OPTIONS.model_copy(update={"engine": "auto"}), tmp_path, "t")
+    samples = sample(
+        policy, requests(policy, 2), OPTIONS.model_copy(update={"engine": "auto"}), tmp_path, "t"
+    )
     assert samples.made_by["engine"] == "transformers"
     assert samples.made_by["instead_of_vllm"] == "vllm is not installed"
     assert "sampling with transformers" in capsys.readouterr().err
@@ -163,7 +165,7 @@ def test_an_engine_that_dies_while_sampling_is_a_clear_error(
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     engine = vllm_engine.VllmEngine(policy, [2], tmp_path / "logs", "t")
-    with pytest.raises(CheckError, match="exit code 9.*out of memory"):
+    with pytest.raises(CheckError, match=r"exit code 9.*out of memory"):
         engine.sample(requests(policy, 2), OPTIONS)
 
 

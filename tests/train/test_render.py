@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import TEMPLATE, assistant, edit_json, make_policy, user
@@ -7,8 +6,6 @@ from conftest import TEMPLATE, assistant, edit_json, make_policy, user
 from drift_data.workspace import UserError
 from drift_train.policy import load_tokenizer
 from drift_train.render import Renderer, RenderError, shorten
-
-
 
 
 @pytest.fixture
@@ -31,7 +28,9 @@ def test_prompt_and_reply_together_are_the_rendered_conversation(renderer: Rende
 
 
 def test_white_space_of_the_template_may_follow_the_end_of_a_reply(renderer: Renderer) -> None:
-    _, reply = with_template(renderer, TEMPLATE.replace("'<|im_end|>'", "'<|im_end|>\n'")).pair(user("a"), "b")
+    _, reply = with_template(renderer, TEMPLATE.replace("'<|im_end|>'", "'<|im_end|>\n'")).pair(
+        user("a"), "b"
+    )
     assert renderer.tokenizer.decode(reply) == "b<|im_end|>\n"
 
 

@@ -1,0 +1,236 @@
+"""The trainer on a tiny model: its losses, its checks, what it saves."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import assistant, make_policy, user
+from safetensors.torch import load_file
+
+from drift_data.workspace import UserError, file_digest
+from drift_train import dpo
+from drift_train.checks import CheckError, log_probs
+from drift_train.options import TrainOptions
+from drift_train.policy import load_model, load_tokenizer
+from drift_train.render import Renderer
+
+OPTIONS = TrainOptions(
+    learning_rate=1e-4, global_batch=4, per_device_batch=2, max_length=128, gradient_checkpointing=False
+)
+
+
+def make_pairs(policy: Path, count: int = 12) -> list[dict[str, Any]]:
+    renderer = Renderer(load_tokenizer(policy))
+    rows = []
+    for i in range(count):
+        prompt, chosen, rejected = (
+            user(f"please list {i}"),
+            "apple pear " * (1 + i % 3),
+            "blue fish " * (1 + i % 2),
+        )
+        rows.append(
+            {
+                "prompt": prompt,
+                "chosen": assistant(chosen),
+                "rejected": assistant(rejected),
+                "conversation_id": f"c{i}",
+                "turn": 2,
+                "split": "train",
+                "chosen_tokens": len(renderer.pair(prompt, chosen)[1]),
+                "rejected_tokens": len(renderer.pair(prompt, rejected)[1]),
+            }
+        )
+    return rows
+
+
+def train(
+    policy: Path, target: Path, pairs: list[dict[str, Any]], options: TrainOptions = OPTIONS, **changes: Any
+) -> list[dict[str, Any]]:
+    """Train and return the metrics, a row a step."""
+    metrics = target.parent / f"{target.name}.jsonl"
+    arguments: dict[str, Any] = {
+        "reference": policy,
+        "iteration": 1,
+        "method": "drift",
+        "title": "t",
+        **changes,
+    }
+    dpo.train(policy, pairs=pairs, target=target, metrics=metrics, options=options, **arguments)
+    return [json.loads(line) for line in metrics.read_text().splitlines()]
+
+
+def test_the_sigmoid_loss_is_ln_2_before_anything_is_learned_and_the_nll_is_logged_apart(
+    policy: Path, tmp_path: Path
+) -> None:
+    """With 12 pairs in one batch the first step's loss can be computed by hand from plain forwards."""
+    pairs = make_pairs(policy)
+    options = OPTIONS.model_copy(update={"global_batch": 12, "per_device_batch": 12, "alpha": 0.01})
+    first = train(policy, tmp_path / "model", pairs, options)[0]
+    renderer, model = Renderer(load_tokenizer(policy)), load_model(policy, torch.float32)
+    values = [log_probs(model, *renderer.pair(row["prompt"], row["chosen"][0]["content"])) for row in pairs]
+    nll = -float(torch.cat(values).mean())
+    assert first["loss/nll"] == pytest.approx(nll, rel=1e-5)
+    assert first["loss/sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["loss"] == pytest.approx(math.log(2) + 0.01 * nll, rel=1e-5)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert first["logps/chosen"] == pytest.approx(sum(float(v.sum()) for v in values) / 12, rel=1e-5)
+
+
+def test_metrics_have_a_row_a_step_with_trls_names_and_ours(policy: Path, tmp_path: Path) -> None:
+    rows = train(policy, tmp_path / "model", make_pairs(policy), OPTIONS.model_copy(update={"epochs": 2}))
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # 12 pairs in batches of 4, twice
+    for row in rows:
+        assert (row["iteration"], row["method"]) == (1, "drift")
+        assert row.keys() >= {
+            "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
+            "logps/rejected", "learning_rate", "grad_norm", "tokens_per_second", "peak_memory_bytes",
+        }  # fmt: skip
+        assert row["tokens_per_second"] > 0
+        assert row["rewards/margins"] == pytest.approx(
+            row["rewards/chosen"] - row["rewards/rejected"], abs=1e-5
+        )
+    assert rows[-1]["rewards/margins"] > 0.01
+
+
+def test_training_widens_the_margin_of_every_pair(policy: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(policy)
+    train(policy, tmp_path / "model", pairs, OPTIONS.model_copy(update={"epochs": 3}))
+    renderer = Renderer(load_tokenizer(policy))
+    before, after = load_model(policy, torch.float32), load_model(tmp_path / "model", torch.float32)
+    for row in pairs:
+        chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])
+        rejected = renderer.pair(row["prompt"], row["rejected"][0]["content"])
+        gain = [
+            float((log_probs(after, *reply) - log_probs(before, *reply)).sum())
+            for reply in (chosen, rejected)
+        ]
+        assert gain[0] > gain[1]
+
+
+def test_the_same_seed_gives_the_same_weights(policy: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(policy)
+    for name in ("one", "two"):
+        train(policy, tmp_path / name, pairs)
+    train(policy, tmp_path / "other", pairs, OPTIONS.model_copy(update={"seed": 1}))
+    weights = [file_digest(tmp_path / name / "model.safetensors") for name in ("one", "two", "other")]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_batches_are_accumulated_to_the_same_update(policy: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(policy)
+    plain = OPTIONS.model_copy(update={"alpha": 0.0, "optimizer": "adamw_torch"})
+    train(policy, tmp_path / "one", pairs, plain.model_copy(update={"per_device_batch": 4}))
+    train(policy, tmp_path / "four", pairs, plain.model_copy(update={"per_device_batch": 1}))
+    one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "four"))
+    start = load_file(policy / "model.safetensors")
+    moved = max(float((one[name] - start[name]).abs().max()) for name in one)
+    apart = max(float((one[name] - four[name]).abs().max()) for name in one)
+    assert moved > 1e-5
+    assert apart < moved / 100
+
+
+@pytest.mark.parametrize(
+    ("pairs", "epochs", "expected"), [(491, 3, 5), (11_000, 1, 35), (320, 1, 1), (288, 1, 0), (20, 1, 0)]
+)
+def test_warm_up_is_a_tenth_of_the_steps_and_none_in_a_short_run(
+    pairs: int, epochs: int, expected: int
+) -> None:
+    assert dpo.warmup_steps(pairs, TrainOptions(epochs=epochs)) == expected
+
+
+def test_a_single_step_learns_something(policy: Path, tmp_path: Path) -> None:
+    (row,) = train(policy, tmp_path / "model", make_pairs(policy, 4))
+    assert row["learning_rate"] == OPTIONS.learning_rate
+    before, after = (
+        load_file(policy / "model.safetensors"),
+        load_file(tmp_path / "model" / "model.safetensors"),
+    )
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+def test_learning_rate_zero_leaves_the_weights_as_they_are(policy: Path, tmp_path: Path) -> None:
+    train(policy, tmp_path / "model", make_pairs(policy), OPTIONS.model_copy(update={"learning_rate": 0}))
+    before, after = (
+        load_file(policy / "model.safetensors"),
+        load_file(tmp_path / "model" / "model.safetensors"),
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_saved_folder_is_a_plain_model_without_pickles(policy: Path, tmp_path: Path) -> None:
+    train(policy, tmp_path / "model", make_pairs(policy))
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {path.name for path in policy.iterdir()}
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (policy / name).read_bytes()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["use_cache"] is True
+    assert config["dtype"] == "float32"
+    load_model(tmp_path / "model", torch.float32)
+
+
+def test_a_reference_that_is_not_the_policy_is_allowed_and_shows_in_the_margin(
+    policy: Path, tmp_path: Path
+) -> None:
+    other = make_policy(tmp_path / "other", seed=1)
+    first = train(policy, tmp_path / "model", make_pairs(policy), reference=other)[0]
+    assert abs(first["rewards/margins"]) > 1e-3
+
+
+def test_a_reference_loaded_from_other_weights_than_it_claims_stops_the_run(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, loaded = make_policy(tmp_path / "other", seed=1), []
+
+    def second_is_another(folder: Path, dtype: torch.dtype) -> Any:
+        loaded.append(folder)
+        return load_model(folder if len(loaded) == 1 else other, dtype)
+
+    monkeypatch.setattr(dpo, "load_model", second_is_another)
+    with pytest.raises(CheckError, match="instead of ln 2"):
+        train(policy, tmp_path / "model", make_pairs(policy))
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_are_not_numbers_stop_the_run_before_the_first_step(tmp_path: Path) -> None:
+    broken = make_policy(tmp_path / "broken")
+    model = load_model(broken, torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight[5, 0] = float("nan")
+    model.save_pretrained(broken)
+    with pytest.raises(CheckError, match="not finite"):
+        train(broken, tmp_path / "model", make_pairs(broken))
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_and_nothing_is_saved(policy: Path, tmp_path: Path) -> None:
+    wild = OPTIONS.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 0, "warmup_ratio": 0})
+    with pytest.raises(CheckError, match=r"not a finite number at step \d+.*learning_rate"):
+        train(policy, tmp_path / "model", make_pairs(policy), wild)
+    assert not (tmp_path / "model").exists()
+
+
+def test_rows_of_the_test_split_are_refused(policy: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(policy)
+    pairs[5]["split"] = "test"
+    with pytest.raises(UserError, match=r"c5.*'test'"):
+        train(policy, tmp_path / "model", pairs)
+
+
+def test_pairs_counted_with_another_tokenizer_are_refused(policy: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(policy)
+    pairs[7]["rejected_tokens"] += 1
+    with pytest.raises(CheckError, match="rejected reply of pair c7"):
+        train(policy, tmp_path / "model", pairs)
+
+
+def test_a_pair_that_would_be_cut_is_refused(policy: Path, tmp_path: Path) -> None:
+    options = OPTIONS.model_copy(update={"max_length": 20})
+    with pytest.raises(CheckError, match=r"first batch|TRL kept"):
+        train(policy, tmp_path / "model", make_pairs(policy), options)
+
+
+def test_a_max_length_beyond_the_models_context_is_a_clear_error(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="max_length 4096 is beyond the 512 positions"):
+        train(policy, tmp_path / "model", make_pairs(policy), OPTIONS.model_copy(update={"max_length": 4096}))
