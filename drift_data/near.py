@@ -1,7 +1,7 @@
 """Near-duplicate conversations, by MinHash over word 3-grams. Knows nothing of roles: only the words count.
 
 Letters of scripts that put no space between words count as words. What is kept of a conversation is its
-sketch, about a kilobyte: memory grows with the number of conversations, slower than the text does.
+sketch, about two kilobytes: memory grows with the number of conversations.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from drift_data.turns import message_starts
 
 PERMUTATIONS = 128
 _SEED = 42
+_AT_ONCE = 500  # conversations whose words are Python objects at one time
 # Scripts written without spaces: Han, kana, Thai, Lao, Khmer, Myanmar.
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 
@@ -30,15 +31,16 @@ class NearDuplicates:
     def add(self, messages: pa.ListArray, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Return which of the flagged rows nearly repeat an earlier one; the others are remembered."""
         repeats = np.zeros(len(rows), dtype=np.bool_)
-        at = np.flatnonzero(rows)
-        if len(at) == 0:
-            return repeats
-        shingles, bounds = _shingles(messages.take(pa.array(at)))
-        entries = [
-            (str(self._count + i), shingles[bounds[i] : bounds[i + 1]].to_pylist()) for i in range(len(at))
-        ]
-        self._count += len(at)
-        repeats[at] = ~np.array(self._sketches.add_pairs(entries), dtype=np.bool_)
+        flagged = np.flatnonzero(rows)
+        for start in range(0, len(flagged), _AT_ONCE):
+            at = flagged[start : start + _AT_ONCE]
+            shingles, bounds = _shingles(messages.take(pa.array(at)))
+            entries = [
+                (str(self._count + i), shingles[bounds[i] : bounds[i + 1]].to_pylist())
+                for i in range(len(at))
+            ]
+            self._count += len(at)
+            repeats[at] = ~np.array(self._sketches.add_pairs(entries), dtype=np.bool_)
         return repeats
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Never, cast
 
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ PARQUET = ".parquet"
 JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _HUB = "hf://"
+_UNPACKED = 4  # how much longer text is unpacked, for the progress bar
 _NO_DATA = {"manifest.json", "dataset_infos.json", "dataset_info.json", "state.json"}
 
 
@@ -67,12 +68,12 @@ class Tally:
 
     rows: Counter[str] = field(default_factory=Counter)
     notes: dict[str, object] = field(default_factory=dict)  # for the manifest's results
-    bar: tqdm[None] | None = None
+    bar: tqdm[Never] | None = None
 
-    def read_bytes(self, count: float) -> None:
-        """Move the progress bar."""
+    def read_bytes(self, file: RawFile, count: float) -> None:
+        """Move the progress bar by bytes of a file, which are more than its size says when it is packed."""
         if self.bar is not None:
-            self.bar.update(count)
+            self.bar.update(round(count / _UNPACKED if file.url.endswith(".gz") else count))
 
 
 def raw_files(inputs: Sequence[str]) -> list[RawFile]:

@@ -91,7 +91,7 @@ def _lines(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterato
             return
         if not line:
             return
-        tally.read_bytes(length)
+        tally.read_bytes(file, length)
         if length == len(line) and not line.strip():
             continue
         tally.rows[table] += 1
@@ -137,7 +137,7 @@ def _array(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterato
             yield SetAside(table, where, "broken_off", excerpt(f"before byte {text.position}: {message}"))
             return
         tally.rows[table] += 1
-        tally.read_bytes(text.position - position)
+        tally.read_bytes(file, text.position - position)
         position = text.position
         if text.had_bad_bytes and _BAD_BYTES in json.dumps(value, ensure_ascii=False):
             yield SetAside(table, where, "invalid_utf8", excerpt(value))

@@ -85,7 +85,7 @@ def parquet_batches(
             for row in range(first + done, first + metadata.num_rows):
                 yield SetAside(table, f"{file.name}:{row}", UNREADABLE, f"row group {group}: {error}"[:500])
         first += metadata.num_rows
-        tally.read_bytes(file.size * metadata.num_rows / max(1, parquet.metadata.num_rows))
+        tally.read_bytes(file, file.size * metadata.num_rows / max(1, parquet.metadata.num_rows))
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
