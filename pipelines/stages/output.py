@@ -19,7 +19,8 @@ SQL = Path(__file__).parents[1] / "sql"
 def report(workspace: Workspace, recipe: Recipe, run: str | None) -> None:
     """Write the page of a run and say where it lies."""
     name = run_name(recipe, run)
-    path = write_report(workspace, name, workspace.path("runs") / name / "report.html")
+    out = workspace.path("runs") / name / "report.html"
+    path = write_report(workspace, name, out, recipe.model_dump(mode="json"))
     print(f"report: {path.resolve()}")
 
 
