@@ -20,7 +20,7 @@ class UserOptions(BaseModel):
     thanks_if_right: Share = 0.3  # after a reply without a fault
     thanks_if_wrong: Share = 0.08  # faults that drew no complaint
     thanks_if_mended: Share = 0.15  # after a revision
-    goes_on: Share = 0.4  # chance of a further turn where there is neither
+    goes_on: Share = 0.6  # chance of a further turn where there is neither
     small_talk: Share = 0.2  # share of neutral turns that ask for no task
     hard: Share = 0.25  # share of neutral turns that sound like a verdict
     most_replies: int = Field(default=4, ge=1)
@@ -37,7 +37,7 @@ class PretrainOptions(BaseModel):
     noisy: int = Field(default=20_000, ge=0)
     quality: Share = 0.7  # chance that a reply gets one dimension right
     mends: Share = 0.5  # chance that a revision mends a fault the complaint does not name
-    users: UserOptions = UserOptions(complains=0.35, goes_on=0.6, instructed=0.4)
+    users: UserOptions = UserOptions(complains=0.35, instructed=0.4)
 
 
 class SimulateOptions(BaseModel):
@@ -46,8 +46,8 @@ class SimulateOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 0
-    conversations: int = Field(default=4_000, ge=1)
-    quality: Share = 0.6  # chance that a logged reply gets one dimension right
+    conversations: int = Field(default=5_000, ge=1)
+    quality: Share = 0.65  # chance that a logged reply gets one dimension right
     mends: Share = 0.5  # chance that a logged revision mends a fault that was not named
     heldout: int = Field(default=400, ge=1)  # prompts
     heldout_tasks: int = Field(default=120, ge=1)  # tasks (of 1,296) that only held-out prompts ask for
