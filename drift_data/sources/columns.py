@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.schema import MESSAGE, MESSAGES
+from drift_data.sources.fields import timestamp
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.parquet import leaves, open_parquet, parquet_batches
 from drift_data.sources.rows import CONVERSATIONS_TABLE, RAW_CHATS, Chats, SetAside
@@ -60,7 +61,14 @@ def parquet_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Chats
                 continue
             first, batch = piece
             rows = np.arange(first, first + batch.num_rows, dtype=np.int64)
-            yield Chats(file.name, rows, chats_from_batch(batch, layout, found))
+            try:
+                table = chats_from_batch(batch, layout, found)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+                raise UserError(
+                    f"{file.name} is not in the layout of {layout.name}: a column has another type ({error}). "
+                    f"Its columns: {describe(parquet.schema_arrow)}."
+                ) from error
+            yield Chats(file.name, rows, table)
 
 
 def chats_from_batch(batch: pa.RecordBatch, layout: Layout, found: Mapping[str, str]) -> pa.RecordBatch:
@@ -77,18 +85,23 @@ def chats_from_batch(batch: pa.RecordBatch, layout: Layout, found: Mapping[str, 
         elif field.type == _UTC:
             columns.append(_timestamps(batch[found[field.name]]))
         else:
-            columns.append(batch[found[field.name]].cast(field.type))
+            columns.append(_cast(batch[found[field.name]], field.type))
     return pa.RecordBatch.from_arrays(columns, schema=RAW_CHATS)
 
 
 def messages_of(column: pa.ListArray) -> pa.ListArray:
     """Return a column of lists of structs as MESSAGES: roles and contents only, nulls kept."""
     values, offsets = _flat(column)
-    fields = [values.field(name).cast(pa.string()) for name in MESSAGE.names]
+    fields = [_cast(values.field(name), pa.string()) for name in MESSAGE.names]
     mask = values.is_null() if values.null_count else None
     structs = pa.StructArray.from_arrays(fields, fields=list(MESSAGE), mask=mask)
     missing = column.is_null() if column.null_count else None
     return pa.ListArray.from_arrays(offsets, structs, type=MESSAGES, mask=missing)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column as another type; bytes that are no UTF-8 pass, they are looked for later."""
+    return column.cast(options=pc.CastOptions(kind, allow_invalid_utf8=True))
 
 
 def _flat(column: pa.ListArray) -> tuple[pa.Array, pa.Array]:
@@ -108,13 +121,9 @@ def _any(column: pa.ListArray, field: str) -> pa.BooleanArray:
 
 
 def _timestamps(column: pa.Array) -> pa.TimestampArray:
-    """Return times as UTC microseconds. Without a zone it is UTC; text that is no time becomes null."""
+    """Return times as UTC microseconds. Without a zone it is UTC; what is no time becomes null."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(_UTC)
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return pc.multiply(column.cast(pa.float64()), 1e6).cast(pa.int64(), safe=False).cast(_UTC)
-    from drift_data.sources.fields import timestamp
-
     return pa.array([timestamp(value) for value in column.to_pylist()], _UTC)
 
 

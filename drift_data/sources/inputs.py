@@ -10,6 +10,7 @@ import glob
 import gzip
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,14 @@ def _data_files(folder: Path) -> list[Path]:
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     tables = [path for path in files if path.name.lower().endswith(PARQUET)]
-    return tables or [p for p in files if p.name.lower().endswith(JSON) and p.name not in _NO_DATA]
+    texts = [p for p in files if p.name.lower().endswith(JSON) and p.name not in _NO_DATA]
+    if tables and texts:
+        print(
+            f"{folder} holds Parquet, so its JSON files are left out: {', '.join(p.name for p in texts)[:500]}. "
+            "Name them in INPUT to read them.",
+            file=sys.stderr,
+        )
+    return tables or texts
 
 
 def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:

@@ -29,7 +29,10 @@ def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
         UserError: it is empty, cut off, or another kind of file.
     """
     try:
-        parquet = pq.ParquetFile(file.open() if file.on_hub else file.url)
+        if file.on_hub:
+            parquet = pq.ParquetFile(file.open(), pre_buffer=True)  # few long requests
+        else:
+            parquet = pq.ParquetFile(file.url, buffer_size=1 << 20)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
             f"{file.name} is not a whole Parquet file ({error}). Get it again, or leave it out."

@@ -208,3 +208,18 @@ def test_an_input_that_is_not_there_is_named(
 def test_an_empty_input_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="INPUT is empty"):
         converted(tmp_path, "wildchat")
+
+
+def test_json_beside_parquet_is_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_wildchat(tmp_path / "raw" / "a.parquet", [chat("q", "a")])
+    (tmp_path / "raw" / "more.jsonl").write_text("{}")
+    assert len(rows(converted(tmp_path, "wildchat", tmp_path / "raw"))) == 1
+    assert "JSON files are left out: more.jsonl" in capsys.readouterr().err
+
+
+def test_lmsys_times_as_numbers_are_read(tmp_path: Path) -> None:
+    talk = [{"content": "q", "role": "user"}, {"content": "a", "role": "assistant"}]
+    data = [{"conversation_id": str(at), "conversation": talk, "tstamp": at} for at in (1.5, float("nan"))]
+    pq.write_table(pa.Table.from_pylist(data), tmp_path / "raw.parquet")
+    found = rows(converted(tmp_path, "lmsys", tmp_path / "raw.parquet", deduplicate="off"))
+    assert [row["timestamp"] for row in found] == [datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC), None]

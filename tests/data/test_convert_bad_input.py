@@ -265,3 +265,23 @@ def test_a_folder_without_data_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "raw" / "README.md").write_text("no data")
     with pytest.raises(UserError, match="holds no data"):
         converted(tmp_path, "wildchat", tmp_path / "raw")
+
+
+def test_a_column_of_another_type_is_one_clear_error(tmp_path: Path) -> None:
+    raw = wildchat_row(GOOD) | {"toxic": "perhaps"}
+    pq.write_table(pa.Table.from_pylist([raw]), tmp_path / "raw.parquet")
+    with pytest.raises(UserError, match=r"layout of WildChat: a column has another type.*toxic \(string\)"):
+        converted(tmp_path, "wildchat", tmp_path / "raw.parquet")
+
+
+def test_bytes_declared_as_binary_are_checked_row_by_row(tmp_path: Path) -> None:
+    message = pa.struct([("role", pa.string()), ("content", pa.binary())])
+    layout = pa.schema([("conversation_hash", pa.string()), ("conversation", pa.list_(message))])
+    talks = [
+        [{"role": "user", "content": text}, {"role": "assistant", "content": b"a"}]
+        for text in (b"\xff", b"q")
+    ]
+    data = [{"conversation_hash": str(i), "conversation": talk} for i, talk in enumerate(talks)]
+    pq.write_table(pa.Table.from_pylist(data, schema=layout), tmp_path / "raw.parquet")
+    workspace = converted(tmp_path, "wildchat", tmp_path / "raw.parquet")
+    assert reasons(workspace) == {"raw.parquet:0": "invalid_utf8"} and len(rows(workspace)) == 1
