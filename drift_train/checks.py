@@ -10,10 +10,12 @@ import torch
 
 from drift_train.policy import free_memory, load_model
 
-# Largest difference of one token's log-probability between an engine and a plain forward.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
-# bfloat16 rounds logits to 3 decimal digits, so single tokens differ: their mean must be small as well.
+# Largest and mean difference of a token's log-probability between an engine and a plain forward. float32: rounding
+# is near 1e-6. bfloat16, measured with 12 random layers of width 512, 814 tokens: largest 0.08, mean 0.015; with
+# other weights the mean is 0.5 and more. A policy and the one before it are closer than bfloat16 can tell.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 MEAN_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+# Largest margin between equal weights before the first step; both sides take the same path, so 0 is usual.
 MARGIN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 
 
@@ -50,19 +52,18 @@ def recheck_log_probs(
         CheckError: a difference is beyond `TOLERANCE`.
     """
     model = load_model(folder, dtype)
-    worst = 0.0
-    for prompt, reply, reported in rows:
-        difference = (log_probs(model, prompt, reply) - torch.tensor(reported)).abs()
-        worst = max(worst, float(difference.max()))
-        if not (difference.max() <= TOLERANCE[dtype] and difference.mean() <= MEAN_TOLERANCE[dtype]):
-            raise CheckError(
-                f"The {engine} engine reports log-probabilities that differ by {float(difference.max()):.4g} "
-                f"(mean {float(difference.mean()):.4g}) from a plain forward of {folder} on the same tokens; "
-                f"at most {TOLERANCE[dtype]} is rounding. It did not sample from this checkpoint. Nothing "
-                "was trained on it."
-            )
+    differences = torch.cat(
+        [(log_probs(model, prompt, reply) - torch.tensor(reported)).abs() for prompt, reply, reported in rows]
+    )
     del model
     free_memory()
+    worst, mean = float(differences.max()), float(differences.mean())
+    if not (worst <= TOLERANCE[dtype] and mean <= MEAN_TOLERANCE[dtype]):  # also when they are not numbers
+        raise CheckError(
+            f"The {engine} engine reports log-probabilities that differ by up to {worst:.4g} (mean {mean:.4g}) from a "
+            f"plain forward of {folder} on the same tokens; at most {TOLERANCE[dtype]} (mean {MEAN_TOLERANCE[dtype]}) "
+            "is rounding. It did not sample from this checkpoint. Nothing was trained on it."
+        )
     return worst
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_policy, user
+from test_dpo import make_pairs, train
 
 from drift_train.checks import CheckError, check_prompt_tokens, log_probs, recheck_log_probs
 from drift_train.engines import vllm as vllm_engine
 from drift_train.engines.transformers import SeededSampling
-from drift_train.options import SamplingOptions
+from drift_train.options import SamplingOptions, TrainOptions
 from drift_train.policy import load_model, load_tokenizer, stop_token_ids
 from drift_train.render import Renderer
 from drift_train.rollout import EngineStartError, Request, Samples, request_seed, sample
@@ -171,16 +172,24 @@ def test_an_engine_that_dies_while_sampling_is_a_clear_error(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
-def test_vllm_samples_what_transformers_says(policy: Path, tmp_path: Path) -> None:
+def test_vllm_samples_from_a_trained_checkpoint_what_transformers_says(policy: Path, tmp_path: Path) -> None:
     """The one engine start of the suite: tokens, log-probs, finish reasons and seeds of a real vLLM."""
+    base = policy
+    policy = tmp_path / "trained"
+    options = TrainOptions(
+        learning_rate=1e-4, global_batch=4, per_device_batch=4, max_length=128, gradient_checkpointing=False
+    )
+    train(base, policy, make_pairs(base), options)
     (end,) = stop_token_ids(policy, load_tokenizer(policy))
     asked = requests(policy)
     twins = [Request(100 + r.key, r.messages, r.prompt_ids, r.seed) for r in asked]
-    options = OPTIONS.model_copy(update={"engine": "vllm"})
-    samples = sample(policy, [*asked, *twins], options, tmp_path, "t")
+    samples = sample(policy, [*asked, *twins], OPTIONS.model_copy(update={"engine": "vllm"}), tmp_path, "t")
     assert samples.made_by["engine"] == "vllm"
     assert samples.made_by["precision"] == "float32"
     all_log_probs_agree(policy, samples, asked)
+    model = load_model(base, torch.float32)
+    exact = log_probs(model, asked[0].prompt_ids, samples.replies[0].token_ids)
+    assert float((exact - torch.tensor(samples.replies[0].log_probs)).abs().max()) > 1e-3  # not the base's
     drawn = tokens(samples)
     assert {key: drawn[100 + key] for key in range(40)} == {key: drawn[key] for key in range(40)}
     assert len({tuple(drawn[key]) for key in range(40)}) > 20
