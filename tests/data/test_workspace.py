@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drift_data import schema, workspace
+from drift_data import schema
 from drift_data.workspace import AccountingError, Build, TableWriter, UserError, Workspace
+from drift_data.workspace import table as table_module
 
 NUMBERS = pa.schema([pa.field("conversation_id", pa.string(), nullable=False), ("n", pa.int64())])
 
@@ -132,7 +133,7 @@ def test_a_process_killed_while_it_writes_leaves_no_table_and_the_next_run_makes
             writer = outputs["numbers"].table(S)
             for i in range(3):
                 writer.write_rows([{"n": i}])
-            writer._flush()
+            writer._flush()  # on the disk, in the temporary folder
             print("written", flush=True)
             time.sleep(float(sys.argv[1]))
         Workspace(".").run("count", ["numbers"], build, options={})
@@ -158,8 +159,8 @@ def test_a_process_killed_while_it_writes_leaves_no_table_and_the_next_run_makes
 def test_row_groups_and_shards_stay_within_their_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace, "ROWS_PER_GROUP", 10)
-    monkeypatch.setattr(workspace, "GROUPS_PER_SHARD", 2)
+    monkeypatch.setattr(table_module, "ROWS_PER_GROUP", 10)
+    monkeypatch.setattr(table_module, "GROUPS_PER_SHARD", 2)
     writer = TableWriter(tmp_path, NUMBERS)
     writer.write(pa.table({"conversation_id": [str(i) for i in range(45)], "n": range(45)}))
     writer.close()
@@ -179,7 +180,7 @@ def test_a_null_key_is_an_error(tmp_path: Path) -> None:
 def test_a_manifest_of_another_layout_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "numbers").mkdir()
     (tmp_path / "numbers/manifest.json").write_text('{"stage": "count"}')
-    with pytest.raises(UserError, match="Delete .*numbers and run again"):
+    with pytest.raises(UserError, match=r"Delete .*numbers and run again"):
         Workspace(tmp_path).manifest("numbers")
 
 

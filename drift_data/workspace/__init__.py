@@ -1,0 +1,34 @@
+"""Paths, atomic tables, manifests and "is this already done?": the one implementation all stages share.
+
+A stage writes into a temporary folder; when it ends without an error and its rows add up, every output is
+renamed into place with its `manifest.json` inside. A folder with a manifest is therefore finished, and a process
+killed at any moment leaves nothing half-written. This package knows nothing about what the tables mean.
+"""
+
+from drift_data.workspace.errors import AccountingError, UserError
+from drift_data.workspace.manifest import (
+    MANIFEST,
+    Manifest,
+    file_digest,
+    folder_digest,
+    peak_memory_bytes,
+    tool_version,
+)
+from drift_data.workspace.output import Build, Output
+from drift_data.workspace.table import TableWriter
+from drift_data.workspace.workspace import Workspace
+
+__all__ = [
+    "MANIFEST",
+    "AccountingError",
+    "Build",
+    "Manifest",
+    "Output",
+    "TableWriter",
+    "UserError",
+    "Workspace",
+    "file_digest",
+    "folder_digest",
+    "peak_memory_bytes",
+    "tool_version",
+]

@@ -1,0 +1,9 @@
+"""The two kinds of failure: what the user can mend, and rows that a stage lost."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message says what was wrong, where, and what to do; exit code 1."""
+
+
+class AccountingError(Exception):
+    """A stage lost or invented rows: rows in differ from rows out plus rows dropped. A bug of the tool; exit 2."""

@@ -1,0 +1,130 @@
+"""What a stage makes: folders that are filled aside and then renamed into place with their manifests.
+
+A process killed at any moment leaves either the old folders or the new ones, never a half-written one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from drift_data.workspace.errors import AccountingError
+from drift_data.workspace.manifest import MANIFEST, Manifest
+from drift_data.workspace.table import TableWriter
+
+DROPPED = "dropped"  # folder of the workspace with the rows that were left out, table by table
+
+
+class Output:
+    """One folder that a stage makes: a table with its dropped rows, or files (a model)."""
+
+    def __init__(self, name: str, folder: Path, dropped_folder: Path) -> None:
+        self.name, self.folder, self.dropped_folder = name, folder, dropped_folder
+        self.rows_in: int | None = None
+        self.made_by: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
+        self._table: TableWriter | None = None
+        self._dropped: TableWriter | None = None
+        self._reasons: Counter[str] = Counter()
+        folder.mkdir(parents=True)
+
+    def table(self, schema: pa.Schema) -> TableWriter:
+        """Return the writer of this folder's table; the schema counts at the first call."""
+        if self._table is None:
+            self._table = TableWriter(self.folder, schema)
+        return self._table
+
+    def drop(self, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+        """Set rows aside. Each has the columns of `schema`, among them `reason`."""
+        if not rows:
+            return
+        if self._dropped is None:
+            self._dropped = TableWriter(self.dropped_folder, schema)
+        self._dropped.write_rows(rows)
+        self._reasons.update(str(row["reason"]) for row in rows)
+
+    def finish(self) -> tuple[int, dict[str, int]]:
+        """Close the writers, check that no row was lost, return (rows out, dropped by reason)."""
+        if self._table is not None:
+            self._table.close()
+        if self._dropped is not None:
+            self._dropped.close()
+        rows_out = self._table.rows if self._table else 0
+        dropped = dict(sorted(self._reasons.items()))
+        if self.rows_in is not None and self.rows_in != rows_out + sum(dropped.values()):
+            raise AccountingError(
+                f"{self.name}: {self.rows_in} rows in, but {rows_out} out and {sum(dropped.values())} dropped. "
+                "Nothing was written. This is a bug of the tool: please report it with the input."
+            )
+        return rows_out, dropped
+
+
+class Build:
+    """The outputs of a stage while it runs: `build["dsat"].table(schema).write(batch)`."""
+
+    def __init__(self, outputs: Mapping[str, Output]) -> None:
+        self._outputs = outputs
+
+    def __getitem__(self, name: str) -> Output:
+        return self._outputs[name]
+
+
+class Staging:
+    """Temporary folders of a stage's outputs; removed in any case, also those that a killed run left behind."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.folder = root, root / ".tmp"
+        self._names = names
+        self.outputs: dict[str, Output] = {}
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in self._names:
+            self.outputs[name] = Output(
+                name, self.folder / "new" / name, self.folder / "new" / DROPPED / name
+            )
+        return self
+
+    def publish(self, manifests: Sequence[Manifest]) -> None:
+        """Rename everything into place: dropped rows first, then each folder with its manifest inside."""
+        for output, manifest in zip(self.outputs.values(), manifests, strict=True):
+            (output.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+            for path in output.folder.rglob("*"):
+                _sync(path)
+        for output in self.outputs.values():  # from here on the old outputs count as unfinished
+            (self.root / output.name / MANIFEST).unlink(missing_ok=True)
+        for output in self.outputs.values():
+            self._replace(output.dropped_folder, self.root / DROPPED / output.name)
+        for output in self.outputs.values():
+            self._replace(output.folder, self.root / output.name)
+
+    def _replace(self, new: Path, target: Path) -> None:
+        if target.exists():
+            old = self.folder / "old" / target.relative_to(self.root)
+            old.parent.mkdir(parents=True, exist_ok=True)
+            target.rename(old)
+        if new.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new.rename(target)
+            _sync(target.parent)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder entry to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

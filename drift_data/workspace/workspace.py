@@ -1,0 +1,178 @@
+"""A workspace: where its folders are, what is finished and current, and how a stage makes more of them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from drift_data.workspace.errors import UserError
+from drift_data.workspace.manifest import (
+    MANIFEST,
+    Manifest,
+    folder_digest,
+    peak_memory_bytes,
+    plain_json,
+    tool_version,
+)
+from drift_data.workspace.output import DROPPED, Build, Staging
+
+_MAKERS = {  # first part of a folder's name → the Make target that makes it
+    "conversations": "convert",
+    "preferences": "convert",
+    "labels": "label",
+    "dsat": "seed",
+    "sat": "seed",
+    "runs": "iter",
+}
+
+
+class Workspace:
+    """One folder with all tables, models and reports of a project."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, name: str) -> Path:
+        """Return the folder of a table or model, e.g. "conversations", "labels/local", "runs/x/iter1/model"."""
+        return self.root / name
+
+    def dropped_path(self, name: str) -> Path:
+        """Return the folder of the rows left out of a table."""
+        return self.root / DROPPED / name
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Return a folder's manifest, or None when it is not finished."""
+        path = self.path(name) / MANIFEST
+        try:
+            return Manifest.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise UserError(
+                f"{path} is not a manifest of this version of the tool: {error}. Delete {path.parent} and run again."
+            ) from error
+
+    def require(self, name: str) -> Manifest:
+        """Return the manifest of a finished, current folder such as "labels/local".
+
+        Raises:
+            UserError: it is missing, or something it was made from, near or far, has changed since.
+        """
+        manifest = self.manifest(name)
+        if manifest is None:
+            target = _MAKERS.get(name.split("/")[0], name)
+            raise UserError(f"{self.path(name)} is not there yet. Run `make {target}` first.")
+        for source, digest in manifest.inputs.items():
+            if self.require(source).digest != digest:
+                raise UserError(
+                    f"{self.path(name)} was made from another {source} than the one that is there now. "
+                    f"Run `make {manifest.stage}` again."
+                )
+        return manifest
+
+    def shards(self, name: str) -> list[Path]:
+        """Return a table's Parquet files in order."""
+        return sorted(self.path(name).glob("part-*.parquet"))
+
+    def batches(
+        self, name: str, columns: Sequence[str] | None = None, batch_size: int = 5_000
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream a table in order, a row group in memory at a time."""
+        for shard in self.shards(name):
+            with pq.ParquetFile(shard) as file:
+                for group in range(file.num_row_groups):
+                    yield from file.iter_batches(
+                        batch_size, row_groups=[group], columns=list(columns) if columns else None
+                    )
+
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a whole table. For tables that fit into memory: labels, pairs, not conversations."""
+        shards = self.shards(name)
+        if not shards:
+            raise UserError(f"{self.path(name)} holds no table.")
+        return pa.concat_tables([pq.read_table(shard, columns=columns) for shard in shards])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the workspace for writing; a second process is told and stops."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout:
+            raise UserError(
+                f"Another process is working in {self.root}. Wait for it to end, or choose another WORK=."
+            ) from None
+
+    def is_done(self, outputs: Sequence[str], options: Any, inputs: Any, files: Any) -> bool:
+        """Say whether every output exists and was made with these options from these inputs."""
+        wanted = plain_json([options, inputs, files])
+        manifests = [self.manifest(name) for name in outputs]
+        return all(m is not None and plain_json([m.options, m.inputs, m.files]) == wanted for m in manifests)
+
+    def run(
+        self,
+        stage: str,
+        outputs: Sequence[str],
+        build: Callable[[Build], None],
+        *,
+        options: Mapping[str, Any],
+        inputs: Sequence[str] = (),
+        files: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Make the outputs of a stage, unless they are there already from the same options and inputs.
+
+        Args:
+            stage: its name, e.g. "convert".
+            outputs: folders it makes, published together.
+            build: fills the outputs; may leave one of them empty of files.
+            options: everything else that determines the outputs; must survive JSON.
+            inputs: folders of this workspace it reads.
+            files: raw inputs and their digests.
+
+        Returns:
+            True when it ran, False when everything was there already.
+
+        Raises:
+            AccountingError: rows in ≠ rows out + rows dropped; nothing is published.
+        """
+        digests, files = {name: self.require(name).digest for name in inputs}, dict(files or {})
+        with self.lock():
+            if self.is_done(outputs, options, digests, files):
+                print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)
+                return False
+            with Staging(self.root, outputs) as staging:
+                started = time.monotonic()
+                build(Build(staging.outputs))
+                manifests = []
+                for output in staging.outputs.values():
+                    rows_out, dropped = output.finish()
+                    manifests.append(
+                        Manifest(
+                            stage=stage,
+                            tool=tool_version(),
+                            options=plain_json(options),
+                            inputs=digests,
+                            files=files,
+                            rows_in=output.rows_in,
+                            rows_out=rows_out,
+                            dropped=dropped,
+                            made_by=plain_json(output.made_by),
+                            results=plain_json(output.results),
+                            digest=folder_digest(output.folder),
+                            seconds=round(time.monotonic() - started, 3),
+                            peak_memory_bytes=peak_memory_bytes(),
+                        )
+                    )
+                staging.publish(manifests)
+        return True
