@@ -62,7 +62,7 @@ def train(
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     tokenizer = load_tokenizer(policy)
-    scratch = tempfile.TemporaryDirectory(prefix="drift-dpo-")  # TRL wants one; nothing is saved there
+    scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)  # TRL wants one; it stays empty
     trainer = _trainer(policy, reference, pairs, tokenizer, options, scratch.name)
     writer = MetricsWriter(metrics, iteration, method, options.alpha, NllMeter(trainer.model), title)
     try:

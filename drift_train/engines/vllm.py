@@ -1,6 +1,6 @@
 """Runs vLLM in a fresh process for one batch of requests, and ends it: weights are never reloaded in place.
 
-The child (`vllm_worker`) writes its chatter to a log file and its replies to a temporary folder. Knows the
+The child (`vllm_worker`) writes its chatter to a log file and its replies to a job folder beside it. Knows the
 files that the two exchange; the sampling itself is vLLM's.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,13 +38,15 @@ class VllmEngine:
     def __init__(self, policy: Path, stop: Sequence[int], log_folder: Path, title: str) -> None:
         self.policy, self.stop, self.title = policy, list(stop), title
         self.log = log_folder / f"{title.replace(' ', '-')}-vllm.log"
+        self.job = self.log.with_suffix(".job")  # beside the log: conversations do not belong into /tmp
         self.dtype: torch.dtype = torch.float32  # until the child says what it took
 
     def sample(self, requests: Sequence[Request], options: SamplingOptions) -> list[Reply]:
         """Start the engine, sample, compare the prompts' tokens with ours, end the engine."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="drift-vllm-") as name:
-            folder = Path(name)
+        folder = self.job
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+        folder.mkdir(parents=True)
+        try:
             self._write_job(folder, requests, options)
             code = self._run(folder)
             if code == START_FAILED:
@@ -56,6 +58,8 @@ class VllmEngine:
                 )
             self.dtype = getattr(torch, json.loads((folder / "engine.json").read_text())["dtype"])
             return self._replies(folder, requests)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _write_job(self, folder: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
         job = {

@@ -34,7 +34,17 @@ SETTINGS = {
 
 def drift(work: Path, *arguments: str) -> str:
     settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "pipelines", *arguments, "--work", str(work), "--recipe", "paper-7b", *settings]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        *arguments,
+        "--work",
+        str(work),
+        "--recipe",
+        "paper-7b",
+        *settings,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr

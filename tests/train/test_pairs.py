@@ -75,7 +75,9 @@ def test_the_leak_rule_can_be_switched_off_for_seed_pairs(renderer: Renderer) ->
     assert reason(renderer, pair, drop_leaks=False) is None
 
 
-def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(renderer: Renderer, tmp_path: Path) -> None:
+def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
+    renderer: Renderer, tmp_path: Path
+) -> None:
     workspace = Workspace(tmp_path)
     name = "runs/r/iter1/pairs"
     candidates: Iterable[Candidate] = [candidate(), candidate(chosen="blue fish"), candidate(cut=True)]
