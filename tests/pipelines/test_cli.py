@@ -1,0 +1,120 @@
+"""The command line: exit codes, one clear line for the user's mistakes, a log file for the tool's own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipelines.__main__ as cli
+from drift_data.workspace import Workspace
+
+STAGES = ["demo", "simulate", "convert", "label", "seed", "warm", "iter", "eval", "report", "query", "export", "publish"]
+MICRO = Path(__file__).parent / "micro.yaml"
+
+
+def drift(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pipelines", *arguments], capture_output=True, text=True, check=False)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run the command in this process; return its exit code and what it said on stderr."""
+    monkeypatch.setattr(sys, "argv", ["drift", *arguments])
+    return cli.main(), capsys.readouterr().err
+
+
+def test_every_stage_is_there_and_explains_itself() -> None:
+    listed = drift("--help")
+    assert listed.returncode == 0
+    assert not [stage for stage in STAGES if not re.search(rf"^│ {stage} ", listed.stdout, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_of_a_stage_is_printed_and_nothing_is_run(
+    stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, capsys, stage, "--help") == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["label"], "Run `make convert` first"),
+        (["seed"], "Run `make label` first"),
+        (["seed", "--labels", "nobody"], "Run `make convert` first"),
+        (["warm", "--recipe", "paper-7b", "--model", "/no/such/model"], "/no/such/model"),
+        (["convert", "--source", "telegram"], "telegram"),
+        (["convert", "--source", "chat", "--input", "missing.jsonl"], "missing.jsonl"),
+        (["convert", "--set", "clean.languages=5"], "clean.languages"),
+        (["label", "--recipe", "nosuch"], "No recipe 'nosuch'"),
+        (["query", "--sql", "select 1"], "There is no workspace"),
+        (["iter", "--n", "0"], "greater than or equal to 1"),
+        (["report"], "There is no workspace"),
+        (["nonsense"], "No such command"),
+        (["publish"], "--repo"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_clear_message_and_exit_code_1(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = call(monkeypatch, capsys, *arguments)
+    assert code == 1
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_fault_of_the_tool_is_exit_code_2_with_the_traceback_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Workspace, "require", broken)
+    code, said = call(monkeypatch, capsys, "label", "--work", str(tmp_path))
+    (log,) = tmp_path.glob("drift-*.log")
+    assert code == 2
+    assert str(log) in said
+    assert "ZeroDivisionError: planted" in log.read_text()
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_is_said_plainly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/data/part-00000.parquet")
+
+    monkeypatch.setattr(Workspace, "require", full)
+    code, said = call(monkeypatch, capsys, "label")
+    assert (code, "the disk is full (/data/part-00000.parquet)" in said) == (1, True)
+
+
+def test_the_line_of_stages_needs_no_network_and_a_second_run_redoes_nothing(tmp_path: Path) -> None:
+    """In a network namespace with nothing in it, not even loopback."""
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let `unshare -rn` make a network namespace")
+    stages = (["convert"], ["label"], ["seed"], ["iter", "--n", "1"], ["eval", "--n", "1"], ["report"])
+
+    def run_all() -> str:
+        said = ""
+        for stage in stages:
+            command = [sys.executable, "-m", "pipelines", *stage, "--work", str(tmp_path), "--recipe", str(MICRO)]
+            done = subprocess.run(["unshare", "-rn", *command], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            said += done.stderr
+        return said
+
+    run_all()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    again = run_all()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
+    made = [line for line in again.splitlines() if "up to date" in line]
+    assert len(made) > 8
