@@ -19,7 +19,7 @@ from drift_train.checks import MARGIN_TOLERANCE, CheckError
 from drift_train.metrics import MetricsWriter, NllMeter
 from drift_train.options import TrainOptions
 from drift_train.pairs import TRAIN
-from drift_train.policy import context_length, device, free_memory, load_model, load_tokenizer, save_model
+from drift_train.policy import context_length, device, free_memory, load_model, load_renderer, save_model
 from drift_train.render import Renderer
 
 _SHORT_RUN = 10  # steps
@@ -61,12 +61,12 @@ def train(
     _check_rows(pairs, policy, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    tokenizer = load_tokenizer(policy)
+    renderer = load_renderer(policy)
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)  # TRL wants one; it stays empty
-    trainer = _trainer(policy, reference, pairs, tokenizer, options, scratch.name)
+    trainer = _trainer(policy, reference, pairs, renderer.tokenizer, options, scratch.name)
     writer = MetricsWriter(metrics, iteration, method, options.alpha, NllMeter(trainer.model), title)
     try:
-        _check_tokens(trainer.train_dataset, pairs, Renderer(tokenizer))
+        _check_tokens(trainer.train_dataset, pairs, renderer)
         _check_first_batch(trainer, same_weights=policy.resolve() == reference.resolve())
         trainer.add_callback(writer)
         trainer.train()

@@ -17,7 +17,6 @@ from drift_train.examples import Example, dsat_examples, preference_examples, sl
 from drift_train.methods import METHODS
 from drift_train.options import LoopOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, TRAIN, Candidate, PairFilter, write_pairs
-from drift_train.render import Renderer
 
 LOGS = "logs"  # folder of the workspace for the engines' own logs
 
@@ -81,7 +80,7 @@ def _seed_pairs(
     name = _name(run, 0, "pairs")
 
     def build(stage: Build) -> None:
-        from drift_train.policy import load_tokenizer
+        from drift_train.policy import load_renderer
 
         rows = (row for batch in workspace.batches("seed") for row in batch.to_pylist())
         candidates = (
@@ -96,9 +95,7 @@ def _seed_pairs(
             for row in rows
             if row["split"] == TRAIN
         )
-        keep = PairFilter(
-            Renderer(load_tokenizer(base.path)), training.max_length, options.pairs.drop_leaks_in_seed
-        )
+        keep = PairFilter(load_renderer(base.path), training.max_length, options.pairs.drop_leaks_in_seed)
         write_pairs(stage[name], candidates, keep, "seed", "logs", f"{run} iter0 pairs")
 
     return workspace.run(
@@ -176,11 +173,9 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
     )  # its tokenizer; the rollouts name it as their input
 
     def build(stage: Build) -> None:
-        from drift_train.policy import load_tokenizer
+        from drift_train.policy import load_renderer
 
-        keep = PairFilter(
-            Renderer(load_tokenizer(policy)), options.train.max_length, options.pairs.drop_leaks
-        )
+        keep = PairFilter(load_renderer(policy), options.train.max_length, options.pairs.drop_leaks)
         write_pairs(
             stage[name],
             _candidates(workspace, rollouts, options),

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from drift_data.workspace import MANIFEST, UserError
+from drift_train.render import Renderer
 
 _COPIED = {".json", ".jinja", ".txt", ".model"}  # everything but weights, code and pickles
 _NOT_COPIED = {MANIFEST, "config.json"}
@@ -108,13 +109,16 @@ def context_length(folder: Path) -> int:
     return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
 
-def stop_token_ids(folder: Path, tokenizer: Any) -> list[int]:
-    """Return the tokens that end a reply: the tokenizer's EOS and those of the model's generation config."""
-    ids = {int(tokenizer.eos_token_id)}
+def load_renderer(folder: Path) -> Renderer:
+    """Load the tokenizer of a policy, with the tokens that end its replies: EOS and those of its generation config.
+
+    Raises:
+        UserError: as `load_tokenizer`.
+    """
+    ends: int | list[int] | None = None
     if (folder / "generation_config.json").is_file():
-        more = GenerationConfig.from_pretrained(folder).eos_token_id
-        ids.update([] if more is None else [more] if isinstance(more, int) else more)
-    return sorted(ids)
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    return Renderer(load_tokenizer(folder), [ends] if isinstance(ends, int) else ends)
 
 
 def free_memory() -> None:

@@ -23,10 +23,16 @@ class RenderError(Exception):
 
 
 class Renderer:
-    """Renders conversations for one tokenizer."""
+    """Renders conversations for one tokenizer.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Attributes:
+        tokenizer: of the policy.
+        ends: tokens that end a reply; some models (Gemma) end their turns with another token than the EOS.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Sequence[int] | None = None) -> None:
         self.tokenizer = tokenizer
+        self.ends = sorted({tokenizer.eos_token_id, *(ends or ())})
         special = {
             *tokenizer.all_special_tokens,
             *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special),
@@ -95,10 +101,10 @@ class Renderer:
             raise RenderError("extra_bos", f"{ids.count(bos)} BOS tokens in one conversation")
 
     def _check_eos(self, reply: Sequence[int]) -> None:
-        eos = self.tokenizer.eos_token_id
-        if reply.count(eos) != 1:
-            raise RenderError("eos", f"{reply.count(eos)} EOS tokens in a reply, not 1")
-        rest = self.tokenizer.decode(reply[reply.index(eos) + 1 :])
+        places = [i for i, token in enumerate(reply) if token in self.ends]
+        if len(places) != 1:
+            raise RenderError("eos", f"{len(places)} EOS tokens in a reply, not 1")
+        rest = self.tokenizer.decode(reply[places[0] + 1 :])
         if rest.strip():
             raise RenderError("eos", f"{rest!r} follows the EOS of a reply")
 

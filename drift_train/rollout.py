@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from drift_data.workspace import UserError
 from drift_train.checks import CheckError, recheck_log_probs
 from drift_train.options import SamplingOptions
-from drift_train.policy import load_tokenizer, stop_token_ids
-from drift_train.render import Message, Renderer
+from drift_train.policy import load_renderer
+from drift_train.render import Message
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,10 @@ def sample(
         EngineStartError: the named engine does not start (`auto` takes the other one and says so).
         CheckError: the engine's log-probabilities are not this policy's, or replies are missing.
     """
-    renderer = Renderer(load_tokenizer(policy))
-    stop = stop_token_ids(policy, renderer.tokenizer)
+    renderer = load_renderer(policy)
     if not requests:
         return Samples({}, {}, {"engine": None})
-    engine, replies, remark = _run(policy, stop, requests, options, log_folder, title)
+    engine, replies, remark = _run(policy, renderer.ends, requests, options, log_folder, title)
     by_key = {reply.key: reply for reply in replies}
     if len(replies) != len(requests) or by_key.keys() != {request.key for request in requests}:
         raise CheckError(f"The {engine.name} engine answered {len(by_key)} of {len(requests)} requests.")
@@ -138,6 +137,6 @@ def _run(
             if options.engine == "vllm":
                 raise
             remark = {"instead_of_vllm": str(error)}
-            print(f"{title}: vllm does not run here ({error}); sampling with transformers", file=sys.stderr)
+            print(f"{title}: {error}; sampling with transformers", file=sys.stderr)
     engine = TransformersEngine(policy, stop, title)
     return engine, engine.sample(requests, options), remark

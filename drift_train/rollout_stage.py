@@ -18,7 +18,7 @@ from drift_data.workspace import Output, UserError
 from drift_train.examples import Example
 from drift_train.methods import Method
 from drift_train.options import RolloutOptions
-from drift_train.policy import context_length, load_tokenizer
+from drift_train.policy import context_length, load_renderer
 from drift_train.render import Message, Renderer, RenderError, shorten
 from drift_train.rollout import Request, request_seed, sample
 
@@ -66,7 +66,7 @@ def write_rollouts(
             f"{options.max_new_tokens} together are beyond the {room} positions of {policy}. Lower one of "
             "them."
         )
-    renderer = Renderer(load_tokenizer(policy))
+    renderer = load_renderer(policy)
     asked: list[_Asked] = []
     drop: dict[str, Any] = {}
     shortened = left_out = 0

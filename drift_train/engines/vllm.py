@@ -27,7 +27,7 @@ QUIET = {  # of the child: no usage statistics, no look at the Hub, no log lines
     "VLLM_CONFIGURE_LOGGING": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-START_FAILED = 3  # exit code of the child when the engine did not come up
+ENGINE = "engine.json"  # written by the child once the engine is up
 
 
 class VllmEngine:
@@ -49,14 +49,16 @@ class VllmEngine:
         try:
             self._write_job(folder, requests, options)
             code = self._run(folder)
-            if code == START_FAILED:
-                raise EngineStartError(f"{_last_line(self.log)}; its log is {self.log}")
+            if not (folder / ENGINE).is_file():
+                raise EngineStartError(
+                    f"vllm did not start (exit code {code}): {_last_line(self.log)}; its log is {self.log}"
+                )
             if code != 0:
                 raise CheckError(
                     f"The vllm engine died with exit code {code} while sampling ({_last_line(self.log)}). "
                     f"Its log is {self.log}. Run again, or sample with engine: transformers."
                 )
-            self.dtype = getattr(torch, json.loads((folder / "engine.json").read_text())["dtype"])
+            self.dtype = getattr(torch, json.loads((folder / ENGINE).read_text())["dtype"])
             return self._replies(folder, requests)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The vLLM process: reads a job from a folder, samples, writes the replies there, and exits. Run by
 `engines.vllm`.
 
-Exit codes: 0 all requests answered, 3 the engine did not start, anything else a crash; stderr is the log.
+Writes `engine.json` when the engine is up, so that the parent can tell a failed start from a later crash.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import os
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from drift_train.engines.vllm import START_FAILED
+from drift_train.engines.vllm import ENGINE
 
 
 def start(job: dict[str, Any]) -> Any:
@@ -59,21 +58,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main(folder: Path, progress: int) -> int:
+def main(folder: Path, progress: int) -> None:
     """Answer all requests of a job."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     job = json.loads((folder / "job.json").read_text())
     with os.fdopen(progress, "w") as screen:
-        try:
-            with tqdm(desc=f"{job['title']}: starting vllm", bar_format="{desc} ({elapsed})", file=screen):
-                llm = start(job)
-        except Exception:
-            traceback.print_exc()
-            return START_FAILED
+        with tqdm(desc=f"{job['title']}: starting vllm", bar_format="{desc} ({elapsed})", file=screen):
+            llm = start(job)
         from vllm import SamplingParams
 
         dtype = str(llm.model_config.dtype).removeprefix("torch.")
-        (folder / "engine.json").write_text(json.dumps({"dtype": dtype}))
+        (folder / ENGINE).write_text(json.dumps({"dtype": dtype}))
         requests = [json.loads(line) for line in (folder / "requests.jsonl").open()]
         outputs = llm.chat(
             [request["messages"] for request in requests],
@@ -101,8 +96,7 @@ def main(folder: Path, progress: int) -> int:
                 ],
             }
             file.write(json.dumps(row) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -18,8 +18,8 @@ from drift_train.base import resolve_base
 from drift_train.checks import log_probs
 from drift_train.evaluate.samples import summary
 from drift_train.pairs import TRAIN
-from drift_train.policy import device, free_memory, load_model, load_tokenizer
-from drift_train.render import Renderer, RenderError
+from drift_train.policy import device, free_memory, load_model, load_renderer
+from drift_train.render import RenderError
 
 Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
 
@@ -65,7 +65,7 @@ def evaluate_heldout(
                 f"{workspace.path('seed')} has no held-out row. Raise the mining option test_fraction and "
                 "mine again."
             )
-        renderer = Renderer(load_tokenizer(policy.path))
+        renderer = load_renderer(policy.path)
         tokens: list[Row] = []
         kept = []
         for row in rows:

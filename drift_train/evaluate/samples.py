@@ -17,7 +17,7 @@ from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Build, Output, UserError, Workspace
 from drift_train.base import resolve_base
 from drift_train.options import EvalOptions
-from drift_train.policy import load_tokenizer
+from drift_train.policy import load_renderer
 from drift_train.render import Message, Renderer, RenderError
 from drift_train.rollout import Request, request_seed, sample
 
@@ -58,7 +58,7 @@ def evaluate(
 
     def build(stage: Build) -> None:
         output = stage[name]
-        requests, rows = _requests(workspace, prompts, Renderer(load_tokenizer(policy.path)), options, output)
+        requests, rows = _requests(workspace, prompts, load_renderer(policy.path), options, output)
         if not requests:
             raise UserError(f"{workspace.path(prompts)} has no prompt that {model} can be asked.")
         title = f"{run} {label} eval"

@@ -14,8 +14,7 @@ from drift_data.workspace import UserError, file_digest
 from drift_train import dpo
 from drift_train.checks import CheckError, log_probs
 from drift_train.options import TrainOptions
-from drift_train.policy import load_model, load_tokenizer
-from drift_train.render import Renderer
+from drift_train.policy import load_model, load_renderer
 
 OPTIONS = TrainOptions(
     learning_rate=1e-4, global_batch=4, per_device_batch=2, max_length=128, gradient_checkpointing=False
@@ -23,7 +22,7 @@ OPTIONS = TrainOptions(
 
 
 def make_pairs(policy: Path, count: int = 12) -> list[dict[str, Any]]:
-    renderer = Renderer(load_tokenizer(policy))
+    renderer = load_renderer(policy)
     rows = []
     for i in range(count):
         prompt, chosen, rejected = (
@@ -69,7 +68,7 @@ def test_the_sigmoid_loss_is_ln_2_before_anything_is_learned_and_the_nll_is_logg
     pairs = make_pairs(policy)
     options = OPTIONS.model_copy(update={"global_batch": 12, "per_device_batch": 12, "alpha": 0.01})
     first = train(policy, tmp_path / "model", pairs, options)[0]
-    renderer, model = Renderer(load_tokenizer(policy)), load_model(policy, torch.float32)
+    renderer, model = load_renderer(policy), load_model(policy, torch.float32)
     values = [log_probs(model, *renderer.pair(row["prompt"], row["chosen"][0]["content"])) for row in pairs]
     nll = -float(torch.cat(values).mean())
     assert first["loss/nll"] == pytest.approx(nll, rel=1e-5)
@@ -98,7 +97,7 @@ def test_metrics_have_a_row_a_step_with_trls_names_and_ours(policy: Path, tmp_pa
 def test_training_widens_the_margin_of_every_pair(policy: Path, tmp_path: Path) -> None:
     pairs = make_pairs(policy)
     train(policy, tmp_path / "model", pairs, OPTIONS.model_copy(update={"epochs": 3}))
-    renderer = Renderer(load_tokenizer(policy))
+    renderer = load_renderer(policy)
     before, after = load_model(policy, torch.float32), load_model(tmp_path / "model", torch.float32)
     for row in pairs:
         chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])

@@ -14,8 +14,7 @@ from drift_train.checks import CheckError, check_prompt_tokens, log_probs, reche
 from drift_train.engines import vllm as vllm_engine
 from drift_train.engines.transformers import SeededSampling
 from drift_train.options import SamplingOptions, TrainOptions
-from drift_train.policy import load_model, load_tokenizer, stop_token_ids
-from drift_train.render import Renderer
+from drift_train.policy import load_model, load_renderer
 from drift_train.rollout import EngineStartError, Request, Samples, request_seed, sample
 
 OPTIONS = SamplingOptions(engine="transformers", max_prompt_tokens=128, max_new_tokens=24, batch_size=8)
@@ -23,7 +22,7 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 
 def requests(policy: Path, count: int = 40, same: bool = False) -> list[Request]:
-    renderer = Renderer(load_tokenizer(policy))
+    renderer = load_renderer(policy)
     made = []
     for i in range(count):
         messages = user("please list") if same else user(f"please list {'red ' * (i % 5)}{i}")
@@ -63,7 +62,7 @@ def test_transformers_engine_reports_the_log_probs_of_a_plain_forward(policy: Pa
 
 
 def test_a_reply_ends_with_its_one_end_token_or_stopped_for_length(policy: Path, tmp_path: Path) -> None:
-    (end,) = stop_token_ids(policy, load_tokenizer(policy))
+    (end,) = load_renderer(policy).ends
     samples = sample(policy, requests(policy, 200), OPTIONS, tmp_path, "t")
     reasons = {reply.finish_reason for reply in samples.replies.values()}
     assert reasons == {"stop", "length"}
@@ -99,7 +98,7 @@ def test_the_models_own_sampling_defaults_do_not_leak_in(policy: Path, tmp_path:
     shutil.copytree(policy, tmp_path / "model")
     from transformers import GenerationConfig
 
-    (end,) = stop_token_ids(policy, load_tokenizer(policy))
+    (end,) = load_renderer(policy).ends
     own = GenerationConfig(eos_token_id=end, repetition_penalty=5.0, do_sample=True, top_k=1, temperature=0.1)
     own.save_pretrained(tmp_path / "model")
     asked = requests(policy)
@@ -158,16 +157,38 @@ def test_vllm_asked_for_by_name_and_missing_is_a_clear_error(policy: Path, tmp_p
         sample(policy, requests(policy, 2), OPTIONS.model_copy(update={"engine": "vllm"}), tmp_path, "t")
 
 
+def python_that(does: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the child be a shell script; $3 is its job folder."""
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
 def test_an_engine_that_dies_while_sampling_is_a_clear_error(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho out of memory >&2\nexit 9\n")
-    broken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(broken))
+    python_that('echo "{}" > $3/engine.json; echo out of memory >&2; exit 9', tmp_path, monkeypatch)
     engine = vllm_engine.VllmEngine(policy, [2], tmp_path / "logs", "t")
     with pytest.raises(CheckError, match=r"exit code 9.*out of memory"):
         engine.sample(requests(policy, 2), OPTIONS)
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == [
+        "t-vllm.log"
+    ]  # no conversation stays behind
+
+
+@pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
+def test_an_engine_that_does_not_start_is_replaced_when_auto_and_an_error_when_named(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python_that("echo no such kernel >&2; kill -ILL $$", tmp_path, monkeypatch)
+    asked = requests(policy, 2)
+    with pytest.raises(EngineStartError, match="no such kernel"):
+        sample(policy, asked, OPTIONS.model_copy(update={"engine": "vllm"}), tmp_path, "t")
+    samples = sample(policy, asked, OPTIONS.model_copy(update={"engine": "auto"}), tmp_path, "t")
+    assert samples.made_by["engine"] == "transformers"
+    assert "no such kernel" in samples.made_by["instead_of_vllm"]
+    assert "no such kernel" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -180,7 +201,7 @@ def test_vllm_samples_from_a_trained_checkpoint_what_transformers_says(policy: P
         learning_rate=1e-4, global_batch=4, per_device_batch=4, max_length=128, gradient_checkpointing=False
     )
     train(base, policy, make_pairs(base), options)
-    (end,) = stop_token_ids(policy, load_tokenizer(policy))
+    (end,) = load_renderer(policy).ends
     asked = requests(policy)
     twins = [Request(100 + r.key, r.messages, r.prompt_ids, r.seed) for r in asked]
     samples = sample(policy, [*asked, *twins], OPTIONS.model_copy(update={"engine": "vllm"}), tmp_path, "t")

@@ -12,8 +12,8 @@ from drift_train.checks import log_probs
 from drift_train.evaluate.heldout import evaluate_heldout
 from drift_train.evaluate.samples import evaluate, summary
 from drift_train.options import EvalOptions, TrainOptions
-from drift_train.policy import load_model, load_tokenizer
-from drift_train.render import Message, Renderer
+from drift_train.policy import load_model, load_renderer
+from drift_train.render import Message
 
 PROMPTS = pa.schema([("conversation_id", pa.string()), ("messages", MESSAGES)])
 OPTIONS = EvalOptions(engine="transformers", max_prompt_tokens=64, max_new_tokens=12, samples=2)
@@ -104,7 +104,7 @@ def test_held_out_margins_are_beta_times_the_log_ratios_of_the_test_rows(
     assert evaluate_heldout(workspace, "r", "iter1", trained, str(policy), beta=0.1)
     rows = workspace.read("runs/r/iter1/heldout").to_pylist()
     assert [row["conversation_id"] for row in rows] == ["s0", "s1", "s2", "s3"]
-    renderer = Renderer(load_tokenizer(policy))
+    renderer = load_renderer(policy)
     before, after = load_model(policy, torch.float32), load_model(Path(trained), torch.float32)
     for row in rows:
         number = row["conversation_id"][1:]

@@ -8,7 +8,7 @@ from conftest import user
 
 from drift_data.workspace import Workspace
 from drift_train.pairs import Candidate, PairFilter, Refused, write_pairs
-from drift_train.policy import load_tokenizer
+from drift_train.policy import load_renderer
 from drift_train.render import Renderer
 
 PROMPT = user("please list red fruits")
@@ -16,7 +16,7 @@ PROMPT = user("please list red fruits")
 
 @pytest.fixture(scope="module")
 def renderer(policy: Path) -> Renderer:
-    return Renderer(load_tokenizer(policy))
+    return load_renderer(policy)
 
 
 def candidate(chosen: str = "apple pear", rejected: str = "blue fish", **changes: Any) -> Candidate:

@@ -4,7 +4,7 @@ import pytest
 from conftest import TEMPLATE, assistant, edit_json, make_policy, user
 
 from drift_data.workspace import UserError
-from drift_train.policy import load_tokenizer
+from drift_train.policy import load_renderer, load_tokenizer
 from drift_train.render import Renderer, RenderError, shorten
 
 
@@ -50,6 +50,18 @@ def test_a_template_that_renders_what_training_must_not_see_is_refused(
     with pytest.raises(RenderError) as error:
         with_template(renderer, template).pair(user("please list"), "apple")
     assert error.value.reason == reason
+
+
+def test_a_turn_may_end_with_another_token_than_the_eos(tmp_path: Path) -> None:
+    """As Gemma's does: the generation config names it."""
+    folder = make_policy(tmp_path / "model")
+    ends = [2, load_tokenizer(folder).convert_tokens_to_ids("a")]
+    edit_json(folder / "generation_config.json", eos_token_id=ends)
+    renderer = with_template(load_renderer(folder), TEMPLATE.replace("'<|im_end|>'", "'a'"))
+    assert renderer.ends == ends
+    assert renderer.pair(user("x"), "no")[1][-1] == ends[1]
+    with pytest.raises(RenderError, match="2 EOS"):
+        renderer.pair(user("x"), "zaz")
 
 
 def test_two_bos_tokens_are_refused(renderer: Renderer) -> None:
