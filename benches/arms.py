@@ -25,6 +25,8 @@ def drift(*arguments: str) -> None:
 
 
 def train_and_measure(work: Path, run: str, seed: int, *overrides: str) -> None:
+    """Run both iterations and the evaluation; on transformers, which starts at once and samples the same."""
+    overrides = ("loop.rollout.engine=transformers", "evaluate.engine=transformers", *overrides)
     settings = [word for text in (f"seed={seed}", *overrides) for word in ("--set", text)]
     for stage in ("iter", "eval"):
         drift(stage, "--n", "2", "--run", run, "--work", str(work), "--recipe", "demo", *settings)
@@ -75,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--work", type=Path, default=Path("data/arms"))
     options = parser.parse_args()
     results = {arm: [make(options.work, seed) for seed in options.seeds] for arm, make in ARMS.items()}
