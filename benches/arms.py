@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from drift_data.agreement import shuffle_labels
+from drift_data.label import shuffle_labels
 from drift_data.workspace import Workspace
 
 MODELS = ("base", "iter0", "iter1", "iter2")
@@ -49,7 +49,7 @@ def shuffled_labels(root: Path, seed: int) -> dict[str, float]:
     for name in SHARED:
         if not (work / name).exists():
             shutil.copytree(root / f"seed{seed}" / name, work / name)
-    shuffle_labels(Workspace(work), "labels/local", seed, "shuffled")
+    shuffle_labels(Workspace(work), "labels/local", seed)
     drift(
         "seed",
         "--labels",
