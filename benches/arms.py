@@ -25,8 +25,6 @@ def drift(*arguments: str) -> None:
 
 
 def train_and_measure(work: Path, run: str, seed: int, *overrides: str) -> None:
-    """Run both iterations and the evaluation; on transformers, which starts at once and samples the same."""
-    overrides = ("loop.rollout.engine=transformers", "evaluate.engine=transformers", *overrides)
     settings = [word for text in (f"seed={seed}", *overrides) for word in ("--set", text)]
     for stage in ("iter", "eval"):
         drift(stage, "--n", "2", "--run", run, "--work", str(work), "--recipe", "demo", *settings)
@@ -47,7 +45,7 @@ def learning_rate_zero(root: Path, seed: int) -> dict[str, float]:
 def shuffled_labels(root: Path, seed: int) -> dict[str, float]:
     work = root / f"seed{seed}-shuffled"
     for name in SHARED:
-        if not (work / name).exists():
+        if (root / f"seed{seed}" / name).exists() and not (work / name).exists():
             shutil.copytree(root / f"seed{seed}" / name, work / name)
     shuffle_labels(Workspace(work), "labels/local", seed)
     drift(

@@ -79,7 +79,9 @@ def parquet_batches(
         tally.rows[table] += metadata.num_rows
         done = 0
         try:
-            for batch in parquet.iter_batches(_batch_rows(metadata, columns), [group], columns):
+            rows = _batch_rows(metadata, columns)
+            # One column holds nearly all bytes: threads would gain nothing and cost memory.
+            for batch in parquet.iter_batches(rows, [group], columns, use_threads=False):
                 yield first + done, batch
                 done += batch.num_rows
         except (OSError, pa.ArrowInvalid) as error:

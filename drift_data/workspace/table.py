@@ -58,6 +58,8 @@ class TableWriter:
         self._open().write_table(group, row_group_size=group.num_rows)
         self.rows += group.num_rows
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
+        del group
+        pa.default_memory_pool().release_unused()  # or the peak creeps up with the number of row groups
         self._groups += 1
         if self._groups % GROUPS_PER_SHARD == 0:
             self._close_file()

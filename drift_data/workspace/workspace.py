@@ -67,16 +67,22 @@ class Workspace:
         Raises:
             UserError: it is missing, or something it was made from, near or far, has changed since.
         """
+        return self._require(name, {})
+
+    def _require(self, name: str, visited: dict[str, Manifest]) -> Manifest:
+        if name in visited:
+            return visited[name]
         manifest = self.manifest(name)
         if manifest is None:
             target = _MAKERS.get(name.split("/")[0], name)
             raise UserError(f"{self.path(name)} is not there yet. Run `make {target}` first.")
         for source, digest in manifest.inputs.items():
-            if self.require(source).digest != digest:
+            if self._require(source, visited).digest != digest:
                 raise UserError(
                     f"{self.path(name)} was made from another {source} than the one that is there now. "
                     f"Run `make {manifest.stage}` again."
                 )
+        visited[name] = manifest
         return manifest
 
     def shards(self, name: str) -> list[Path]:

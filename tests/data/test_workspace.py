@@ -193,3 +193,17 @@ def test_an_empty_table_opens_with_its_columns(tmp_path: Path) -> None:
     assert duckdb.sql(f"select * from '{shards}'").columns == NUMBERS.names
     assert pl.read_parquet(shards).columns == NUMBERS.names
     assert pq.read_table(tmp_path).schema == NUMBERS
+
+
+def test_a_long_chain_of_stages_is_checked_in_one_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws = Workspace(tmp_path)
+    ws.run("count", ["n0"], lambda build: None, options={})
+    ws.run("count", ["n1"], lambda build: None, options={}, inputs=["n0"])
+    for k in range(2, 24):  # each from the two before it: 2^22 paths to the first
+        ws.run("count", [f"n{k}"], lambda build: None, options={}, inputs=[f"n{k - 1}", f"n{k - 2}"])
+    read, manifest = [], Workspace.manifest
+    monkeypatch.setattr(Workspace, "manifest", lambda self, name: read.append(name) or manifest(self, name))
+    ws.require("n23")
+    assert sorted(read) == sorted(f"n{k}" for k in range(24))

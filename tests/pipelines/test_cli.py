@@ -10,15 +10,32 @@ import pytest
 import pipelines.__main__ as cli
 from drift_data.workspace import Workspace
 
-STAGES = ["demo", "simulate", "convert", "label", "seed", "warm", "iter", "eval", "report", "query", "export", "publish"]
+STAGES = [
+    "demo",
+    "simulate",
+    "convert",
+    "label",
+    "seed",
+    "warm",
+    "iter",
+    "eval",
+    "report",
+    "query",
+    "export",
+    "publish",
+]
 MICRO = Path(__file__).parent / "micro.yaml"
 
 
 def drift(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipelines", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *arguments], capture_output=True, text=True, check=False
+    )
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
     """Run the command in this process; return its exit code and what it said on stderr."""
     monkeypatch.setattr(sys, "argv", ["drift", *arguments])
     return cli.main(), capsys.readouterr().err
@@ -88,7 +105,9 @@ def test_a_fault_of_the_tool_is_exit_code_2_with_the_traceback_in_a_file(
     assert "Traceback" not in said
 
 
-def test_a_full_disk_is_said_plainly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_said_plainly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/data/part-00000.parquet")
 
@@ -106,7 +125,16 @@ def test_the_line_of_stages_needs_no_network_and_a_second_run_redoes_nothing(tmp
     def run_all() -> str:
         said = ""
         for stage in stages:
-            command = [sys.executable, "-m", "pipelines", *stage, "--work", str(tmp_path), "--recipe", str(MICRO)]
+            command = [
+                sys.executable,
+                "-m",
+                "pipelines",
+                *stage,
+                "--work",
+                str(tmp_path),
+                "--recipe",
+                str(MICRO),
+            ]
             done = subprocess.run(["unshare", "-rn", *command], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             said += done.stderr
