@@ -230,7 +230,8 @@ def main() -> int:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     except typer.TyperException as error:
-        getattr(error, "show", lambda: print(f"error: {error}", file=sys.stderr))()
+        show = getattr(error, "show", None)  # usage errors know how to show themselves
+        show() if show else print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
