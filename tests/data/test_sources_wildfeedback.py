@@ -232,3 +232,10 @@ def test_another_layout_stops_and_lists_the_keys(tmp_path: Path, name: str) -> N
     (tmp_path / name).write_text(json.dumps([row]))
     with pytest.raises(UserError, match=r"Satisfaction is missing.*UtteranceId, TurnId, Role.*Satisfied"):
         converted(tmp_path, "wildfeedback", tmp_path / name)
+
+
+def test_a_conversation_of_one_utterance_ends_before_the_next(tmp_path: Path) -> None:
+    path = annotation(tmp_path, conversation("alone"), conversation("q", "a"))
+    workspace = converted(tmp_path, "wildfeedback", path)
+    assert [row["messages"][0]["content"] for row in rows(workspace)] == ["q"]
+    assert reasons(workspace) == {"sat_dsat_annotation.json:0": "no_reply"}
