@@ -16,6 +16,7 @@ from drift_data.clean import Cleaner, CleanOptions, conversation_keys
 from drift_data.identity import Ids
 from drift_data.mine import split_of
 from drift_data.schema import DROPPED_RAW, MESSAGES
+from drift_data.sources.fields import storable
 from drift_data.sources.rows import EXCERPT, Example, Examples
 from drift_data.sources.validate import RULES, broken_rules
 from drift_data.workspace import Output
@@ -65,9 +66,11 @@ class ExampleTable:
             return "no_reply"
         if len(replies) == 2 and replies[0] == replies[1]:
             return "chosen_equals_rejected"
+        messages = [*row["prompt"], *(message for reply in replies for message in reply)]
+        texts = [row.get(name) for name in ("conversation_id", "feedback", "reason")]
+        texts += [text for message in messages for text in message.values()] + list(row.get("items") or ())
         try:
-            for message in [*row["prompt"], *(message for reply in replies for message in reply)]:
-                (message["content"] or "").encode()
+            "".join(text or "" for text in texts).encode()
         except UnicodeEncodeError:
             return "invalid_utf8"
         return None
@@ -79,7 +82,8 @@ class ExampleTable:
             pa.array([rows[at]["prompt"] + rows[at][side] for at in good], MESSAGES) for side in sides
         ]
         prompts = conversation_keys(pa.array([rows[at]["prompt"] for at in good], MESSAGES)).tolist()
-        ids, _ = self._ids.assign([rows[at].get("conversation_id") for at in good], prompts)
+        turns = [rows[at]["turn"] for at in good] if "turn" in self._schema.names else None
+        ids, _ = self._ids.assign([rows[at].get("conversation_id") for at in good], prompts, turns)
         keys = np.array(
             [
                 xxhash.xxh3_64_intdigest(b"".join(key.to_bytes(8) for key in each))
@@ -105,10 +109,11 @@ class ExampleTable:
 def _dropped(file: str, example: Example, row: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
     excerpt = example.excerpt
     if excerpt is None and row.get("prompt"):
-        excerpt = str(row["prompt"][0]["content"])[:EXCERPT].encode("utf-8", "replace").decode()
+        excerpt = storable(str(row["prompt"][0]["content"])[:EXCERPT])
+    own = row.get("conversation_id")
     return {
         "location": f"{file}:{example.row}",
-        "conversation_id": row.get("conversation_id"),
+        "conversation_id": storable(own) if own else None,
         "reason": reason,
         "excerpt": excerpt,
     }

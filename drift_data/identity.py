@@ -13,7 +13,8 @@ from drift_data.clean import KeySet
 class Ids:
     """Gives each row an id: its own, or one made from its content; the second of equals gets "-2", and so on.
 
-    Every raw row takes its turn, kept or not, so that other cleaning options do not change an id.
+    Every raw row takes its turn, kept or not, so that other cleaning options do not change an id. Where the key
+    of a table is id and turn, equals are rows in which both are the same.
     """
 
     def __init__(self, source: str) -> None:
@@ -21,27 +22,31 @@ class Ids:
         self._taken = KeySet()
         self._repeats: dict[str, int] = {}
 
-    def assign(self, ids: Sequence[str | None], content_keys: Sequence[int]) -> tuple[list[str], bool]:
+    def assign(
+        self, ids: Sequence[str | None], content_keys: Sequence[int], turns: Sequence[int] | None = None
+    ) -> tuple[list[str], bool]:
         """Return an id for every row, and whether any differs from the one it had.
 
         Args:
             ids: what the source says; null or "" where it has none.
             content_keys: a hash of each row's content, for the rows without an id.
+            turns: the rest of each row's key, in tables that have it.
         """
         found = [own or f"{self._source}-{key:016x}" for own, key in zip(ids, content_keys, strict=True)]
         changed = not all(ids)
-        fresh = self._taken.add(np.array([_hash(name) for name in found], np.uint64))
-        for at in np.flatnonzero(~fresh).tolist():
-            found[at] = self._next(found[at])
+        ends = [""] * len(found) if turns is None else [f"\0{turn}" for turn in turns]
+        keys = [_hash(name + end) for name, end in zip(found, ends, strict=True)]
+        for at in np.flatnonzero(~self._taken.add(np.array(keys, np.uint64))).tolist():
+            found[at] = self._next(found[at], ends[at])
             changed = True
         return found, changed
 
-    def _next(self, name: str) -> str:
+    def _next(self, name: str, end: str) -> str:
         number = self._repeats.get(name, 1)
         while True:
             number += 1
             candidate = f"{name}-{number}"
-            if self._taken.add(np.array([_hash(candidate)], np.uint64))[0]:
+            if self._taken.add(np.array([_hash(candidate + end)], np.uint64))[0]:
                 self._repeats[name] = number
                 return candidate
 

@@ -58,10 +58,10 @@ def _rows(file: RawFile, table: str, tally: Tally) -> Iterator[Example | SetAsid
         if problem is not None:
             yield Example(position, None, problem, excerpt(value))
             continue
-        turn, items = value.get("turn"), value.get("items")
+        items = value.get("items")
         found |= {
             "conversation_id": text(value.get("conversation_id")),
-            "turn": turn if isinstance(turn, int) else len(found["prompt"]) + 1,
+            "turn": _turn(value.get("turn"), len(found["prompt"]) + 1),
             "feedback": _feedback(value) or "",
         }
         if table != "seed":
@@ -71,6 +71,11 @@ def _rows(file: RawFile, table: str, tally: Tally) -> Iterator[Example | SetAsid
             found["reason"] = text(value.get("reason"))
         own = value["split"] if value.get("split") in ("train", "test") else split
         yield Example(position, found | ({"split": own} if own else {}))
+
+
+def _turn(value: Any, otherwise: int) -> int:
+    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if usable else otherwise
 
 
 def _feedback(row: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,11 @@ def text(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def storable(text: str) -> str:
+    """Return text with "?" for what UTF-8 cannot hold: a lone surrogate, which JSON can write."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def flag(value: Any) -> bool | None:
     """Return a boolean, or None."""
     return value if isinstance(value, bool) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from drift_data.schema import MESSAGES
@@ -27,31 +28,41 @@ def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[Row | SetAs
                 yield piece
                 continue
             first, batch = piece
+            rows: list[dict[str, Any] | str]
             try:
                 rows = batch.to_pylist()
-            except UnicodeDecodeError:
+            except (ValueError, OverflowError):
                 rows = [_as_object(batch.slice(at, 1)) for at in range(batch.num_rows)]
             for at, row in enumerate(rows, first):
-                if row is None:
-                    yield SetAside(table, f"{file.name}:{at}", "invalid_utf8")
+                if isinstance(row, str):
+                    yield SetAside(table, f"{file.name}:{at}", row)
                 else:
                     yield at, row
 
 
-def _as_object(row: Any) -> dict[str, Any] | None:
+def _as_object(row: Any) -> dict[str, Any] | str:
+    """Return a batch of one row as an object, or why Python cannot hold it."""
     try:
         values: list[dict[str, Any]] = row.to_pylist()
     except UnicodeDecodeError:
-        return None
+        return "invalid_utf8"
+    except (ValueError, OverflowError):  # a time after the year 9999
+        return "value_out_of_range"
     return values[0]
 
 
-def first_object(file: RawFile) -> dict[str, Any] | None:
-    """Return the first readable row of a file, or None when it has no row."""
-    for row in object_rows(file, Tally(), ""):
-        if not isinstance(row, SetAside):
-            return row[1]
-    return None
+def first_object(file: RawFile, among: int = 1) -> dict[str, Any] | None:
+    """Return the first readable row of a file, or None when it has no row.
+
+    Args:
+        file: JSON or Parquet.
+        among: so many readable rows are looked at; what the later ones add in keys is added to the first.
+    """
+    rows = (row[1] for row in object_rows(file, Tally(), "") if not isinstance(row, SetAside))
+    first = next(rows, None)
+    for row in islice(rows, among - 1):
+        first = row | (first or {})
+    return first
 
 
 def check_keys(file: RawFile, row: Mapping[str, Any], required: Sequence[Sequence[str]], name: str) -> None:

@@ -285,3 +285,12 @@ def test_bytes_declared_as_binary_are_checked_row_by_row(tmp_path: Path) -> None
     pq.write_table(pa.Table.from_pylist(data, schema=layout), tmp_path / "raw.parquet")
     workspace = converted(tmp_path, "wildchat", tmp_path / "raw.parquet")
     assert reasons(workspace) == {"raw.parquet:0": "invalid_utf8"} and len(rows(workspace)) == 1
+
+
+def test_a_time_beyond_the_calendar_costs_only_its_row(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    times = pa.array([0, 10**18], pa.timestamp("us"))
+    pq.write_table(pa.table({"messages": [messages] * 2, "timestamp": times}), tmp_path / "raw.parquet")
+    workspace = converted(tmp_path, "chat", tmp_path / "raw.parquet")
+    assert reasons(workspace) == {"raw.parquet:1": "value_out_of_range"}
+    assert accounts(workspace, 2)

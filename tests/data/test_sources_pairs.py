@@ -180,3 +180,51 @@ def test_evaluation_prompts_leave_the_pairs_too(tmp_path: Path) -> None:
         tmp_path, "ultrafeedback", tmp_path / "raw.parquet", exclude_prompts=str(tmp_path / "bench.txt")
     )
     assert reasons(workspace, "preferences") == {"raw.parquet:0": "evaluation_prompt"}
+
+
+def test_several_turns_of_one_conversation_keep_its_id_and_a_repeated_key_gets_another(
+    tmp_path: Path,
+) -> None:
+    bad = dialogue("", "bad")[1:]
+    data = [
+        {"conversation_id": "c", "turn": 2, "prompt": dialogue("q"), "rejected": bad},
+        {"conversation_id": "c", "turn": 4, "prompt": dialogue("q", "a", "no"), "rejected": bad},
+        {"conversation_id": "c", "turn": 4, "prompt": dialogue("other"), "rejected": bad},
+    ]
+    (tmp_path / "dsat_data.jsonl").write_text("\n".join(map(json.dumps, data)))
+    workspace = converted(tmp_path, "drift-release", tmp_path / "dsat_data.jsonl")
+    assert [(r["conversation_id"], r["turn"]) for r in rows(workspace, "dsat")] == [
+        ("c", 2),
+        ("c", 4),
+        ("c-2", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"user_preference": {"content": "\ud800"}}, "invalid_utf8"),
+        ({"conversation_id": "\ud800"}, "invalid_utf8"),
+        ({"items": ["\ud800"]}, "invalid_utf8"),
+        ({"reason": "\ud800"}, "invalid_utf8"),
+        ({"turn": 2**40}, None),
+        ({"turn": True}, None),
+    ],
+)
+def test_values_of_a_release_row_that_no_table_can_hold_cost_no_other_row(
+    tmp_path: Path, values: dict[str, Any], reason: str | None
+) -> None:
+    row = {"prompt": dialogue("q"), "rejected": dialogue("", "bad")[1:]}
+    other = row | {"prompt": dialogue("other")}
+    (tmp_path / "dsat_data.jsonl").write_text(f"{json.dumps(row | values)}\n{json.dumps(other)}")
+    workspace = converted(tmp_path, "drift-release", tmp_path / "dsat_data.jsonl")
+    assert reasons(workspace, "dsat") == ({"dsat_data.jsonl:0": reason} if reason else {})
+    assert {row["turn"] for row in rows(workspace, "dsat")} == {2}
+    assert accounts(workspace, 2, "dsat")
+
+
+def test_a_score_beyond_all_numbers_is_no_score(tmp_path: Path) -> None:
+    row = json.dumps(binarized("q", "good", "bad") | {"score_chosen": 0})
+    (tmp_path / "raw.jsonl").write_text(row.replace('"score_chosen": 0', '"score_chosen": 1' + "0" * 400))
+    workspace = converted(tmp_path, "ultrafeedback", tmp_path / "raw.jsonl")
+    assert [row["score_chosen"] for row in rows(workspace, "preferences")] == [None]
