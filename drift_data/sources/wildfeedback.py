@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from drift_data.schema import DSAT, NEUTRAL, SAT
-from drift_data.sources.fields import first_of
+from drift_data.sources.fields import first_of, storable
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.objects import check_keys, first_object, object_rows
 from drift_data.sources.rows import (
@@ -42,6 +42,7 @@ _ANNOTATION = (
     ("Disatisfaction", "Dissatisfaction"),
 )
 _PAIRS = (("conversations",), ("chosen",), ("rejected",))
+_ROWS_WITH_ALL_KEYS = 100  # a first utterance judges no reply and may come without flags
 _ROLES = {"User": "user", "Agent": "assistant"}
 _SPEAKERS = {
     "system": "system",
@@ -87,7 +88,7 @@ def _kinds(files: Sequence[RawFile]) -> list[tuple[str, RawFile]]:
     found: list[tuple[str, RawFile]] = []
     unknown: list[tuple[RawFile, Mapping[str, Any]]] = []
     for file in files:
-        row: Mapping[str, Any] = first_object(file) or {}
+        row: Mapping[str, Any] = first_object(file, _ROWS_WITH_ALL_KEYS) or {}
         if all(any(key in row for key in group) for group in _PAIRS):
             found.append(("pairs", file))
         elif "UtteranceId" in row:
@@ -189,7 +190,7 @@ def _justification(row: Mapping[str, Any], beginning: str) -> str | None:
     for key, value in row.items():
         name = key.lower()
         if name.startswith(beginning) and "justif" in name and isinstance(value, str) and value.strip():
-            return value
+            return storable(value)
     return None
 
 

@@ -239,3 +239,19 @@ def test_a_conversation_of_one_utterance_ends_before_the_next(tmp_path: Path) ->
     workspace = converted(tmp_path, "wildfeedback", path)
     assert [row["messages"][0]["content"] for row in rows(workspace)] == ["q"]
     assert reasons(workspace) == {"sat_dsat_annotation.json:0": "no_reply"}
+
+
+def test_flags_that_the_first_utterance_does_not_have_are_no_other_layout(tmp_path: Path) -> None:
+    rows_ = conversation("q", "a", "no!", flags=[NONE, (False, True)])
+    rows_[:2] = [{key: row[key] for key in ("UtteranceId", "Role", "Content")} for row in rows_[:2]]
+    workspace = converted(tmp_path, "wildfeedback", annotation(tmp_path, rows_))
+    assert labels(workspace) == {("q", 2): "DSAT"}
+
+
+def test_a_justification_that_is_no_utf8_costs_no_label(tmp_path: Path) -> None:
+    rows_ = conversation("q", "a", "no!", flags=[NONE, (False, True)])
+    rows_[2]["Dissatisfaction-Justificiation"] = "bad \ud800"
+    path = tmp_path / "annotation.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows_)))
+    workspace = converted(tmp_path, "wildfeedback", path)
+    assert [row["reason"] for row in rows(workspace, "labels/wildfeedback")] == ["bad ?"]
