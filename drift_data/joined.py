@@ -6,6 +6,7 @@ knows what the labels mean.
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def _ordered_labels(
         ids = _ranks(workspace)
         database.register("ids", ids)
         database.execute("CREATE TABLE ranks AS SELECT * FROM ids")
-        shards = [str(path) for path in workspace.shards(labels)]
+        shards = [glob.escape(str(path)) for path in workspace.shards(labels)]  # a path, not a pattern
         orphan = database.execute(
             "SELECT conversation_id FROM read_parquet($shards) "
             "ANTI JOIN ranks USING (conversation_id) LIMIT 1",

@@ -7,6 +7,7 @@ counts as own logs. This module knows nothing of the Hub.
 from __future__ import annotations
 
 import csv
+import glob
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -160,9 +161,9 @@ def _joined(workspace: Workspace, names: Mapping[str, str]) -> Iterator[duckdb.D
         for config, name in names.items():
             database.execute(
                 "INSERT INTO rows SELECT ?, conversation_id, turn FROM read_parquet(?)",
-                [config, [str(path) for path in workspace.shards(name)]],
+                [config, [glob.escape(str(path)) for path in workspace.shards(name)]],
             )
-        conversations = [str(path) for path in workspace.shards(CONVERSATIONS)]
+        conversations = [glob.escape(str(path)) for path in workspace.shards(CONVERSATIONS)]
         if conversations:
             database.execute(
                 "CREATE TABLE joined AS SELECT r.*, c.source, c.toxic FROM rows r "

@@ -7,6 +7,7 @@ together, with columns that tell them apart.
 
 from __future__ import annotations
 
+import glob
 import json
 import tempfile
 import uuid
@@ -134,7 +135,8 @@ def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     connection.execute(_WILSON.format(name="wilson_high", sign="+"))
     tables = (path(f.name) for f in folders for path in (workspace.path, workspace.dropped_path))
     allowed = {workspace.root.resolve(), *(table.resolve() for table in tables)}  # a table may be a link
-    connection.execute(f"SET allowed_directories = {_list(sorted(allowed))}")
+    places = sorted({place for path in allowed for place in (str(path), glob.escape(str(path)))})
+    connection.execute(f"SET allowed_directories = [{', '.join(map(literal, places))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -186,7 +188,8 @@ def _selects(workspace: Workspace, folders: Iterable[Folder]) -> dict[str, list[
 
 
 def _list(paths: Iterable[Path]) -> str:
-    return "[" + ", ".join(literal(str(path.resolve())) for path in paths) + "]"
+    """Return paths as SQL text; what DuckDB would read as a pattern of several files is escaped."""
+    return "[" + ", ".join(literal(glob.escape(str(path.resolve()))) for path in paths) + "]"
 
 
 def _select(source: str, columns: Literals) -> str:

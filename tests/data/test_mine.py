@@ -270,3 +270,10 @@ def test_many_batches_and_long_label_tables_keep_every_row(tmp_path):
             (i, t) for i, (_, turns) in labelled.items() for t, label, _ in turns if label.lower() == name
         }
         assert got == wanted
+
+
+def test_a_workspace_whose_name_is_a_pattern_is_mined_with_its_own_labels(tmp_path):
+    workspace_with(tmp_path / "work1", {"a": (FIVE, [(2, "SAT", 4)])})
+    workspace = workspace_with(tmp_path / "work[1]", {"a": (FIVE, [(4, "DSAT", 4)])})
+    assert mine(workspace, "labels/t", MineOptions())
+    assert workspace.read("dsat")["turn"].to_pylist() == [4]

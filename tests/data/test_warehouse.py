@@ -158,6 +158,18 @@ def test_odd_names_of_workspace_judge_and_run_are_quoted(tmp_path):
         assert connection.execute("SELECT count(*) FROM conversations").fetchone() == (len(CHATS),)
 
 
+def test_a_name_that_is_a_pattern_of_another_workspace_reads_its_own_rows(tmp_path):
+    build_data(Workspace(tmp_path / "work1"))
+    pattern = Workspace(tmp_path / "work[1]")
+    pattern.run("convert", ["conversations"], empty, options={})
+    assert rows(pattern, "SELECT count(*) FROM conversations") == [(0,)]
+    assert rows(Workspace(tmp_path / "work1"), "SELECT count(*) FROM conversations") == [(len(CHATS),)]
+
+
+def empty(outputs):
+    outputs["conversations"].table(schema.CONVERSATIONS)
+
+
 def test_a_table_and_a_workspace_may_be_links_and_relative(tmp_path, monkeypatch):
     workspace = Workspace(tmp_path / "work")
     build_data(workspace)
