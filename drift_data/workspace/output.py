@@ -96,10 +96,13 @@ class Staging:
         """Rename everything into place: dropped rows first, then each folder with its manifest inside."""
         for output, manifest in zip(self.outputs.values(), manifests, strict=True):
             (output.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-            for path in output.folder.rglob("*"):
+            for path in (*output.folder.rglob("*"), *output.dropped_folder.rglob("*")):
                 _sync(path)
         for output in self.outputs.values():  # from here on the old outputs count as unfinished
-            (self.root / output.name / MANIFEST).unlink(missing_ok=True)
+            old = self.root / output.name
+            if old.is_symlink():  # to a table of another workspace, which stays as it is
+                old.unlink()
+            (old / MANIFEST).unlink(missing_ok=True)
         for output in self.outputs.values():
             self._replace(output.dropped_folder, self.root / DROPPED / output.name)
         for output in self.outputs.values():

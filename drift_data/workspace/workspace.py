@@ -26,20 +26,29 @@ from drift_data.workspace.manifest import (
 from drift_data.workspace.output import DROPPED, Build, Staging
 
 _MAKERS = {  # first part of a folder's name → the Make target that makes it
+    "simulated": "simulate",
     "conversations": "convert",
     "preferences": "convert",
     "labels": "label",
     "dsat": "seed",
     "sat": "seed",
+    "base": "warm",
     "runs": "iter",
 }
+_TARGETS = {"tiny": "warm"}  # stage → the Make target that runs it, where the names differ
 
 
 class Workspace:
-    """One folder with all tables, models and reports of a project."""
+    """One folder with all tables, models and reports of a project.
+
+    Raises:
+        UserError: it is a file.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"WORK={root} is a file. Choose a folder, which need not be there yet.")
 
     def path(self, name: str) -> Path:
         """Return the folder of a table or model, e.g. "conversations", "labels/local", "runs/x/iter1/model"."""
@@ -80,7 +89,7 @@ class Workspace:
             if self._require(source, visited).digest != digest:
                 raise UserError(
                     f"{self.path(name)} was made from another {source} than the one that is there now. "
-                    f"Run `make {manifest.stage}` again."
+                    f"Run `make {_TARGETS.get(manifest.stage, manifest.stage)}` again."
                 )
         visited[name] = manifest
         return manifest

@@ -207,3 +207,29 @@ def test_a_long_chain_of_stages_is_checked_in_one_walk(
     monkeypatch.setattr(Workspace, "manifest", lambda self, name: read.append(name) or manifest(self, name))
     ws.require("n23")
     assert sorted(read) == sorted(f"n{k}" for k in range(24))
+
+
+def test_a_table_that_is_a_link_is_replaced_and_what_it_led_to_stays(tmp_path: Path) -> None:
+    theirs, ours = Workspace(tmp_path / "theirs"), Workspace(tmp_path / "ours")
+    theirs.run("count", ["numbers"], write_numbers(3), options={})
+    ours.root.mkdir()
+    ours.path("numbers").symlink_to(theirs.path("numbers"))
+    ours.run("count", ["numbers"], write_numbers(5), options={"k": 1})
+    assert (ours.read("numbers").num_rows, ours.path("numbers").is_symlink()) == (5, False)
+    assert theirs.require("numbers").rows_out == theirs.read("numbers").num_rows == 3
+
+
+def test_a_workspace_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "logs.jsonl").touch()
+    with pytest.raises(UserError, match=r"logs\.jsonl is a file"):
+        Workspace(tmp_path / "logs.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("simulated/pretrain", "simulate"), ("base", "warm"), ("seed", "seed"), ("labels/local", "label")],
+)
+def test_the_command_that_is_named_exists(tmp_path: Path, name: str, target: str) -> None:
+    with pytest.raises(UserError, match=f"Run `make {target}` first"):
+        Workspace(tmp_path).require(name)
+    assert f"\n{target}: setup" in (Path(__file__).parents[2] / "Makefile").read_text()
