@@ -178,14 +178,15 @@ def excluded_prompts(path: Path) -> frozenset[str]:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"exclude_prompts: {path} cannot be read: {error}.") from error
+    lines = text.split("\n")  # not at U+2028 or U+0085, which may stand inside a prompt
     try:
         if path.suffix == ".json":
             rows = json.loads(text)
             rows = rows if isinstance(rows, list) else [rows]
         elif path.suffix in (".jsonl", ".ndjson"):
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in lines if line.strip()]
         else:
-            rows = [line for line in text.splitlines() if line.strip()]
+            rows = [line for line in lines if line.strip()]
     except ValueError as error:
         raise UserError(f"exclude_prompts: {path} is no {path.suffix[1:]}: {error}.") from error
     return frozenset(prompt_key(prompt) for prompt in _prompts(rows, path))

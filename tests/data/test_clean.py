@@ -139,6 +139,7 @@ PROMPT_FILES = {
     "bench.txt": "Write a poem.\n\nanother\n",
     "bench.json": json.dumps(["Write a poem.", "another"]),
     "strings.jsonl": '"Write a poem."\n"another"\n',
+    "separators.jsonl": '"Write a poem."\r\n"another\u2028\x85one"\r\n',
     "alpaca.json": json.dumps([{"instruction": "Write a poem."}]),
     "wildbench.jsonl": json.dumps(
         {"session_id": "1", "conversation_input": [{"role": "user", "content": "Write a poem."}]}
