@@ -12,6 +12,9 @@ DRIFT := $(PY) -m pipelines
 # Options every stage takes, passed on only when they are given.
 COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
 option = $(if $($(1)),--$(2) "$($(1))")
+# SQL goes through the environment as it was typed: its quotes and dollar signs are neither Make's nor the shell's.
+override SQL := $(value SQL)
+export SQL
 
 .PHONY: help setup demo simulate convert label seed warm iter eval report query export publish
 .PHONY: test lint bench arms clean
@@ -51,7 +54,7 @@ report: setup ## one self-contained HTML page of a run
 	@$(DRIFT) report $(COMMON) $(call option,RUN,run)
 
 query: setup ## DuckDB over the workspace  SQL="…" | Q=name [OUT=file.csv|.parquet|.json]
-	@$(DRIFT) query --work "$(WORK)" $(call option,SQL,sql) $(call option,Q,name) $(call option,OUT,out)
+	@$(DRIFT) query --work "$(WORK)" $(if $(SQL),--sql "$$SQL") $(call option,Q,name) $(call option,OUT,out)
 
 export: setup ## dsat, sat and seed in the DRIFT release's JSONL layout  OUT=folder
 	@$(DRIFT) export $(COMMON) $(call option,OUT,out)

@@ -55,4 +55,5 @@ def carried_labels(workspace: Workspace) -> str:
     if len(carried) == 1:
         return carried[0]
     found = f"has labels of several: {', '.join(carried)}" if carried else "carries no labels"
-    raise UserError(f"The data in {workspace.root} {found}. Use JUDGE=local, or name the source.")
+    way_out = f", or delete those of the other data in {workspace.root / 'labels'}" if carried else ""
+    raise UserError(f"The data in {workspace.root} {found}. Use JUDGE=local{way_out}.")

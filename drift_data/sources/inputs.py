@@ -154,7 +154,7 @@ def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
         UserError: there is no such data set, no access to it, or no network.
     """
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     urls: dict[str, None] = {}
     try:
@@ -163,9 +163,14 @@ def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
             for split in (builder.config.data_files or {}).values():
                 urls.update(dict.fromkeys(map(str, split)))
     except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is a FileNotFoundError
+        way_out = "Check the name; for a gated data set accept its terms on the Hub and log in with `hf auth login`."
+        if isinstance(error, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(error):
+            way_out = (
+                "The Hub libraries are switched off here (HF_HUB_OFFLINE=1, or a recipe with `offline: true`, as "
+                "the default one): give another RECIPE=, or SET='offline=false'."
+            )
         raise UserError(
-            f"{identifier} is no path on this machine, and on the Hub it cannot be read: {error}. Check the "
-            "name; for a gated data set accept its terms on the Hub and log in with `hf auth login`."
+            f"{identifier} is no path on this machine, and on the Hub it cannot be read: {error}. {way_out}"
         ) from error
     wanted = [url for url in urls if url.lower().endswith((PARQUET, *JSON))]
     if not wanted:

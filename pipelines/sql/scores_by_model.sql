@@ -1,13 +1,17 @@
--- Evaluation of every model: mean score with standard error
+-- Evaluation of every model: mean score with standard error over prompts
 SELECT
     run,
     iter,
     model,
     measure,
-    count(*) AS replies,
+    count(*) AS prompts,
     avg(score) AS mean_score,
-    stddev_samp(score) / sqrt(count(*)) AS stderr,
+    stddev_samp(score) / sqrt(count(*)) AS stderr,  -- several samples of one prompt are not several prompts
     avg(tokens) AS mean_tokens
-FROM evaluations
+FROM (
+    SELECT run, iter, model, measure, conversation_id, avg(score) AS score, avg(tokens) AS tokens
+    FROM evaluations
+    GROUP BY ALL
+)
 GROUP BY ALL
 ORDER BY run, measure, iter NULLS FIRST;

@@ -48,7 +48,7 @@ def _list_queries(workspace: Workspace, canned: dict[str, str]) -> None:
     console.print("Canned queries (Q=name):")
     for name, sql in canned.items():
         console.print(f"  {name:22} {describe_query(sql)}", markup=False)
-    views = run_query(workspace, "select table_name from (show tables) order by 1")[0].to_pylist()
+    views = run_query(workspace, "select name from (show tables) order by 1")[0].to_pylist()
     console.print(f'Views (SQL="select … from …"): {", ".join(views)}', markup=False)
 
 

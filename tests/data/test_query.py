@@ -10,6 +10,7 @@ from sample_workspace import build_data, sample
 
 import pipelines
 from drift_data.query import canned_queries, describe_query, print_table, run_query, save_query, show_query
+from drift_data.schema import EVALUATION
 from drift_data.workspace import UserError, Workspace
 
 CANNED = canned_queries(Path(pipelines.__file__).parent / "sql")
@@ -83,6 +84,23 @@ def test_scores_by_model_are_in_the_order_of_training(workspace):
     found = run_query(workspace, CANNED["scores_by_model"]).to_pylist()
     assert [(r["model"], r["mean_score"]) for r in found] == [("base", 0.5), ("M0", 0.625), ("M1", 0.875)]
     assert found[1]["stderr"] == pytest.approx(0.125)  # (0.5, 1, 0.5, 0.5): sd 0.25, n 4
+
+
+def test_several_samples_of_one_prompt_are_not_several_prompts(tmp_path):
+    rows = [
+        {"conversation_id": prompt, "sample": sample, "measure": "gold", "score": score, "prompt": []}
+        | {"completion": "", "tokens": 1}
+        for prompt, scores in {"a": (0, 1), "b": (1, 1)}.items()
+        for sample, score in enumerate(scores)
+    ]
+    workspace = Workspace(tmp_path)
+
+    def build(outputs):
+        outputs["runs/x/base/eval"].table(EVALUATION).write_rows(rows)
+
+    workspace.run("eval", ["runs/x/base/eval"], build, options={})
+    (found,) = run_query(workspace, CANNED["scores_by_model"]).to_pylist()
+    assert (found["prompts"], found["mean_score"], found["stderr"]) == (2, 0.75, 0.25)
 
 
 @pytest.mark.parametrize("name", CANNED)

@@ -25,6 +25,7 @@ STAGES = [
     "publish",
 ]
 MICRO = Path(__file__).parent / "micro.yaml"
+ROOT = Path(__file__).parents[2]
 
 
 def drift(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -146,3 +147,25 @@ def test_the_line_of_stages_needs_no_network_and_a_second_run_redoes_nothing(tmp
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
     made = [line for line in again.splitlines() if "up to date" in line]
     assert len(made) > 8
+
+
+def test_query_without_sql_lists_the_canned_queries_and_the_views(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["drift", "query", "--work", str(tmp_path)])
+    assert cli.main() == 0
+    said = capsys.readouterr().out
+    assert "dsat_by_language" in said
+    assert "dropped, funnel, manifests" in said
+
+
+@pytest.mark.parametrize("sql", ['select "table" from dropped', "select 'a$'", "select `x`, '$(HOME)' -- \\"])
+def test_sql_reaches_the_command_as_it_was_typed(sql: str) -> None:
+    make = ["make", "--no-print-directory", "-o", "setup", "query", "DRIFT=printf '%s\\n'", f"SQL={sql}"]
+    said = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["query", "--work", "data/work", "--sql", sql]
+
+
+def test_a_hub_data_set_under_an_offline_recipe_names_the_way_out(tmp_path: Path) -> None:
+    said = drift("convert", "--source", "chat", "--input", "owner/name", "--work", str(tmp_path / "work"))
+    assert (said.returncode, "SET='offline=false'" in said.stderr) == (1, True)
