@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from drift_train.checks import CheckError, check_prompt_tokens
@@ -67,6 +69,7 @@ class VllmEngine:
         job = {
             "model": str(self.policy.resolve()),
             "title": self.title,
+            "parent": os.getpid(),
             "stop_token_ids": self.stop,
             "max_model_len": options.max_prompt_tokens + options.max_new_tokens,
             "llm": options.vllm,
@@ -102,8 +105,8 @@ class VllmEngine:
                     return child.wait()
                 finally:
                     if child.poll() is None:
-                        child.terminate()
-                        child.wait(timeout=30)
+                        end_process(child.pid)
+                        child.wait()
         finally:
             os.close(progress)
 
@@ -115,6 +118,15 @@ class VllmEngine:
                 check_prompt_tokens(self.name, ours[row["key"]], row["prompt_ids"])
                 replies.append(Reply(row["key"], row["token_ids"], row["finish_reason"], row["log_probs"]))
         return replies
+
+
+def end_process(pid: int) -> None:
+    """Kill a process and all that it started: on a GPU vllm computes in processes of its own."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _last_line(log: Path) -> str:

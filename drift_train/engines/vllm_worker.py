@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from drift_train.engines.vllm import ENGINE
+from drift_train.engines.vllm import ENGINE, end_process
 
 
 def start(job: dict[str, Any]) -> Any:
@@ -50,18 +50,20 @@ def start(job: dict[str, Any]) -> Any:
     return LLM(**{**settings, **job["llm"]})
 
 
-def _end_with_parent() -> None:
-    """Leave when the process that started this one is gone: a killed run must not keep a GPU."""
-    parent = os.getppid()
+def _end_with_parent(parent: int) -> None:
+    """Leave when the process that started this one is gone: a killed run must not keep a GPU.
+
+    The job says who that was: asked here, after seconds of imports, it may be gone already.
+    """
     while os.getppid() == parent:
         time.sleep(1.0)
-    os._exit(1)
+    end_process(os.getpid())
 
 
 def main(folder: Path, progress: int) -> None:
     """Answer all requests of a job."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     job = json.loads((folder / "job.json").read_text())
+    threading.Thread(target=_end_with_parent, args=(job["parent"],), daemon=True).start()
     with os.fdopen(progress, "w") as screen:
         with tqdm(desc=f"{job['title']}: starting vllm", bar_format="{desc} ({elapsed})", file=screen):
             llm = start(job)

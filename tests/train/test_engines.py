@@ -1,10 +1,16 @@
 """Both engines on one tiny model: what they sample is what plain transformers says it is."""
 
 import importlib.util
+import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import make_policy, user
@@ -12,6 +18,7 @@ from test_dpo import make_pairs, train
 
 from drift_train.checks import CheckError, check_prompt_tokens, log_probs, recheck_log_probs
 from drift_train.engines import vllm as vllm_engine
+from drift_train.engines import vllm_worker
 from drift_train.engines.transformers import SeededSampling
 from drift_train.options import SamplingOptions, TrainOptions
 from drift_train.policy import load_model, load_renderer
@@ -175,6 +182,32 @@ def test_an_engine_that_dies_while_sampling_is_a_clear_error(
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [
         "t-vllm.log"
     ]  # no conversation stays behind
+
+
+def test_the_engine_leaves_when_the_tool_was_killed_before_it_could_look(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child imports for seconds; it is told whom to watch, and does not ask who its parent is by then."""
+    python_that(f"cp $3/job.json {tmp_path}; exit 9", tmp_path, monkeypatch)
+    with pytest.raises(EngineStartError):
+        vllm_engine.VllmEngine(policy, [2], tmp_path / "logs", "t").sample(requests(policy, 2), OPTIONS)
+    assert json.loads((tmp_path / "job.json").read_text())["parent"] == os.getpid()
+    ended: list[int] = []
+    monkeypatch.setattr(vllm_worker, "end_process", ended.append)
+    vllm_worker._end_with_parent(os.getpid())  # not our parent: it is gone
+    assert ended == [os.getpid()]
+
+
+def test_an_engine_ends_with_all_its_processes(tmp_path: Path) -> None:
+    script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
+    with subprocess.Popen(["sh", "-c", script]) as child:
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().strip():
+            time.sleep(0.01)
+        inner = psutil.Process(int((tmp_path / "pid").read_text()))
+        vllm_engine.end_process(child.pid)
+    assert child.returncode == -signal.SIGKILL
+    inner.wait(timeout=10)
+    vllm_engine.end_process(child.pid)  # gone already: nothing happens
 
 
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
