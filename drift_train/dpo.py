@@ -7,6 +7,7 @@ Reads pairs and model folders, writes a model folder and metrics. Knows nothing 
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from drift_data.workspace import UserError
 from drift_train.checks import MARGIN_TOLERANCE, CheckError
-from drift_train.metrics import MetricsWriter, NllMeter
+from drift_train.metrics import MetricsWriter
 from drift_train.options import TrainOptions
 from drift_train.pairs import TRAIN
 from drift_train.policy import context_length, device, free_memory, load_model, load_renderer, save_model
@@ -45,7 +46,8 @@ def train(
         reference: model folder of DPO's reference.
         pairs: rows of the `pairs` table, all of split "train".
         target: folder that the trained model is written into; plain transformers and vllm load it.
-        metrics: JSONL file, one line an optimiser step.
+        metrics: JSONL file, one line an optimiser step. It is `*.partial.jsonl` until the model is saved, so
+            that a run which is cut leaves the metrics of the model that is there.
         options: of the training.
         iteration: goes into the metrics, as does `method`.
         title: of the progress bar.
@@ -54,25 +56,20 @@ def train(
         The last step's metrics and the number of steps.
 
     Raises:
-        UserError: pairs of another split, or a `max_length` beyond the model's context.
-        CheckError: TRL sees other tokens than our rendering, the margin at step 0 is not 0 although policy
-            and reference are the same weights, or a loss is not finite.
+        UserError: pairs of another split, a `max_length` beyond the model's context, several GPUs, or too
+            little memory on the one.
+        CheckError: TRL sees other tokens than our rendering or would cut some, the margin at step 0 is not 0
+            although policy and reference are the same weights, or a loss is not finite.
     """
     _check_rows(pairs, policy, options)
+    _check_devices()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    renderer = load_renderer(policy)
+    partial = metrics.with_suffix(".partial.jsonl")
+    writer = MetricsWriter(partial, iteration, method, options.alpha, title)
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)  # TRL wants one; it stays empty
-    trainer = _trainer(policy, reference, pairs, renderer.tokenizer, options, scratch.name)
-    writer = MetricsWriter(metrics, iteration, method, options.alpha, NllMeter(trainer.model), title)
     try:
-        _check_tokens(trainer.train_dataset, pairs, renderer)
-        _check_first_batch(trainer, same_weights=policy.resolve() == reference.resolve())
-        trainer.add_callback(writer)
-        trainer.train()
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(model, policy, target)
-        steps = trainer.state.global_step
+        steps = _train_and_save(policy, reference, pairs, target, options, writer, scratch.name)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
             f"{title}: the GPU is out of memory. Halve per_device_batch ({options.per_device_batch}); "
@@ -82,9 +79,40 @@ def train(
     finally:
         writer.close()
         scratch.cleanup()
-        del trainer
-        free_memory()
+        free_memory()  # trainer and models went with the frame that held them: an engine comes next
+    partial.replace(metrics)
     return {"steps": steps, "last_step": {name: round(value, 6) for name, value in writer.last.items()}}
+
+
+def _train_and_save(
+    policy: Path,
+    reference: Path,
+    pairs: Sequence[Mapping[str, Any]],
+    target: Path,
+    options: TrainOptions,
+    writer: MetricsWriter,
+    scratch: str,
+) -> int:
+    """Check, train, save, and return the number of steps. Alone holds the trainer and the models."""
+    renderer = load_renderer(policy)
+    trainer = _trainer(policy, reference, pairs, renderer.tokenizer, options, scratch)
+    writer.nll.watch(trainer.model)
+    _check_tokens(trainer.train_dataset, pairs, renderer, options.max_length)
+    _check_first_batch(trainer, same_weights=policy.resolve() == reference.resolve())
+    trainer.add_callback(writer)
+    trainer.train()
+    save_model(trainer.accelerator.unwrap_model(trainer.model), policy, target)
+    return int(trainer.state.global_step)
+
+
+def _check_devices() -> None:
+    """Refuse what TRL refuses, too, in words that help: one process that sees several GPUs."""
+    seen = torch.cuda.device_count()
+    if seen > 1 and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            f"This process sees {seen} GPUs and trains on one. Make one visible, e.g. CUDA_VISIBLE_DEVICES=0, and "
+            "run again: what is finished is kept."
+        )
 
 
 def _check_rows(pairs: Sequence[Mapping[str, Any]], policy: Path, options: TrainOptions) -> None:
@@ -179,7 +207,9 @@ def _trainer(
     return trainer
 
 
-def _check_tokens(dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Renderer) -> None:
+def _check_tokens(
+    dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int
+) -> None:
     """Compare what TRL will train on with our rendering: no row lost or cut, replies alone learned."""
     if len(dataset) != len(pairs):
         raise CheckError(
@@ -193,6 +223,12 @@ def _check_tokens(dataset: Any, pairs: Sequence[Mapping[str, Any]], renderer: Re
                     f"TRL renders the {side} reply of {where} to {len(row[f'{side}_ids'])} tokens, the pairs "
                     f"table has {pair[f'{side}_tokens']}. Another tokenizer or template made the table: make "
                     "the pairs again."
+                )
+            length = len(row["prompt_ids"]) + len(row[f"{side}_ids"])
+            if length > max_length:
+                raise CheckError(
+                    f"The {side} reply of {where} would be cut: {length} tokens do not fit into max_length "
+                    f"{max_length}. Make the pairs again with this max_length."
                 )
             if number < _FULLY_CHECKED:
                 prompt, reply = renderer.pair(pair["prompt"], pair[side][0]["content"])

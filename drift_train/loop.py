@@ -19,6 +19,15 @@ from drift_train.options import LoopOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, TRAIN, Candidate, PairFilter, write_pairs
 
 LOGS = "logs"  # folder of the workspace for the engines' own logs
+_READ = [
+    "conversation_id",
+    "turn",
+    "sample",
+    "kind",
+    "messages",
+    "completion",
+    "finish_reason",
+]  # of rollouts
 
 
 def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> bool:
@@ -114,6 +123,7 @@ def _take_base(workspace: Workspace, run: str, base: Base, reason: str, options:
     print(f"{run}: no warm start: {reason}. M0 is the base model {base.name}.", file=sys.stderr)
 
     def build(stage: Build) -> None:
+        workspace.path(_name(run, 0, "metrics.jsonl")).unlink(missing_ok=True)  # of an earlier warm start
         link_model(base.path, stage[name].folder)
         stage[name].made_by = {"model": base.name, "warm_start": False, "reason": reason}
 
@@ -203,7 +213,7 @@ def _candidates(workspace: Workspace, rollouts: str, options: LoopOptions) -> It
     method = METHODS[options.method]
     examples = {example.key: example for example in _examples(workspace, options)}
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
-    for batch in workspace.batches(rollouts):
+    for batch in workspace.batches(rollouts, columns=_READ):  # tokens as Python numbers would fill the memory
         for row in batch.to_pylist():
             groups.setdefault((row["conversation_id"], row["turn"], row["sample"]), []).append(row)
     for (conversation_id, turn, _), rows in groups.items():

@@ -28,8 +28,11 @@ class NllMeter:
     TRL adds that loss to the sigmoid loss before logging; without this the two cannot be told apart.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self) -> None:
         self._values: list[float] = []
+
+    def watch(self, model: torch.nn.Module) -> None:
+        """Read from this model's forwards on."""
         model.register_forward_hook(self._read, with_kwargs=True)
 
     def _read(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -49,10 +52,9 @@ class NllMeter:
 class MetricsWriter(TrainerCallback):  # type: ignore[misc]
     """Appends each logged step to a file and stops the run when a loss or gradient is not a number."""
 
-    def __init__(
-        self, path: Path, iteration: int, method: str, alpha: float, nll: NllMeter, title: str
-    ) -> None:
-        self.path, self.alpha, self.nll, self.title = path, alpha, nll, title
+    def __init__(self, path: Path, iteration: int, method: str, alpha: float, title: str) -> None:
+        self.path, self.alpha, self.title = path, alpha, title
+        self.nll = NllMeter()
         self.same = {"iteration": iteration, "method": method}
         self._file: TextIO | None = None
         self._bar: tqdm[Any] | None = None

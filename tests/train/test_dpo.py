@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from drift_data.workspace import UserError, file_digest
 from drift_train import dpo
 from drift_train.checks import CheckError, log_probs
 from drift_train.options import TrainOptions
-from drift_train.policy import load_model, load_renderer
+from drift_train.policy import free_memory, load_model, load_renderer
 
 OPTIONS = TrainOptions(
     learning_rate=1e-4, global_batch=4, per_device_batch=2, max_length=128, gradient_checkpointing=False
@@ -226,8 +227,58 @@ def test_pairs_counted_with_another_tokenizer_are_refused(policy: Path, tmp_path
 
 def test_a_pair_that_would_be_cut_is_refused(policy: Path, tmp_path: Path) -> None:
     options = OPTIONS.model_copy(update={"max_length": 20})
-    with pytest.raises(CheckError, match=r"first batch|TRL kept"):
+    with pytest.raises(CheckError, match="would be cut"):
         train(policy, tmp_path / "model", make_pairs(policy), options)
+
+
+def test_a_late_pair_that_would_be_cut_is_refused_by_name(policy: Path, tmp_path: Path) -> None:
+    """Not in the first batch, which is looked at more closely."""
+    pairs = make_pairs(policy)
+    long = "apple pear " * 30
+    pairs[-1]["chosen"] = assistant(long)
+    pairs[-1]["chosen_tokens"] = len(load_renderer(policy).pair(pairs[-1]["prompt"], long)[1])
+    with pytest.raises(CheckError, match="chosen reply of pair c11, turn 2 would be cut"):
+        train(policy, tmp_path / "model", pairs, OPTIONS.model_copy(update={"max_length": 60}))
+
+
+def test_no_model_is_held_when_the_memory_is_given_back(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a GPU would stay full, and the next iteration's engine would not start."""
+    held: list[weakref.ref[Any]] = []
+    freed: list[list[bool]] = []
+
+    def watched(folder: Path, dtype: torch.dtype) -> Any:
+        model = load_model(folder, dtype)
+        held.append(weakref.ref(model))
+        return model
+
+    def looked_at() -> None:
+        free_memory()
+        freed.append([each() is None for each in held])
+
+    monkeypatch.setattr(dpo, "load_model", watched)
+    monkeypatch.setattr(dpo, "free_memory", looked_at)
+    train(policy, tmp_path / "model", make_pairs(policy))
+    assert freed == [[True, True]]  # policy and reference
+
+
+def test_metrics_stay_those_of_the_model_that_is_there(policy: Path, tmp_path: Path) -> None:
+    train(policy, tmp_path / "model", make_pairs(policy))
+    before = (tmp_path / "model.jsonl").read_text()
+    wild = OPTIONS.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 0})
+    with pytest.raises(CheckError, match=r"model\.partial\.jsonl"):
+        train(policy, tmp_path / "model", make_pairs(policy), wild)
+    assert (tmp_path / "model.jsonl").read_text() == before
+
+
+def test_several_gpus_in_one_process_are_a_clear_error(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=r"sees 8 GPUs.*CUDA_VISIBLE_DEVICES=0"):
+        train(policy, tmp_path / "model", make_pairs(policy))
 
 
 def test_a_max_length_beyond_the_models_context_is_a_clear_error(policy: Path, tmp_path: Path) -> None:

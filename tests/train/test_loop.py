@@ -204,6 +204,15 @@ def test_too_few_seed_pairs_leave_the_base_model_as_m0_and_say_so(
     assert not loop.warm(workspace, "r", str(policy), OPTIONS)
 
 
+def test_a_base_model_as_m0_has_no_metrics_of_an_earlier_warm_start(policy: Path, tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    loop.warm(workspace, "r", str(policy), OPTIONS)
+    metrics = workspace.path("runs/r/iter0/metrics.jsonl")
+    assert metrics.exists()
+    loop.warm(workspace, "r", str(policy), OPTIONS.model_copy(update={"warm": None}))
+    assert not metrics.exists()
+
+
 def test_without_warm_start_no_seed_table_is_needed(policy: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_table(workspace, "dsat", DSAT_ROWS, [dsat_row(i) for i in range(12)])
