@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from drift_data.workspace import Workspace
+from drift_data.workspace import UserError, Workspace
 from drift_train.options import RolloutOptions
 from drift_train.render import Message
 
@@ -69,6 +70,9 @@ def slice_of_iteration(examples: Iterable[Example], iteration: int, options: Rol
         iteration: from 1.
         options: `examples` bounds their number; with `fresh` the k-th iteration takes the k-th slice, and
             after the last one begins again.
+
+    Raises:
+        UserError: two of them have one key, so a rollout could not say which it belongs to.
     """
 
     def rank(example: Example) -> bytes:
@@ -76,6 +80,12 @@ def slice_of_iteration(examples: Iterable[Example], iteration: int, options: Rol
         return hashlib.sha256(text.encode()).digest()
 
     ordered = sorted(examples, key=rank)
+    for one, next_one in pairwise(ordered):  # equal keys have equal ranks
+        if one.key == next_one.key:
+            raise UserError(
+                f"Two examples are conversation {one.conversation_id!r}, turn {one.turn}: that key must be unique. "
+                "Make the table again, or remove one of the rows."
+            )
     if options.examples is None or options.examples >= len(ordered):
         return ordered
     start = (iteration - 1) * options.examples if options.fresh else 0

@@ -72,12 +72,13 @@ class Renderer:
         return prompt, reply
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Return sampled tokens as text, control tokens left out."""
-        return str(
-            self.tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        """Return a sampled reply as text, without the token that ended it.
+
+        Any other control token stays visible: the model went on into a turn of its own making, and `pair`
+        refuses such a reply.
+        """
+        ids = list(token_ids[:-1] if token_ids and token_ids[-1] in self.ends else token_ids)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _ids(self, messages: Sequence[Message], *, generate: bool) -> list[int]:
         plain = [{"role": m["role"], "content": m["content"]} for m in messages]

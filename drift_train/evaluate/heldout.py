@@ -18,7 +18,7 @@ from drift_train.base import resolve_base
 from drift_train.checks import log_probs
 from drift_train.evaluate.samples import summary
 from drift_train.pairs import TRAIN
-from drift_train.policy import device, free_memory, load_model, load_renderer
+from drift_train.policy import free_memory, load_model, load_renderer
 from drift_train.render import RenderError
 
 Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
@@ -116,8 +116,11 @@ def evaluate_heldout(
 
 
 def _scores(folder: Path, rows: list[Row], title: str) -> list[float]:
-    """Return log π(chosen) − log π(rejected) for each row, summed in float64."""
-    model = load_model(folder, torch.bfloat16 if device().type == "cuda" else torch.float32)
+    """Return log π(chosen) − log π(rejected) for each row, summed in float64.
+
+    In float32 on a GPU, too: bfloat16 weights round most of what an iteration changed away.
+    """
+    model = load_model(folder, torch.float32)
     scores = []
     for prompt, chosen, rejected in tqdm(rows, desc=title, unit="pair", mininterval=0.5):
         better, worse = (log_probs(model, prompt, reply).double().sum() for reply in (chosen, rejected))

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,6 +10,7 @@ from conftest import seed_row, user, write_table
 from drift_data.schema import MESSAGES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
 from drift_train.checks import log_probs
+from drift_train.evaluate import heldout
 from drift_train.evaluate.heldout import evaluate_heldout
 from drift_train.evaluate.samples import evaluate, summary
 from drift_train.options import EvalOptions, TrainOptions
@@ -116,6 +118,23 @@ def test_held_out_margins_are_beta_times_the_log_ratios_of_the_test_rows(
     results = workspace.require("runs/r/iter1/heldout").results
     assert results["margin"]["n"] == 4
     assert results["accuracy"]["mean"] == 1.0  # it was trained toward the same words
+
+
+def test_held_out_margins_are_measured_in_float32_on_a_gpu_too(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[torch.dtype] = []
+
+    def watched(folder: Path, dtype: torch.dtype) -> Any:
+        taken.append(dtype)
+        return load_model(folder, dtype)
+
+    monkeypatch.setattr(heldout, "device", lambda: torch.device("cuda"), raising=False)
+    monkeypatch.setattr(heldout, "load_model", watched)
+    workspace = Workspace(tmp_path)
+    write_table(workspace, "seed", SEED_ROWS, [seed_row(i, "test") for i in range(3)])
+    evaluate_heldout(workspace, "r", "base", str(policy), str(policy))
+    assert taken == [torch.float32] * 2
 
 
 def test_a_model_has_no_margin_against_itself(policy: Path, tmp_path: Path) -> None:

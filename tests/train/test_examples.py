@@ -1,10 +1,11 @@
 import random
 from pathlib import Path
 
+import pytest
 from conftest import assistant, dsat_row, user, write_table
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES
-from drift_data.workspace import Workspace
+from drift_data.workspace import UserError, Workspace
 from drift_train.examples import Example, dsat_examples, preference_examples, slice_of_iteration
 from drift_train.options import RolloutOptions
 
@@ -39,6 +40,11 @@ def test_the_slice_depends_on_the_seed_and_not_on_the_order_of_the_table() -> No
 
 def test_all_examples_are_taken_when_no_number_is_given() -> None:
     assert sorted(keys(slice_of_iteration(ALL, 2, RolloutOptions()))) == sorted(keys(ALL))
+
+
+def test_two_examples_with_one_key_are_refused_before_anything_is_sampled() -> None:
+    with pytest.raises(UserError, match=r"Two examples are conversation 'c3', turn 2"):
+        slice_of_iteration([*ALL, ALL[3]], 1, RolloutOptions(examples=4))
 
 
 def test_dsat_rows_become_examples(tmp_path: Path) -> None:

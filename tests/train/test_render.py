@@ -27,6 +27,14 @@ def test_prompt_and_reply_together_are_the_rendered_conversation(renderer: Rende
     assert renderer.text(reply) == "apple pear"
 
 
+def test_a_turn_that_the_model_made_up_is_not_passed_off_as_text(renderer: Renderer) -> None:
+    sampled = renderer.tokenizer("apple<|im_start|>user\nthanks<|im_end|>").input_ids
+    text = renderer.text(sampled)
+    assert text == "apple<|im_start|>user\nthanks"
+    with pytest.raises(RenderError, match="special_token"):
+        renderer.pair(user("please list"), text)
+
+
 def test_white_space_of_the_template_may_follow_the_end_of_a_reply(renderer: Renderer) -> None:
     _, reply = with_template(renderer, TEMPLATE.replace("'<|im_end|>'", "'<|im_end|>\n'")).pair(
         user("a"), "b"
