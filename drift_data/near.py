@@ -16,7 +16,7 @@ from drift_data.turns import message_starts
 
 PERMUTATIONS = 128
 _SEED = 42
-_AT_ONCE = 500  # conversations whose words are Python objects at one time
+_AT_ONCE, _BYTES_AT_ONCE = 500, 2 << 20  # conversations whose words are Python objects at one time
 # Scripts written without spaces: Han, kana, Thai, Lao, Khmer, Myanmar.
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 
@@ -32,8 +32,7 @@ class NearDuplicates:
         """Return which of the flagged rows nearly repeat an earlier one; the others are remembered."""
         repeats = np.zeros(len(rows), dtype=np.bool_)
         flagged = np.flatnonzero(rows)
-        for start in range(0, len(flagged), _AT_ONCE):
-            at = flagged[start : start + _AT_ONCE]
+        for at in np.split(flagged, _borders(messages, flagged)):
             shingles, bounds = _shingles(messages.take(pa.array(at)))
             entries = [
                 (str(self._count + i), shingles[bounds[i] : bounds[i + 1]].to_pylist())
@@ -42,6 +41,22 @@ class NearDuplicates:
             self._count += len(at)
             repeats[at] = ~np.array(self._sketches.add_pairs(entries), dtype=np.bool_)
         return repeats
+
+
+def _borders(messages: pa.ListArray, rows: npt.NDArray[np.int64]) -> list[int]:
+    """Return where to cut some rows so that each part has few bytes; one conversation is never cut."""
+    lengths = (
+        pc.binary_length(messages.flatten().field("content")).fill_null(0).to_numpy(zero_copy_only=False)
+    )
+    starts = message_starts(messages)
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[starts]
+    borders, size, first = [], 0, 0
+    for number, count in enumerate((ends[rows + 1] - ends[rows]).tolist()):
+        if number > first and (number - first == _AT_ONCE or size + count > _BYTES_AT_ONCE):
+            borders.append(number)
+            size, first = 0, number
+        size += count
+    return borders
 
 
 def _shingles(messages: pa.ListArray) -> tuple[pa.StringArray, list[int]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from wildchat_schema import chat, write_wildchat
 
-from drift_data import schema
+from drift_data import near, schema
 from drift_data.clean import CleanOptions, KeySet, conversation_keys, excluded_prompts
 from drift_data.workspace import UserError
 
@@ -132,7 +132,19 @@ def test_near_duplicates_do_not_depend_on_the_batches(
     whole = left_out(tmp_path / "whole", chats, deduplicate="near")
     monkeypatch.setattr("drift_data.sources.parquet.MAX_BATCH_ROWS", 11)
     assert left_out(tmp_path / "parts", chats, deduplicate="near") == whole
+    monkeypatch.setattr("drift_data.near._BYTES_AT_ONCE", 1_000)
+    assert left_out(tmp_path / "few", chats, deduplicate="near") == whole
     assert 30 < len(whole) < 118
+
+
+def test_words_of_few_bytes_are_python_objects_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "_BYTES_AT_ONCE", 10)
+    monkeypatch.setattr(near, "_AT_ONCE", 3)
+    texts = ["x" * size for size in (4, 4, 99, 4, 25, 1, 1, 1, 1)]
+    messages = pa.array([[{"role": "user", "content": text}] for text in texts], schema.MESSAGES)
+    flagged = np.array([0, 1, 3, 4, 5, 6, 7, 8])
+    parts = np.split(flagged, near._borders(messages, flagged))
+    assert [part.tolist() for part in parts] == [[0, 1], [3], [4], [5, 6, 7], [8]]
 
 
 PROMPT_FILES = {
