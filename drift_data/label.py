@@ -84,7 +84,7 @@ def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str 
 def latest_labels(workspace: Workspace) -> str:
     """Return the table of labels to mine by default, such as "labels/local".
 
-    The one that the label stage made last; labels that came with the data set only when there is no other.
+    The one that the label stage made last; labels that came with the conversations only when there is no other.
 
     Raises:
         UserError: there are no labels.
@@ -93,8 +93,9 @@ def latest_labels(workspace: Workspace) -> str:
     for path in sorted((workspace.root / "labels").glob("*/manifest.json")):
         name = f"labels/{path.parent.name}"
         manifest = workspace.manifest(name)
-        if manifest is not None and manifest.stage in (STAGE, "convert"):
-            made.append((manifest.stage == STAGE, path.stat().st_mtime_ns, name))
+        by_stage = manifest is not None and manifest.stage == STAGE
+        if by_stage or workspace.made_together(name, CONVERSATIONS):
+            made.append((by_stage, path.stat().st_mtime_ns, name))
     if not made:
         raise UserError(f"{workspace.root / 'labels'} holds no labels. Run `make label` first.")
     return max(made)[2]

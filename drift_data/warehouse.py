@@ -88,9 +88,10 @@ def current_labels(workspace: Workspace) -> str | None:
     for name in dsat.inputs if dsat else ():
         if name.startswith("labels/") and workspace.manifest(name):
             return name
-    if next((workspace.root / "labels").glob(f"*/{MANIFEST}"), None) is None:
+    try:
+        return latest_labels(workspace)
+    except UserError:  # there are none, or only those of conversations that were here before
         return None
-    return latest_labels(workspace)
 
 
 def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:

@@ -47,11 +47,7 @@ def carried_labels(workspace: Workspace) -> str:
         UserError: there are none, or of several sources.
     """
     names = sorted(path.parent.name for path in (workspace.root / "labels").glob("*/manifest.json"))
-    carried = [
-        name
-        for name in names
-        if (manifest := workspace.manifest(f"labels/{name}")) is not None and manifest.stage == "convert"
-    ]
+    carried = [name for name in names if workspace.made_together(f"labels/{name}", "conversations")]
     if len(carried) == 1:
         return carried[0]
     found = f"has labels of several: {', '.join(carried)}" if carried else "carries no labels"

@@ -94,6 +94,12 @@ class Workspace:
         visited[name] = manifest
         return manifest
 
+    def made_together(self, one: str, other: str) -> bool:
+        """Say whether two folders are finished and came out of one stage with the same options and inputs."""
+        manifests = [self.manifest(name) for name in (one, other)]
+        first, second = ((m.stage, m.options, m.inputs, m.files) if m else None for m in manifests)
+        return first is not None and first == second
+
     def shards(self, name: str) -> list[Path]:
         """Return a table's Parquet files in order."""
         return sorted(self.path(name).glob("part-*.parquet"))

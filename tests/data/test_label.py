@@ -15,6 +15,7 @@ from drift_data.judge.rubric import load_rubric
 from drift_data.label import label, latest_labels, shuffle_labels
 from drift_data.schema import CONVERSATIONS, DROPPED, LABEL_ROWS
 from drift_data.turns import feedback_turns
+from drift_data.warehouse import current_labels
 from drift_data.workspace import AccountingError, UserError, Workspace
 
 CHATS = {
@@ -253,6 +254,21 @@ def test_the_latest_labels_are_those_the_label_stage_made_last(tmp_path):
     assert latest_labels(workspace) == "labels/local"
     with pytest.raises(UserError, match="make label"):
         latest_labels(Workspace(tmp_path / "empty"))
+
+
+def test_labels_that_came_with_earlier_conversations_do_not_count(tmp_path):
+    workspace = make_workspace(tmp_path, labels=[row(*key, label="NEUTRAL") for key in KEYS])
+    assert (latest_labels(workspace), carried_labels(workspace)) == ("labels/carried", "carried")
+
+    def others(outputs):
+        outputs["conversations"].table(CONVERSATIONS)
+
+    workspace.run("convert", ["conversations"], others, options={"source": "another"})
+    with pytest.raises(UserError, match="make label"):
+        latest_labels(workspace)
+    with pytest.raises(UserError, match="carries no labels"):
+        carried_labels(workspace)
+    assert current_labels(workspace) is None
 
 
 def test_shuffled_labels_are_the_same_labels_on_other_turns(tmp_path):
