@@ -1,4 +1,4 @@
-"""Checks that stop a run before a broken engine, checkpoint or batch trains anything (DESIGN, section 6)."""
+"""Checks that stop a run before a broken engine, checkpoint or batch trains anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPO on a list of pairs: TRL's DPOTrainer with the paper's settings, and the checks of DESIGN section 6
+"""DPO on a list of pairs: TRL's DPOTrainer with the paper's settings, and the checks that must stop a run
 around it.
 
 Reads pairs and model folders, writes a model folder and metrics. Knows nothing of workspaces and iterations.

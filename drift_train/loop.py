@@ -91,21 +91,24 @@ def _seed_pairs(
     def build(stage: Build) -> None:
         from drift_train.policy import load_renderer
 
-        rows = (row for batch in workspace.batches("seed") for row in batch.to_pylist())
-        candidates = (
-            Candidate(
-                row["conversation_id"],
-                row["turn"],
-                row["split"],
-                row["prompt"],
-                row["chosen"][0]["content"],
-                row["rejected"][0]["content"],
-            )
-            for row in rows
-            if row["split"] == TRAIN
-        )
         keep = PairFilter(load_renderer(base.path), training.max_length, options.pairs.drop_leaks_in_seed)
-        write_pairs(stage[name], candidates, keep, "seed", "logs", f"{run} iter0 pairs")
+        shortened = 0
+
+        def candidates() -> Iterator[Candidate]:
+            nonlocal shortened
+            for batch in workspace.batches("seed"):
+                for row in batch.to_pylist():
+                    if row["split"] != TRAIN:
+                        continue
+                    chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
+                    prompt = keep.shortened(row["prompt"], chosen, rejected)
+                    shortened += len(prompt) < len(row["prompt"])
+                    yield Candidate(
+                        row["conversation_id"], row["turn"], row["split"], prompt, chosen, rejected
+                    )
+
+        write_pairs(stage[name], candidates(), keep, "seed", "logs", f"{run} iter0 pairs")
+        stage[name].results["shortened_prompts"] = shortened
 
     return workspace.run(
         "warm",

@@ -1,4 +1,4 @@
-"""Turns candidate pairs into the `pairs` table: every filter of DESIGN section 6, each drop with its reason.
+"""Turns candidate pairs into the `pairs` table: every filter, each drop with its reason.
 
 Knows rendering and leaks; nothing about how the chosen and the rejected reply came to be.
 """
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from drift_data.schema import DROPPED, PAIRS
 from drift_data.workspace import Output
 from drift_train.leaks import find_leak
-from drift_train.render import Message, Renderer, RenderError
+from drift_train.render import Message, Renderer, RenderError, shorten
 
 TRAIN = "train"
 _CHUNK = 1_000  # rows written at once
@@ -56,6 +56,20 @@ class PairFilter:
     renderer: Renderer
     max_length: int
     drop_leaks: bool
+
+    def shortened(self, prompt: Sequence[Message], chosen: str, rejected: str) -> Sequence[Message]:
+        """Return the prompt, without its oldest turns if only so both replies fit; as it is where nothing helps."""
+
+        def fits(shorter: Sequence[Message]) -> bool:
+            start, better = self.renderer.pair(shorter, chosen)
+            _, worse = self.renderer.pair(shorter, rejected)
+            return len(start) + max(len(better), len(worse)) <= self.max_length
+
+        try:
+            found = shorten(prompt, fits)
+        except RenderError:
+            return prompt  # `lengths` says why it cannot be rendered
+        return found[0] if found else prompt
 
     def lengths(self, pair: Candidate) -> tuple[int, int]:
         """Return the tokens of the chosen and of the rejected reply, EOS included.

@@ -5,13 +5,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 find_python() {
-  for name in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+  for name in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
     if command -v "$name" >/dev/null 2>&1 &&
        "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
       command -v "$name"; return
     fi
   done
-  echo "setup: Python 3.11, 3.12 or 3.13 is needed; found $(python3 --version 2>&1 || echo none)." >&2
+  echo "setup: Python 3.11, 3.12 or 3.13 is needed; ${PYTHON:-python3} is" \
+       "$("${PYTHON:-python3}" --version 2>/dev/null || echo "not there")." >&2
   echo "setup: install one (e.g. 'apt install python3.11 python3.11-venv', 'uv python install 3.11')" \
        "and run again, or name it: make setup PYTHON=/path/to/python3.11" >&2
   exit 1
@@ -39,7 +40,7 @@ if [ "$device" = cpu ]; then
   pip install --quiet --no-deps "$torch" 2>/dev/null ||
     pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"
 fi
-pip install --no-deps --progress-bar on --requirement "$lock"
+pip install --no-deps --progress-bar on --requirement "$lock" | { grep -v '^Requirement already satisfied' || true; }
 pip install --quiet --no-deps --no-build-isolation --editable .
 echo "$wanted" > "$stamp"
 echo "setup: done" >&2

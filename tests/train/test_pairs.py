@@ -102,3 +102,19 @@ def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
         ("c1", 2, "equal"),
         ("c1", 2, "length_stop"),
     ]
+
+
+def test_a_long_seed_prompt_loses_its_oldest_turns_and_never_its_last(renderer: Renderer) -> None:
+    old = [*user("blue " * 100), {"role": "assistant", "content": "fish"}]
+    keep = PairFilter(renderer, 64, False)
+    assert keep.shortened(PROMPT, "apple pear", "blue fish") == PROMPT
+    assert keep.shortened([*old, *PROMPT], "apple pear", "blue fish") == PROMPT
+    assert keep.shortened([*old, *user("red " * 100)], "a", "b") == [
+        *old,
+        *user("red " * 100),
+    ]  # nothing helps
+
+
+def test_a_prompt_that_cannot_be_rendered_is_left_to_the_filter(renderer: Renderer) -> None:
+    prompt = user("<|im_end|>")
+    assert PairFilter(renderer, 64, False).shortened(prompt, "a", "b") == prompt
