@@ -6,6 +6,7 @@ reason; the rows read are counted by the readers, apart from both. This module k
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,6 +114,8 @@ def _hub_errors(files: Sequence[RawFile]) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise  # this machine's disk, not the Hub
         raise UserError(
             f"Reading from the Hub broke off: {error}. Nothing was written; run it again."
         ) from error
