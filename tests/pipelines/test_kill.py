@@ -18,11 +18,17 @@ import pytest
 KILLS = 5
 MICRO = Path(__file__).parent / "micro.yaml"
 DATA_STAGES = (("convert",), ("label",), ("seed",))
+LARGER = ("--set", "simulate.conversations=20000", "--set", "simulate.pretrain.clean=3000")
 TRAINING_STAGES = (("warm",), ("iter", "--n", "1"), ("eval", "--n", "1"), ("report",))
 
 
 def command(work: Path, *stage: str) -> list[str]:
     return [sys.executable, "-m", "pipelines", *stage, "--work", str(work), "--recipe", str(MICRO)]
+
+
+def inside_a_stage(work: Path) -> bool:
+    """Say whether a killed process had begun to write: its temporary folder is still there."""
+    return (work / ".tmp").exists()
 
 
 def run(work: Path, *stage: str) -> float:
@@ -62,18 +68,23 @@ def contents(work: Path) -> dict[str, object]:
 def stages_survive_kills(tmp_path: Path, stages: tuple[tuple[str, ...], ...], random_seed: int) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     rng = random.Random(random_seed)
+    hits = 0
     for stage in stages:
         seconds = run(undisturbed, *stage)
-        killed = sum(kill_at(rng.uniform(0.1, 1.0) * seconds, disturbed, *stage) for _ in range(KILLS))
+        killed = 0
+        for _ in range(KILLS):
+            killed += kill_at(rng.uniform(0.1, 1.0) * seconds, disturbed, *stage)
+            hits += inside_a_stage(disturbed)
         assert killed, f"{stage} ended before every kill"
         run(disturbed, *stage)
         leftovers = [path for path in disturbed.rglob("*") if ".tmp" in path.parts]
         assert not leftovers
         assert contents(disturbed) == contents(undisturbed), stage
+    assert hits >= len(stages), f"only {hits} kills hit a stage while it was writing"
 
 
 def test_data_stages_survive_kills(tmp_path: Path) -> None:
-    stages_survive_kills(tmp_path, DATA_STAGES, random_seed=1)
+    stages_survive_kills(tmp_path, tuple((*stage, *LARGER) for stage in DATA_STAGES), random_seed=1)
 
 
 @pytest.mark.slow
