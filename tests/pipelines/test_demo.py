@@ -30,17 +30,25 @@ def test_the_demo_runs_on_vllm_and_says_what_came_out(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
-    manifests = {p.parent.relative_to(tmp_path): json.loads(p.read_text()) for p in tmp_path.rglob("manifest.json")}
+    manifests = {
+        p.parent.relative_to(tmp_path): json.loads(p.read_text()) for p in tmp_path.rglob("manifest.json")
+    }
     run = Path("runs/demo-drift")
     for k in (1, 2):
         assert manifests[run / f"iter{k}/rollouts"]["made_by"]["engine"] == "vllm"
-    assert manifests[Path("simulated/logs")]["options"]["seed"] == manifests[Path("base")]["options"]["seed"] == 7
+    assert (
+        manifests[Path("simulated/logs")]["options"]["seed"]
+        == manifests[Path("base")]["options"]["seed"]
+        == 7
+    )
 
-    shown = dict(re.findall(r"│ +(\S[^│]*?) +│ +([\d,.]+) +│", done.stdout))
+    cells = re.findall(r"│ +(\S[^│]*?) +│ +([\d,.]+) +│", done.stdout)
+    shown = dict(reversed(cells))  # of equal names the first: the funnel's
     labels = manifests[Path("labels/local")]
     assert shown["conversations"] == str(manifests[Path("conversations")]["rows_out"])
     assert shown["feedback turns"] == str(labels["rows_in"])
-    assert [shown[label] for label in ("SAT", "DSAT", "NEUTRAL")] != []
+    for label in ("SAT", "DSAT", "NEUTRAL"):
+        assert shown[label] == str(labels["results"][label])
     assert shown["pairs kept, iter2"] == str(manifests[run / "iter2/pairs"]["rows_out"])
     for model, label in {"base": "base", "iter0": "M0", "iter1": "M1", "iter2": "M2"}.items():
         assert shown[label] == f"{manifests[run / model / 'eval']['results']['gold']['mean']:.3f}"
