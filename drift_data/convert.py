@@ -18,6 +18,7 @@ from tqdm import tqdm
 from drift_data.chat_table import ChatTable
 from drift_data.clean import CleanOptions
 from drift_data.example_table import ExampleTable
+from drift_data.mine import MineOptions
 from drift_data.schema import DROPPED_RAW, DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
 from drift_data.sources import (
     chat,
@@ -57,7 +58,13 @@ SOURCES: Final[dict[str, Source]] = {
 _SCHEMAS: Final = {"preferences": PREFERENCES, "dsat": DSAT_ROWS, "sat": SAT_ROWS, "seed": SEED_ROWS}
 
 
-def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: CleanOptions) -> bool:
+def convert(
+    workspace: Workspace,
+    source: str,
+    inputs: Sequence[str],
+    options: CleanOptions,
+    test_fraction: float = MineOptions().test_fraction,
+) -> bool:
     """Turn the raw data of one source into tables of the workspace.
 
     Args:
@@ -66,6 +73,8 @@ def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: C
         inputs: files, folders, globs, or one Hub id; may be empty for "simulated", which then reads the
             workspace's own simulated logs.
         options: which rows stay.
+        test_fraction: share of ready examples (pairs, DSAT) that get the split "test", where the data set has
+            no split of its own; conversations get theirs when they are mined.
 
     Returns:
         False when the same tables were there already.
@@ -89,7 +98,7 @@ def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: C
 
     def build(outputs: Build) -> None:
         with _hub_errors(files):
-            _build(outputs, source, reader, files, tables, options)
+            _build(outputs, source, reader, files, tables, options, test_fraction)
 
     with _hub_errors(files):
         tables = reader.tables(files)
@@ -97,7 +106,11 @@ def convert(workspace: Workspace, source: str, inputs: Sequence[str], options: C
         STAGE,
         tables,
         build,
-        options={"source": source, "clean": options.model_dump(mode="json")},
+        options={
+            "source": source,
+            "clean": options.model_dump(mode="json"),
+            **({"test_fraction": test_fraction} if set(tables) & set(_SCHEMAS) else {}),
+        },
         inputs=own,
         files=hashes,
     )
@@ -128,13 +141,14 @@ def _build(
     files: Sequence[RawFile],
     tables: Sequence[str],
     options: CleanOptions,
+    test_fraction: float,
 ) -> None:
     chats = None
     if CONVERSATIONS_TABLE in tables:
         labels = next((name for name in tables if name.startswith("labels/")), None)
         chats = ChatTable(source, outputs[CONVERSATIONS_TABLE], outputs[labels] if labels else None, options)
     examples = {
-        name: ExampleTable(source, outputs[name], _SCHEMAS[name], options)
+        name: ExampleTable(source, outputs[name], _SCHEMAS[name], options, test_fraction)
         for name in tables
         if name in _SCHEMAS
     }

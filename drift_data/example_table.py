@@ -22,7 +22,6 @@ from drift_data.sources.validate import RULES, broken_rules
 from drift_data.workspace import Output
 
 _REPLIES = ("chosen", "rejected")
-TEST_FRACTION = 0.01  # of the conversations, where the data set has no split of its own
 
 
 class ExampleTable:
@@ -32,8 +31,11 @@ class ExampleTable:
     language and are too short for near-duplicates.
     """
 
-    def __init__(self, source: str, output: Output, schema: pa.Schema, options: CleanOptions) -> None:
+    def __init__(
+        self, source: str, output: Output, schema: pa.Schema, options: CleanOptions, test_fraction: float
+    ) -> None:
         self._output, self._schema, self._options = output, schema, options
+        self._test_fraction = test_fraction  # where the data set has no split of its own
         self._table = output.table(schema)
         self._ids = Ids(source)
         exact = "off" if options.deduplicate == "off" else "exact"
@@ -103,7 +105,7 @@ class ExampleTable:
                 reasons[good[number]] = reason
         for at, name in zip(good, ids, strict=True):
             rows[at]["conversation_id"] = name
-            rows[at].setdefault("split", split_of(name, TEST_FRACTION))
+            rows[at].setdefault("split", split_of(name, self._test_fraction))
 
 
 def _dropped(file: str, example: Example, row: Mapping[str, Any], reason: str | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def convert(workspace: Workspace, recipe: Recipe, inputs: Sequence[str]) -> None
     """Turn raw logs into tables; simulated logs are made first when they are missing."""
     if recipe.source == "simulated" and not inputs:
         simulate(workspace, recipe)
-    convert_logs(workspace, recipe.source, inputs, recipe.clean)
+    convert_logs(workspace, recipe.source, inputs, recipe.clean, recipe.mine.test_fraction)
     _say(workspace, "conversations", f"labels/{recipe.source}", "preferences")
 
 

@@ -10,9 +10,11 @@ import pytest
 from converted import accounts, converted, reasons, rows
 
 from drift_data import schema
+from drift_data.clean import CleanOptions
+from drift_data.convert import convert
 from drift_data.export import export_release
 from drift_data.sources.ultrafeedback import mean_rating
-from drift_data.workspace import UserError
+from drift_data.workspace import UserError, Workspace
 
 
 def dialogue(*contents: str) -> list[dict[str, str]]:
@@ -228,3 +230,23 @@ def test_a_score_beyond_all_numbers_is_no_score(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_text(row.replace('"score_chosen": 0', '"score_chosen": 1' + "0" * 400))
     workspace = converted(tmp_path, "ultrafeedback", tmp_path / "raw.jsonl")
     assert [row["score_chosen"] for row in rows(workspace, "preferences")] == [None]
+
+
+def test_the_share_of_test_rows_is_the_recipes_where_the_data_has_no_split(tmp_path: Path) -> None:
+    path = tmp_path / "dsat_data.jsonl"
+    with path.open("w") as file:
+        for number in range(400):
+            row = {
+                "prompt": dialogue(f"question {number}"),
+                "rejected": dialogue("", "bad")[1:],
+                "user_preference": {},
+            }
+            file.write(json.dumps(row) + "\n")
+    shares = []
+    for fraction in (0.0, 0.25, 1.0):
+        workspace = Workspace(tmp_path / str(fraction))
+        assert convert(workspace, "drift-release", [str(path)], CleanOptions(), fraction)
+        shares.append(sum(row["split"] == "test" for row in rows(workspace, "dsat")))
+    assert shares[0] == 0
+    assert 60 < shares[1] < 140
+    assert shares[2] == 400
