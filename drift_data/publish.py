@@ -104,8 +104,18 @@ def publish(
 
 
 def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
-    """Return config → folder of what is published: the mined tables and every iteration's pairs of a run."""
-    names = {name: name for name in TABLES}
+    """Return config → folder of what is published: the mined tables and every iteration's pairs of a run.
+
+    A workspace of ready pairs (UltraFeedback) has no mined tables, and its pairs are published by their owner:
+    there only what a run made of them is.
+    """
+    ready = workspace.manifest("preferences") is not None and workspace.manifest("dsat") is None
+    names = {} if ready else {name: name for name in TABLES}
+    if run is None and ready:
+        raise UserError(
+            f"{workspace.root} holds the preferences of another data set and nothing mined. Give RUN=name to "
+            "publish the pairs that a run made of them."
+        )
     if run is None:
         return names
     found = {

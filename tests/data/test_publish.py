@@ -20,7 +20,15 @@ from hub_server import CUT, TOKEN, HubServer, hub_server
 from huggingface_hub.utils import _http
 
 from drift_data.publish import PublishOptions, publish
-from drift_data.schema import CONVERSATIONS, DSAT_ROWS, LABEL_ROWS, PAIRS, SAT_ROWS, SEED_ROWS
+from drift_data.schema import (
+    CONVERSATIONS,
+    DSAT_ROWS,
+    LABEL_ROWS,
+    PAIRS,
+    PREFERENCES,
+    SAT_ROWS,
+    SEED_ROWS,
+)
 from drift_data.workspace import UserError, Workspace
 
 REPO = "team/complaints"
@@ -605,3 +613,20 @@ def test_libraries_that_are_switched_off_are_named(
         monkeypatch.undo()
         _http.close_session()
     assert hub.requests == []
+
+
+def test_of_ready_pairs_only_what_a_run_made_of_them_is_published(tmp_path: Path, hub: HubServer) -> None:
+    workspace = Workspace(tmp_path / "ready")
+    good, bad = [message("assistant", "good")], [message("assistant", "bad")]
+    pair = {"conversation_id": "c1", "split": "train", "prompt": [message("user", "q")], "rejected": bad}
+    preferences = {"preferences": (PREFERENCES, [{**pair, "chosen": good}])}
+    make(workspace, "convert", preferences, source="ultrafeedback")
+    rows = [{**pair, "chosen": good, "turn": 0, "chosen_tokens": 2, "rejected_tokens": 2}]
+    rows = [{**row, "method": "drift", "policy": "iter0"} for row in rows]
+    make(workspace, "iter", {"runs/uf/iter1/pairs": (PAIRS, rows)}, ["preferences"], method="drift")
+    with pytest.raises(UserError, match="Give RUN=name"):
+        send(workspace, hub)
+    send(workspace, hub, run="uf")
+    assert [config["config_name"] for config in front_matter(hub)["configs"]] == ["pairs-iter1"]
+    assert front_matter(hub)["license"] == "mit"
+    assert "UltraFeedback" in card(hub)
