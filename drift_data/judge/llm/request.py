@@ -1,0 +1,117 @@
+"""One request to a language model and what came back. It knows the wire format, not who sends it.
+
+A request is identified by what determines its answer and by nothing else: the messages' text, the model, the
+sampling parameters and the answer's schema. Where it is sent, when, how often and how patiently does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+STOP: Final = "stop"  # finish_reason of a whole answer
+LENGTH: Final = "length"
+CONTENT_FILTER: Final = "content_filter"
+REFUSAL: Final = "refusal"  # ours: the model used the API's own field to decline
+
+Dialect = Literal["openai", "compatible"]
+
+
+class Sampling(BaseModel):
+    """Which model answers, and how. Everything here determines the answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1)
+    temperature: float | None = Field(0.0, ge=0)  # None: not sent, for models that refuse it
+    max_tokens: int = Field(2_000, gt=0)  # of the answer, reasoning included
+    seed: int | None = None
+    extra: dict[str, Any] = {}  # more fields of the request body, such as {"reasoning_effort": "low"}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The JSON schema that an answer must follow, under a name for the API."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        """Return it as canonical JSON."""
+        return canonical({"name": self.name, "schema": self.schema})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a model is asked: a system message that many requests share, and a user message."""
+
+    system: str
+    user: str
+    sampling: Sampling
+    schema: Schema | None = None
+    purpose: str = field(default="", compare=False)  # such as "score": for people who read the store
+
+    @cached_property
+    def key(self) -> str:
+        """Return 64 hex digits over what determines the answer."""
+        schema = self.schema.text if self.schema else ""
+        parts = (self.system, self.user, canonical(self.sampling.model_dump()), schema)
+        digest = hashlib.sha256()
+        for part in parts:
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.hexdigest()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Return the messages as the API takes them."""
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+
+    def body(self, dialect: Dialect = "compatible") -> dict[str, Any]:
+        """Return the body of a chat completion request.
+
+        Args:
+            dialect: "openai" sends `max_completion_tokens`, which its newer models insist on; "compatible" the
+                older `max_tokens`, which every other server knows.
+        """
+        sampling = self.sampling
+        limit = "max_completion_tokens" if dialect == "openai" else "max_tokens"
+        body: dict[str, Any] = {
+            "model": sampling.model,
+            "messages": self.messages,
+            limit: sampling.max_tokens,
+        }
+        if sampling.temperature is not None:
+            body["temperature"] = sampling.temperature
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if self.schema is not None:
+            wanted = {"name": self.schema.name, "strict": True, "schema": self.schema.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        return body | sampling.extra
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. With `error` there is no answer: the request failed for good, and nothing is stored."""
+
+    text: str = ""
+    finish_reason: str = STOP
+    input_tokens: int = 0
+    cached_tokens: int = 0  # of the input tokens: read from the server's prompt cache
+    output_tokens: int = 0
+    price: float = 0.0  # in the currency of the recipe's prices
+    error: str | None = None  # few distinct values, such as "request_failed", "over_budget": they are counted
+    detail: str | None = None  # of the error, bounded, without secrets
+
+
+def canonical(value: Any) -> str:
+    """Return JSON text that is the same for equal values."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

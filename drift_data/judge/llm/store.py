@@ -1,0 +1,164 @@
+"""The store of all requests and answers: one SQLite file. It knows what was asked and answered, not what it means.
+
+An answer is there for good once `put` returns: a process killed right after loses nothing. The system prompts
+and schemas, which thousands of requests share, are kept once. Query it with any SQLite tool, or through the
+workspace's `requests` view in DuckDB.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from drift_data.judge.llm.request import Answer, Request, canonical
+from drift_data.workspace import UserError
+
+FILE: Final = "judge.sqlite"
+_VERSION = 1
+_TABLES = """
+CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE answers (
+    key TEXT PRIMARY KEY,            -- sha256 of what determines the answer
+    purpose TEXT NOT NULL,           -- score, extract, fold
+    model TEXT NOT NULL,
+    sampling TEXT NOT NULL,          -- JSON
+    system INTEGER NOT NULL REFERENCES texts,
+    user TEXT NOT NULL,
+    schema INTEGER REFERENCES texts,
+    answer TEXT NOT NULL,
+    finish_reason TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    price REAL NOT NULL,             -- as asked, in the currency of the recipe's prices
+    backend TEXT NOT NULL,           -- openai, vllm, batch
+    seconds REAL,                    -- from sending to answer, the last attempt only
+    answered_at TEXT NOT NULL        -- UTC, ISO 8601
+) WITHOUT ROWID;
+CREATE VIEW requests AS
+    SELECT a.key, a.purpose, a.model, a.sampling, s.text AS system, a.user, j.text AS schema, a.answer,
+           a.finish_reason, a.input_tokens, a.cached_tokens, a.output_tokens, a.price, a.backend, a.seconds,
+           a.answered_at
+    FROM answers a JOIN texts s ON s.id = a.system LEFT JOIN texts j ON j.id = a.schema;
+"""
+
+
+class Store:
+    """Requests and their answers, by key.
+
+    Args:
+        path: of the SQLite file; made when it is not there.
+
+    Raises:
+        UserError: the file is no such store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            # The write-ahead log is with the system when `put` returns, so a killed process loses nothing;
+            # after a power cut the last seconds may be missing, and are asked again.
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{path} is no store of requests: {error}. Move it away; a new one will be made."
+            ) from error
+        self._texts: dict[str, int] = {}
+
+    def _open(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise UserError(
+                f"{self.path} was written by another version of the tool (layout {version}, this one reads "
+                f"{_VERSION}). Move it away; a new one will be made."
+            )
+        if version == 0:
+            self._database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def get(self, key: str) -> Answer | None:
+        """Return the stored answer to a request."""
+        row = self._database.execute(
+            "SELECT answer, finish_reason, input_tokens, cached_tokens, output_tokens, price FROM answers "
+            "WHERE key = ?",
+            [key],
+        ).fetchone()
+        return None if row is None else Answer(*row)
+
+    def put(self, request: Request, answer: Answer, *, backend: str, seconds: float | None = None) -> None:
+        """Keep an answer; one that is there already stays.
+
+        Raises:
+            ValueError: the answer is an error: those are not kept.
+        """
+        if answer.error is not None:
+            raise ValueError(f"an error is no answer: {answer.error}")
+        try:
+            self._insert(request, answer, backend, seconds)
+        except sqlite3.Error:
+            self._texts.clear()  # what was added to the texts has been rolled back
+            raise
+
+    def _insert(self, request: Request, answer: Answer, backend: str, seconds: float | None) -> None:
+        sampling = request.sampling
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            system = self._text(request.system)
+            schema = None if request.schema is None else self._text(request.schema.text)
+            self._database.execute(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    request.key,
+                    request.purpose,
+                    sampling.model,
+                    canonical(sampling.model_dump()),
+                    system,
+                    _storable(request.user),
+                    schema,
+                    _storable(answer.text),
+                    answer.finish_reason,
+                    answer.input_tokens,
+                    answer.cached_tokens,
+                    answer.output_tokens,
+                    answer.price,
+                    backend,
+                    seconds,
+                    datetime.now(UTC).isoformat(timespec="milliseconds"),
+                ],
+            )
+
+    def count(self) -> int:
+        """Return the number of stored answers."""
+        return int(self._database.execute("SELECT count(*) FROM answers").fetchone()[0])
+
+    def _text(self, text: str) -> int:
+        """Return the number of a shared text, which is kept at its first use."""
+        text = _storable(text)
+        if text not in self._texts:
+            self._database.execute("INSERT OR IGNORE INTO texts (text) VALUES (?)", [text])
+            row = self._database.execute("SELECT id FROM texts WHERE text = ?", [text]).fetchone()
+            self._texts[text] = int(row[0])
+        return self._texts[text]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _storable(text: str) -> str:
+    """Return text that SQLite can hold: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
