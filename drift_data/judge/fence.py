@@ -1,0 +1,64 @@
+"""Puts log text into a prompt so that it stays data: bounded, disarmed, between fences that it cannot close.
+
+A fence is named by a code that occurs nowhere in the text it encloses, so no message can end its own fence and
+speak as the prompt. It cannot keep a model from believing what a message says: the prompt tells it not to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from drift_data.hostile import visible
+
+# What chat templates read as control tokens: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
+_CONTROL = re.compile(
+    r"<(?=[|｜][^|｜<>\n]{1,60}[|｜]>|/?(?:s|think|tool_call)>|<?/?SYS>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS)\])"
+)
+_CODE = 8  # hex digits
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A message as a prompt shows it."""
+
+    heading: str  # ours, such as "[4] user"
+    text: str  # from the log, as `shown` returns it
+
+
+def shown(text: str, limit: int) -> str:
+    """Return log text as a prompt may hold it.
+
+    Characters that act instead of being seen are spelled out, what a chat template would take for a control
+    token is broken by a space, and of a text longer than `limit` characters the middle is left out.
+    """
+    if len(text) > limit:
+        head, tail = limit - limit // 3, limit // 3
+        text = f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[-tail:]}"
+    text = _CONTROL.sub(lambda match: match[0] + " ", text)
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return visible(text, len(text), keep="\n\t")
+
+
+def fenced(messages: Iterable[Fenced]) -> str:
+    """Return messages one below the other, each under its heading and between fences.
+
+    The same messages always give the same text.
+    """
+    messages = list(messages)
+    code = _code([message.text for message in messages])
+    return "\n".join(f"{m.heading}\n<{code}>\n{m.text}\n</{code}>" for m in messages)
+
+
+def _code(texts: list[str]) -> str:
+    """Return a code that occurs in none of the texts; whoever wrote them could not foresee it."""
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
+    while True:
+        code = digest.hexdigest()[:_CODE]
+        if not any(code in text for text in texts):
+            return code
+        digest.update(b"again")
