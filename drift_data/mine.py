@@ -23,7 +23,7 @@ from drift_data.workspace import Build, Workspace
 STAGE = "seed"
 _BATCH = 1_000  # conversations
 OUTPUTS = ("dsat", "sat", "seed")
-_LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal")
+_LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal", "correct_refusal")
 _NO_SEED = (
     "no DSAT turn is directly followed by a SAT turn: no warm start, iteration 0 is the base model itself"
 )
@@ -38,7 +38,9 @@ class MineOptions(BaseModel):
 
     per_conversation: Literal[1, "all"] = 1  # 1: the strongest turn of each table, the later of equals
     test_fraction: float = Field(0.01, ge=0, le=1)
-    keep_refusals: bool = False  # a complaint about a refusal teaches the model to stop refusing
+    # A complaint about a correct refusal teaches the model to stop refusing. Kept in any case: complaints about
+    # refusals that a judge found undeserved.
+    keep_refusals: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Turn:
     items: Sequence[str] = ()  # of the label's own side
     reason: str | None = None
     refusal: bool = False  # the judged reply is a refusal
+    correct_refusal: bool | None = None  # and the request deserved it; None: nobody judged that
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +143,8 @@ def mine_conversation(
         reply, feedback = messages[turn.turn - 1], messages[turn.turn]
         row |= {"prompt": messages[: turn.turn - 1], "feedback": feedback["content"]}
         example = row | {"items": list(turn.items), "reason": turn.reason}
-        refusal = turn.refusal and turn.label == DSAT and not options.keep_refusals
-        fault = "refusal" if refusal else _fault(row["prompt"], reply, feedback)
+        refused = None if options.keep_refusals or turn.label != DSAT else _refused(turn)
+        fault = refused or _fault(row["prompt"], reply, feedback)
         if turn.label == SAT:
             found["sat"].append(Candidate(example | {"chosen": [reply]}, turn.score, fault))
             continue
@@ -165,6 +168,13 @@ def _is_feedback_turn(messages: Sequence[Message], turn: int) -> bool:
         and messages[turn]["role"] == "user"
         and messages[turn - 1]["role"] == "assistant"
     )
+
+
+def _refused(turn: Turn) -> str | None:
+    """Return why a complaint about a refusal must not count against it, or None."""
+    if not turn.refusal or turn.correct_refusal is False:
+        return None
+    return "correct_refusal" if turn.correct_refusal else "refusal"
 
 
 def _fault(prompt: Sequence[Message], reply: Message, feedback: Message) -> str | None:
@@ -205,6 +215,7 @@ def _with_turns(
                 items=[item["name"] for item in row["items"] or () if item["polarity"] == side],
                 reason=row["reason"],
                 refusal=bool(row["refusal"]),
+                correct_refusal=row["correct_refusal"],
             )
         )
     messages = conversations["messages"]

@@ -54,6 +54,7 @@ LABEL_ROWS: Final = pa.schema(
         ("reason", pa.string()),
         ("evidence", pa.string()),
         ("refusal", pa.bool_()),  # the judged reply is a refusal
+        ("correct_refusal", pa.bool_()),  # and the request deserved it; null where nobody judged that
         _key("judge", pa.string()),  # kind:model
         _key("rubric", pa.string()),  # hash of the rubric used
     ]

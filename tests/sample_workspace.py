@@ -156,6 +156,7 @@ def label_row(row: dict, label: str, judge: str) -> dict:
         "dsat_score": 6.0 if label == "DSAT" else 0.0,
         "items": [ITEMS[label]] if label in ITEMS else [],
         "refusal": False,
+        "correct_refusal": None,
         "judge": judge,
         "rubric": "r1",
     }

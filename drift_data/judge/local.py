@@ -73,6 +73,7 @@ class LocalJudge:
             "reason",
             evidence=pl.when(pl.col("reason").is_not_null()).then(pl.col("text").str.head(_EVIDENCE)),
             refusal="refusal",
+            correct_refusal=pl.lit(None, pl.Boolean),
             judge=pl.lit(self.name),
             rubric=pl.lit(self.rubric.hash),
         )

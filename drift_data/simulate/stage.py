@@ -127,6 +127,7 @@ def _label_rows(key: str, chat: Chat) -> list[dict[str, object]]:
                 "reason": verdict.reason,
                 "evidence": chat.messages[verdict.turn]["content"],
                 "refusal": False,
+                "correct_refusal": None,
                 "judge": JUDGE,
                 "rubric": RUBRIC,
             }

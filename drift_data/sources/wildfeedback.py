@@ -180,6 +180,7 @@ def label_of(row: Mapping[str, Any]) -> dict[str, Any] | str:
         "reason": " · ".join(text for side in sides if (text := reasons[side])) or None,
         "evidence": None,
         "refusal": None,
+        "correct_refusal": None,
         "judge": JUDGE,
         "rubric": RUBRIC,
     }

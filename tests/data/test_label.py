@@ -70,6 +70,7 @@ def row(conversation, turn, **more):
         "reason": None,
         "evidence": None,
         "refusal": None,
+        "correct_refusal": None,
     } | (values | more)
 
 

@@ -89,6 +89,13 @@ def test_a_complaint_about_a_refusal_is_set_aside_and_the_next_strongest_taken()
     ] == [2]
 
 
+def test_a_complaint_about_a_correct_refusal_is_set_aside_as_such_an_undeserved_one_counts():
+    turns = [dsat(2, 9, refusal=True, correct_refusal=True), dsat(4, 3, refusal=True, correct_refusal=False)]
+    found = mine_conversation("c", FIVE, turns, MineOptions())
+    assert [r["turn"] for r in kept(found, "dsat")] == [4]
+    assert reasons(found, "dsat") == [(2, "correct_refusal")]
+
+
 def test_a_refusal_is_no_rejected_reply_of_a_seed_pair_either():
     found = mine_conversation("c", FIVE, [dsat(2, refusal=True), sat(4)], ALL)
     assert kept(found, "seed") == []

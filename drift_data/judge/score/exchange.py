@@ -1,0 +1,69 @@
+"""The exchange with the model over one window: ask, check the answer, ask again for what cannot be used."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drift_data.judge.llm.request import CONTENT_FILTER, LENGTH, REFUSAL, Answer, Request, Sampling
+from drift_data.judge.rubric import Rubric
+from drift_data.judge.score.answer import TurnAnswer, read_answer
+from drift_data.judge.score.prompt import Prompts
+from drift_data.judge.score.windows import Window
+
+# Reasons of turns without a label, besides the errors of a backend.
+INVALID: Final = "invalid_answer"
+_DECLINED: Final = {CONTENT_FILTER: "content_filter", REFUSAL: "model_refused"}
+
+
+class Exchange:
+    """A `Task`: judges the turns of one window.
+
+    Args:
+        window: what to judge.
+        prompts: makes the requests.
+        rubric: the items that an answer may name.
+        sampling: model and parameters of the first request; after a cut-off answer the limit is doubled.
+        tries: answers that are asked for at most.
+    """
+
+    def __init__(
+        self, window: Window, prompts: Prompts, rubric: Rubric, sampling: Sampling, tries: int
+    ) -> None:
+        self.answers: dict[int, TurnAnswer] = {}
+        self.unlabelled: dict[int, tuple[str, str | None]] = {}  # turn → reason and detail
+        self._window, self._prompts, self._sampling = window, prompts, sampling
+        self._items = rubric.polarities
+        self._open, self._tries = prompts.shown_turns(window), tries
+        self._request: Request | None = prompts.request(window, self._open, sampling)
+
+    @property
+    def request(self) -> Request | None:
+        """Return what to ask next; None when each turn has an answer or a reason why not."""
+        return self._request
+
+    def receive(self, answer: Answer) -> None:
+        """Take what is usable of an answer; ask for the rest again, while tries are left."""
+        self._request, self._tries = None, self._tries - 1
+        if answer.error is not None:
+            return self._give_up(answer.error, answer.detail)
+        if answer.finish_reason in _DECLINED:
+            return self._give_up(_DECLINED[answer.finish_reason], None)
+        faults = dict.fromkeys(self._open, "truncated")
+        if answer.finish_reason == LENGTH:
+            self._sampling = self._sampling.model_copy(update={"max_tokens": self._sampling.max_tokens * 2})
+        else:
+            reading = read_answer(answer.text, self._open, self._items)
+            self.answers |= reading.turns
+            self._open = {turn: text for turn, text in self._open.items() if turn in reading.faults}
+            faults = dict(reading.faults)
+        if not self._open:
+            return None
+        if self._tries > 0:
+            self._request = self._prompts.request(self._window, self._open, self._sampling, faults.values())
+            return None
+        for turn, fault in faults.items():
+            self.unlabelled[turn] = (INVALID, fault)
+        return None
+
+    def _give_up(self, reason: str, detail: str | None) -> None:
+        self.unlabelled |= dict.fromkeys(self._open, (reason, detail))

@@ -1,0 +1,77 @@
+"""Makes the requests of the scoring phase: rubric and instructions first, the conversation last.
+
+The first part is the same for every request of a run, so that servers can keep it in their prompt cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+
+from drift_data.judge.fence import Fenced, fenced, shown
+from drift_data.judge.llm.request import Request, Sampling, Schema
+from drift_data.judge.rubric import Rubric
+from drift_data.judge.score.answer import FAULTS, schema
+from drift_data.judge.score.windows import Window, WindowOptions
+from drift_data.schema import DSAT, SAT
+
+PURPOSE = "score"
+_FILES = {name: files(__package__) / "prompts" / f"{name}.jinja" for name in ("system", "user")}
+
+
+class Prompts:
+    """The prompts of one rubric."""
+
+    def __init__(self, rubric: Rubric, options: WindowOptions) -> None:
+        environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+        sources = {name: path.read_text(encoding="utf-8") for name, path in _FILES.items()}
+        self._user = environment.from_string(sources["user"])
+        self._rubric, self._options = rubric, options
+        by_polarity = {
+            polarity: [item for item in rubric.items if item.polarity == polarity] for polarity in (SAT, DSAT)
+        }
+        self.system = environment.from_string(sources["system"]).render(
+            satisfaction=by_polarity[SAT], dissatisfaction=by_polarity[DSAT]
+        )
+        self._schema = lru_cache(1_000)(lambda turns: schema(rubric, turns))
+        # Of everything that this module puts into a request besides rubric, options and conversation.
+        self.version = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()[:12]
+
+    def shown_turns(self, window: Window) -> dict[int, str]:
+        """Return the judged messages as the prompt shows them, by turn."""
+        return {turn: self._shown(window.messages[turn - window.first]) for turn in window.turns}
+
+    def request(
+        self, window: Window, turns: Collection[int], sampling: Sampling, faults: Collection[str] = ()
+    ) -> Request:
+        """Return the request that judges some turns of a window.
+
+        Args:
+            window: what is shown.
+            turns: which of its turns to judge.
+            sampling: model and parameters.
+            faults: keys of `FAULTS`: what was wrong with the answer before.
+        """
+        asked = set(turns)
+        messages = [
+            Fenced(
+                f"[{at}] {message['role']}{', to judge' if at in asked else ''}",
+                self._shown(message),
+            )
+            for at, message in enumerate(window.messages, window.first)
+        ]
+        user = self._user.render(
+            first=window.first,
+            turns=sorted(asked),
+            faults=[FAULTS[fault] for fault in sorted(set(faults))],
+            conversation=fenced(messages),
+        )
+        wanted: Schema = self._schema(tuple(sorted(asked)))
+        return Request(self.system, user, sampling, wanted, PURPOSE)
+
+    def _shown(self, message: Mapping[str, str]) -> str:
+        return shown(message["content"] or "", self._options.limit(message["role"]))

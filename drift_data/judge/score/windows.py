@@ -1,0 +1,60 @@
+"""Cuts a conversation into windows: the feedback turns that one request judges, and the messages it shows.
+
+A window ends with the last message it judges, since what comes later says nothing about an earlier reply.
+Neighbours overlap: each shows some messages from before its first judged reply. It knows no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drift_data.turns import feedback_turns
+
+
+class WindowOptions(BaseModel):
+    """How much of a conversation one request shows, in messages and characters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    turns: int = Field(10, gt=0, description="feedback turns judged at most")
+    context: int = Field(4, ge=0, description="messages shown before the first judged reply: the overlap")
+    characters: int = Field(24_000, gt=0, description="shown in all; one judged turn always fits")
+    user_characters: int = Field(3_000, ge=200, description="of a user message; its middle is left out")
+    reply_characters: int = Field(1_200, ge=200, description="of an assistant's or system message")
+
+    def limit(self, role: str) -> int:
+        """Return how many characters of a message are shown."""
+        return self.user_characters if role == "user" else self.reply_characters
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some messages of a conversation and which of them to judge."""
+
+    first: int  # index in the conversation of the first message shown
+    messages: Sequence[Mapping[str, str]]
+    turns: Sequence[int]  # indices in the conversation of the judged messages, ascending
+
+
+def windows(messages: Sequence[Mapping[str, str]], options: WindowOptions) -> Iterator[Window]:
+    """Yield the windows of a conversation; each feedback turn is judged in exactly one.
+
+    Args:
+        messages: of one conversation, with `role` and `content`.
+        options: sizes.
+    """
+    turns = feedback_turns(messages)
+    sizes = [min(len(message["content"] or ""), options.limit(message["role"])) for message in messages]
+    while turns:
+        first = max(0, turns[0] - 1 - options.context)
+        taken = 1
+        while (
+            taken < min(options.turns, len(turns))
+            and sum(sizes[first : turns[taken] + 1]) <= options.characters
+        ):
+            taken += 1
+        judged, turns = turns[:taken], turns[taken:]
+        yield Window(first, messages[first : judged[-1] + 1], judged)
