@@ -6,6 +6,8 @@ the stage.
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -22,11 +25,20 @@ from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
 from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
 
 STAGE = "label"
+SAMPLE = "sample"  # stage of labels of some conversations only, and the ending of their table's name
 CONVERSATIONS = "conversations"
 _BATCH = 1_000  # conversations
 
 
-def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str | None = None) -> bool:
+def label(
+    workspace: Workspace,
+    judge: Judge,
+    thresholds: Thresholds,
+    name: str | None = None,
+    *,
+    sample: int | None = None,
+    again: bool = False,
+) -> bool:
     """Label every feedback turn of `conversations` and write `labels/<name>`.
 
     When the table is there and only the thresholds differ, the labels are decided anew from its scores: the
@@ -37,11 +49,14 @@ def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str 
         judge: gives scores, items and reasons.
         thresholds: turn scores into labels; ignored by a judge without a rubric.
         name: of the table; by default the kind of the judge.
+        sample: label this many conversations only, and write `labels/<name>-sample`. Which ones depends on
+            their ids alone, so a larger sample holds the smaller one.
+        again: ask for the turns without a label once more, although the table is there.
 
     Returns:
         False when the same labels were there already.
     """
-    output = f"labels/{name or judge.name.split(':', 1)[0]}"
+    output = f"labels/{name or judge.name.split(':', 1)[0]}" + (f"-{SAMPLE}" if sample else "")
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")
     rubric = judge.rubric.hash if judge.rubric else None
@@ -50,6 +65,7 @@ def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str 
         "rubric": rubric,
         "judge_options": dict(judge.options),
         "thresholds": thresholds.model_dump() if judge.rubric else None,
+        **({"sample": sample} if sample else {}),
     }
     inputs = [CONVERSATIONS, *judge.inputs]
     change_items = judge.rubric.change_items if judge.rubric else None
@@ -57,10 +73,11 @@ def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str 
     def build(outputs: Build) -> None:
         out, counts = outputs[output], Counter[str]()
         table = out.table(LABEL_ROWS)
-        earlier = _with_other_thresholds(workspace, output, options, inputs) if judge.rubric else None
+        decide_only = judge.rubric is not None and not again
+        earlier = _with_other_thresholds(workspace, output, options, inputs) if decide_only else None
         if earlier is None:
             out.rows_in = 0
-            for expected, judged in _answers(workspace, judge):
+            for expected, judged in _answers(workspace, judge, sample):
                 _check(judge.name, expected, judged)
                 out.rows_in += len(expected)
                 rows = _decided(judged.rows, thresholds, change_items)
@@ -78,7 +95,8 @@ def label(workspace: Workspace, judge: Judge, thresholds: Thresholds, name: str 
             out.made_by = {**earlier.made_by, "scores": "kept: only the thresholds changed"}
         out.results = {value: counts[value] for value in LABELS}
 
-    return workspace.run(STAGE, [output], build, options=options, inputs=inputs)
+    stage = SAMPLE if sample else STAGE
+    return workspace.run(stage, [output], build, options=options, inputs=inputs, again=again)
 
 
 def latest_labels(workspace: Workspace) -> str:
@@ -135,15 +153,20 @@ def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "sh
     return workspace.run("shuffle", [output], build, options=options, inputs=[CONVERSATIONS, labels])
 
 
-def _answers(workspace: Workspace, judge: Judge) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
+def _answers(
+    workspace: Workspace, judge: Judge, sample: int | None
+) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
     """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
     waiting: list[list[tuple[str, int]]] = []
     total = workspace.require(CONVERSATIONS).rows_out
+    wanted = _sampled_ids(workspace, sample) if sample else None
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
-            waiting.append(feedback_keys(batch))
             sizes.append(batch.num_rows)
+            if wanted is not None:
+                batch = batch.filter(pc.is_in(batch["conversation_id"], wanted))
+            waiting.append(feedback_keys(batch))
             yield batch
 
     sizes: list[int] = []
@@ -157,6 +180,16 @@ def _answers(workspace: Workspace, judge: Judge) -> Iterator[tuple[list[tuple[st
         raise AccountingError(
             f"The judge {judge.name} left {len(waiting)} batches of conversations unanswered."
         )
+
+
+def _sampled_ids(workspace: Workspace, size: int) -> pa.Array:
+    """Return the ids whose hashes come first: any subset of the conversations agrees about them."""
+    ids = (
+        name
+        for batch in workspace.batches(CONVERSATIONS, ["conversation_id"], 50_000)
+        for name in batch["conversation_id"].to_pylist()
+    )
+    return pa.array(heapq.nsmallest(size, ids, key=lambda name: hashlib.sha256(name.encode()).digest()))
 
 
 def _check(judge: str, expected: list[tuple[str, int]], judged: Judged) -> None:

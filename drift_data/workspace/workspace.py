@@ -150,6 +150,7 @@ class Workspace:
         options: Mapping[str, Any],
         inputs: Sequence[str] = (),
         files: Mapping[str, str] | None = None,
+        again: bool = False,
     ) -> bool:
         """Make the outputs of a stage, unless they are there already from the same options and inputs.
 
@@ -160,6 +161,7 @@ class Workspace:
             options: everything else that determines the outputs; must survive JSON.
             inputs: folders of this workspace it reads.
             files: raw inputs and their digests.
+            again: run although everything is there.
 
         Returns:
             True when it ran, False when everything was there already.
@@ -169,7 +171,7 @@ class Workspace:
         """
         digests, files = {name: self.require(name).digest for name in inputs}, dict(files or {})
         with self.lock():
-            if self.is_done(outputs, options, digests, files):
+            if not again and self.is_done(outputs, options, digests, files):
                 print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)
                 return False
             with Staging(self.root, outputs) as staging:

@@ -23,16 +23,21 @@ REFUSAL: Final = "refusal"  # ours: the model used the API's own field to declin
 Dialect = Literal["openai", "compatible"]
 
 
-class Sampling(BaseModel):
-    """Which model answers, and how. Everything here determines the answer."""
+class SamplingOptions(BaseModel):
+    """How a model answers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(min_length=1)
     temperature: float | None = Field(0.0, ge=0)  # None: not sent, for models that refuse it
     max_tokens: int = Field(2_000, gt=0)  # of the answer, reasoning included
     seed: int | None = None
     extra: dict[str, Any] = {}  # more fields of the request body, such as {"reasoning_effort": "low"}
+
+
+class Sampling(SamplingOptions):
+    """Which model answers, and how. Everything here determines the answer."""
+
+    model: str = Field(min_length=1)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,10 @@ class Store:
         ).fetchone()
         return None if row is None else Answer(*row)
 
+    def has(self, key: str) -> bool:
+        """Say whether a request has an answer."""
+        return self._database.execute("SELECT 1 FROM answers WHERE key = ?", [key]).fetchone() is not None
+
     def put(self, request: Request, answer: Answer, *, backend: str, seconds: float | None = None) -> None:
         """Keep an answer; one that is there already stays.
 

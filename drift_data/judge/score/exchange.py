@@ -41,6 +41,11 @@ class Exchange:
         """Return what to ask next; None when each turn has an answer or a reason why not."""
         return self._request
 
+    @property
+    def turns(self) -> int:
+        """Return how many turns are still open."""
+        return len(self._open)
+
     def receive(self, answer: Answer) -> None:
         """Take what is usable of an answer; ask for the rest again, while tries are left."""
         self._request, self._tries = None, self._tries - 1

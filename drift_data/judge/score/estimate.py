@@ -1,0 +1,120 @@
+"""What labelling will take, before the first request is sent: requests, tokens, price. It sends nothing.
+
+Requests are made as the run will make them; of many conversations only an even sample is looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from drift_data.judge.base import CONVERSATION_COLUMNS
+from drift_data.judge.llm.cost import Price
+from drift_data.judge.llm.store import Store
+from drift_data.judge.llm.tokens import TokenCounter
+from drift_data.judge.score.judge import LLMJudge
+from drift_data.workspace import Workspace
+
+CONVERSATIONS: Final = "conversations"
+# Tokens of an answer, compact JSON: about 25 for a turn without items and 45 with one, of which there are fewer.
+_ANSWER_START: Final = 8
+_ANSWER_TURN: Final = 30
+_LOOKED_AT: Final = 5_000  # conversations
+_BATCH: Final = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is still to be asked; answers that the store has are not in it."""
+
+    conversations: int
+    looked_at: int  # of them; the rest is extrapolated
+    turns: int
+    requests: int
+    answered: int  # requests that the store has the answer to
+    input_tokens: int
+    shared_tokens: int  # of the input: the part that all requests begin with, which servers may cache
+    output_tokens: int
+    price: float  # nothing cached
+    price_cached: float  # the shared part read from the server's cache
+    how: str  # tokens were counted
+
+    def __str__(self) -> str:
+        sample = f" (from {self.looked_at:,})" if self.looked_at < self.conversations else ""
+        return (
+            f"{self.conversations:,} conversations{sample}: {self.requests:,} requests for {self.turns:,} turns"
+            + (f", {self.answered:,} more are answered already" if self.answered else "")
+            + f"; {self.input_tokens / 1e6:,.2f}M tokens in ({self.shared_tokens / 1e6:,.2f}M of them the same "
+            f"beginning), about {self.output_tokens / 1e6:,.2f}M out ({self.how}); price {self.price:,.2f}"
+            + (
+                f", {self.price_cached:,.2f} if the beginning is cached"
+                if self.price_cached < self.price
+                else ""
+            )
+        )
+
+
+def estimate(
+    workspace: Workspace,
+    judge: LLMJudge,
+    store: Store,
+    counter: TokenCounter,
+    price: Price,
+    *,
+    batch: bool = False,
+) -> Estimate:
+    """Return what labelling a workspace's conversations will take. Answers asked for twice are not foreseen.
+
+    Args:
+        workspace: holds `conversations`.
+        judge: makes the requests.
+        store: what it has is free.
+        counter: counts tokens.
+        price: of the model.
+        batch: by the Batch API.
+    """
+    total = workspace.require(CONVERSATIONS).rows_out
+    shared = counter.count(judge.prompts.system)
+    looked_at = turns = requests = answered = tokens = 0
+    sampled = _even_sample(workspace, total)
+    with tqdm(desc="estimate", unit=" conv", mininterval=0.5, file=sys.stderr, leave=False) as bar:
+        for conversations in sampled:
+            for exchange in judge.exchanges([conversations]):
+                request = exchange.request
+                assert request is not None  # it has just been made
+                if store.has(request.key):
+                    answered += 1
+                    continue
+                requests += 1
+                turns += exchange.turns
+                tokens += counter.count(request.user)
+            looked_at += conversations.num_rows
+            bar.update(conversations.num_rows)
+    scale = total / looked_at if looked_at else 0.0
+    prompt, output = tokens + requests * shared, requests * _ANSWER_START + turns * _ANSWER_TURN
+    return Estimate(
+        conversations=total,
+        looked_at=looked_at,
+        turns=round(turns * scale),
+        requests=round(requests * scale),
+        answered=round(answered * scale),
+        input_tokens=round(prompt * scale),
+        shared_tokens=round(requests * shared * scale),
+        output_tokens=round(output * scale),
+        price=price.of(prompt, 0, output, batch=batch) * scale,
+        price_cached=price.of(prompt, requests * shared, output, batch=batch) * scale,
+        how=counter.how,
+    )
+
+
+def _even_sample(workspace: Workspace, total: int) -> Iterator[pa.RecordBatch]:
+    """Yield all conversations, or every n-th small batch of many."""
+    step = max(1, total // _LOOKED_AT)
+    for number, batch in enumerate(workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH)):
+        if number % step == 0:
+            yield batch
