@@ -1,15 +1,17 @@
 """How well one label table agrees with another, joined by key. It does not know which of them is right.
 
-Turns that only one side has are counted, not judged. Counts stay beside every figure.
+Turns that only one side has are counted, not judged. Counts stay beside every figure. Intervals, thresholds
+and the turns themselves are the quality report's business (`drift_data.quality`).
 """
 
 from __future__ import annotations
 
-import polars as pl
 from pydantic import BaseModel
 
+from drift_data.quality.figures import confusion, figures, number
+from drift_data.quality.tables import KEYS, read_labels
 from drift_data.schema import LABELS
-from drift_data.workspace import UserError, Workspace
+from drift_data.workspace import Workspace
 
 
 class LabelScore(BaseModel):
@@ -49,67 +51,32 @@ def agreement(workspace: Workspace, labels: str, truth: str) -> Agreement:
     Raises:
         UserError: one of them has two labels for one turn.
     """
-    keys = ["conversation_id", "turn"]
-    given, true = (_slim(workspace, name) for name in (labels, truth))
-    joined = given.join(true, on=keys, how="inner", suffix="_true")
-    counts = {
-        (row["label_true"], row["label"]): row["len"]
-        for row in joined.group_by("label_true", "label").len().iter_rows(named=True)
-    }
-    confusion = {t: {g: counts.get((t, g), 0) for g in LABELS} for t in LABELS}
-    dsat = {t: dict.fromkeys(("DSAT", "rest"), 0) for t in ("DSAT", "rest")}
-    for (t, g), count in counts.items():
-        dsat[t if t == "DSAT" else "rest"][g if g == "DSAT" else "rest"] += count
+    given, true = (read_labels(workspace, name) for name in (labels, truth))
+    joined = given.join(true, on=KEYS, how="inner", suffix="_true")
+    table = confusion(joined["label_true"], joined["label"])
+    found = {name: number(value) for name, value in figures(table).items()}
     return Agreement(
         labels=labels,
         truth=truth,
         turns=joined.height,
         only_labels=given.height - joined.height,
         only_truth=true.height - joined.height,
-        accuracy=_ratio(sum(confusion[label][label] for label in LABELS), joined.height),
-        kappa=cohens_kappa(confusion),
-        kappa_dsat=cohens_kappa(dsat),
-        confusion=confusion,
-        scores={label: _score(confusion, label) for label in LABELS},
+        accuracy=found["accuracy"],
+        kappa=found["kappa"],
+        kappa_dsat=found["kappa_dsat"],
+        confusion={
+            label: dict(zip(LABELS, row, strict=True))
+            for label, row in zip(LABELS, table.tolist(), strict=True)
+        },
+        scores={
+            label: LabelScore(
+                precision=found[f"precision_{label}"],
+                recall=found[f"recall_{label}"],
+                f1=found[f"f1_{label}"],
+                labelled=int(table[:, at].sum()),
+                true=int(table[at].sum()),
+                right=int(table[at, at]),
+            )
+            for at, label in enumerate(LABELS)
+        },
     )
-
-
-def cohens_kappa(confusion: dict[str, dict[str, int]]) -> float | None:
-    """Return Cohen's κ of a square table of counts; None when chance alone would agree always."""
-    total = sum(sum(row.values()) for row in confusion.values())
-    if not total:
-        return None
-    observed = sum(confusion[name][name] for name in confusion) / total
-    chance = sum(
-        sum(confusion[name].values()) * sum(row[name] for row in confusion.values()) for name in confusion
-    ) / (total * total)
-    return None if chance == 1 else (observed - chance) / (1 - chance)
-
-
-def _slim(workspace: Workspace, name: str) -> pl.DataFrame:
-    table = pl.DataFrame(workspace.read(name, ["conversation_id", "turn", "label"]))
-    if table.select("conversation_id", "turn").is_duplicated().any():
-        raise UserError(f"{workspace.path(name)} has two labels for one turn. Make it again.")
-    strange = sorted(set(table["label"].unique()) - set(LABELS))
-    if strange:
-        raise UserError(
-            f"{workspace.path(name)} has labels other than {', '.join(LABELS)}: {', '.join(strange)}."
-        )
-    return table
-
-
-def _score(confusion: dict[str, dict[str, int]], label: str) -> LabelScore:
-    right = confusion[label][label]
-    labelled, true = sum(row[label] for row in confusion.values()), sum(confusion[label].values())
-    return LabelScore(
-        precision=_ratio(right, labelled),
-        recall=_ratio(right, true),
-        f1=_ratio(2 * right, labelled + true),
-        labelled=labelled,
-        true=true,
-        right=right,
-    )
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -37,7 +37,7 @@ def test_characters_bound_a_window_but_one_turn_always_fits():
     options = {"context": 0, "reply_characters": 200}
     assert cut(chat(9, 1_000), characters=2_400, **options) == [(1, 4, [2, 4]), (5, 8, [6, 8])]
     assert cut(chat(5, 1_000), characters=2_399, **options) == [(1, 2, [2]), (3, 4, [4])]
-    assert cut(chat(5, 1_000), characters=1, context=0) == [(0, 2, [2]), (3, 4, [4])]
+    assert cut(chat(5, 1_000), characters=1, context=0) == [(1, 2, [2]), (3, 4, [4])]
 
 
 @given(
