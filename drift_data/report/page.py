@@ -1,20 +1,18 @@
 """Writes the report of a run: one HTML file that needs no network, no script and no other file.
 
-Logs are hostile text: every value is escaped by Jinja, bounded, and its control and bidi characters spelled out;
-a strict content policy stands behind that. This module knows how things look, not how they are counted.
+Logs are hostile text: `report.html` escapes and bounds every value, a strict content policy stands behind that.
+This module knows how things look, not how they are counted.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +20,7 @@ from drift_data.hostile import visible
 from drift_data.report import charts
 from drift_data.report.alarms import AlarmOptions, ends
 from drift_data.report.figures import Figures, read_figures
+from drift_data.report.html import environment
 from drift_data.workspace import UserError, Workspace, tool_version
 
 _LN2 = math.log(2)
@@ -69,7 +68,7 @@ def write_report(
     options = options or ReportOptions()
     figures = read_figures(workspace, run, options.examples, options.alarms)
     page = (
-        _environment(options.characters)
+        environment(options.characters)
         .get_template("page.html.jinja")
         .render(
             figures=figures,
@@ -93,37 +92,6 @@ def write_report(
     finally:
         part.unlink(missing_ok=True)
     return out
-
-
-def _environment(characters: int) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("drift_data.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Callable[..., object]] = {
-        "count": lambda value: "–" if value is None else f"{value:,}",
-        "percent": lambda value: (
-            "–" if value is None else f"{100 * value:.{2 if 0 < value < 0.01 else 1}f} %"
-        ),
-        "number": lambda value: "–" if value is None else f"{value:.4g}",
-        "score": lambda value: "–" if value is None else f"{value:.3f}",
-        "width": lambda value: f"{100 * min(1.0, max(0.0, value or 0.0)):.1f}%",
-        "short": lambda value: "(not known)" if value is None else visible(str(value), 60),
-        "said": lambda value: visible(str(value), characters, keep="\n\t"),
-        "json": lambda value: visible(json.dumps(value, ensure_ascii=False, sort_keys=True), 2_000),
-    }
-    environment.filters.update(filters)
-    environment.globals["style"] = _style(environment)
-    return environment
-
-
-def _style(environment: Environment) -> Markup:
-    """Return the style sheet, which is ours and stands inside <style>, where nothing is escaped."""
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, "page.css")[0])
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,0 +1,153 @@
+"""Reads the labels to measure against: a file of labelled turns, or a label table of the workspace.
+
+It checks what a file must have and knows nothing of the labels that are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from drift_data.quality.tables import KEYS, read_labels
+from drift_data.schema import LABELS
+from drift_data.workspace import UserError, Workspace, file_digest
+
+FILES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
+COLUMNS: Final = {
+    "conversation_id": pl.String,
+    "turn": pl.Int32,
+    "label": pl.String,
+    "item": pl.String,  # the strongest sign
+    "strength": pl.Float64,
+    "refusal": pl.Boolean,
+}
+_HASH = "conversation_hash"
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Labelled turns, each key once, with the columns of `COLUMNS`; null where nothing is said."""
+
+    name: str
+    rows: pl.DataFrame
+    by_hash: bool = False  # keyed by WildChat's conversation_hash, which may stand for several conversations
+    inputs: tuple[str, ...] = ()  # the table it is, if it is one
+    files: Mapping[str, str] = field(default_factory=dict)  # the file it is, with its digest
+
+
+def read_gold(workspace: Workspace, name: str) -> Gold:
+    """Return labelled turns.
+
+    Args:
+        workspace: holds the table, if it is one.
+        name: a .csv, .jsonl, .ndjson or .parquet file with `conversation_id` (or `conversation_hash`), `turn`,
+            `label`, and maybe `item`, `strength`, `refusal`; or a label table such as "labels/human:jo" or
+            "human:jo".
+
+    Raises:
+        UserError: there is no such thing, or it is no list of labelled turns.
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() in FILES:
+        if not path.is_file():
+            raise UserError(f"GOLD={name}: there is no such file.")
+        rows, by_hash = _checked(name, _raw(path))
+        return Gold(name, rows, by_hash, files={path.name: file_digest(path)})
+    for table in (name, f"labels/{name}"):
+        if workspace.manifest(table) is not None:
+            return Gold(table, _from_table(workspace, table), inputs=(table,))
+    raise UserError(
+        f"GOLD={name} is neither a file ending in {', '.join(FILES)} nor a label table of {workspace.root}."
+    )
+
+
+def _raw(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix.lower() == ".csv":
+            return pl.read_csv(path, infer_schema=False)
+        return pl.read_ndjson(path, infer_schema_length=None)
+    except (PolarsError, OSError, UnicodeDecodeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"GOLD={path} cannot be read as {path.suffix[1:]}: {first:.300}") from error
+
+
+def _checked(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
+    """Return the rows with the columns of `COLUMNS`, and whether they are keyed by hash."""
+    identifier = next((column for column in ("conversation_id", _HASH) if column in raw.columns), None)
+    missing = [column for column in ("turn", "label") if column not in raw.columns]
+    if identifier is None:
+        missing.insert(0, f"conversation_id (or {_HASH})")
+    if identifier is None or missing:
+        raise UserError(
+            f"GOLD={name} lacks the columns {', '.join(missing)}. It has: {', '.join(raw.columns)[:300]}."
+        )
+    if not raw.height:
+        raise UserError(f"GOLD={name} holds no row.")
+    number = _text(raw, "turn").cast(pl.Float64, strict=False)
+    text = {column: _text(raw, column) for column in (*COLUMNS, identifier)}
+    rows = raw.select(
+        text[identifier].alias("conversation_id"),
+        pl.when(number == number.floor()).then(number.cast(pl.Int32, strict=False)).alias("turn"),
+        text["label"].str.to_uppercase().alias("label"),
+        pl.when(text["item"].str.to_lowercase() != "none").then(text["item"]).alias("item"),
+        text["strength"].cast(pl.Float64, strict=False).alias("strength"),
+        text["refusal"]
+        .str.to_lowercase()
+        .replace_strict(_FLAGS, default=None, return_dtype=pl.Boolean)
+        .alias("refusal"),
+    )
+    for column, wanted in (
+        ("conversation_id", "must not be empty"),
+        ("turn", "must be a number, the index of the user's message in the conversation"),
+    ):
+        empty = rows.with_row_index().filter(pl.col(column).is_null())
+        if empty.height:
+            row = int(empty["index"][0])
+            value = raw[identifier if column == "conversation_id" else column][row]
+            raise UserError(
+                f"GOLD={name}: {column} {wanted}; in row {row + 1} (and {empty.height - 1} more) it is {value!r:.60}."
+            )
+    strange = rows.filter(~pl.col("label").is_in(LABELS).fill_null(False))["label"].unique().sort()
+    if len(strange):
+        raise UserError(
+            f"GOLD={name}: label must be one of {', '.join(LABELS)}; found "
+            f"{', '.join(repr(value)[:40] for value in strange.to_list()[:5])}."
+        )
+    twice = rows.filter(rows.select(KEYS).is_duplicated())
+    if twice.height:
+        first = twice.row(0, named=True)
+        raise UserError(
+            f"GOLD={name} has two labels for one turn: turn {first['turn']} of {first['conversation_id']:.80} "
+            f"({twice.height} such rows). Keep one of each."
+        )
+    return rows, identifier == _HASH
+
+
+def _text(raw: pl.DataFrame, column: str) -> pl.Expr:
+    """Return a column as trimmed text, null where it is empty or the file does not have it."""
+    if column not in raw.columns or raw.schema[column].is_nested():
+        return pl.lit(None, pl.String)
+    trimmed = pl.col(column).cast(pl.String).str.strip_chars()
+    return pl.when(trimmed != "").then(trimmed)
+
+
+def _from_table(workspace: Workspace, table: str) -> pl.DataFrame:
+    strongest = pl.col("items").list.eval(
+        pl.element().sort_by(pl.element().struct.field("strength"), descending=True)
+    )
+    first = strongest.list.first().struct
+    return read_labels(workspace, table, ["items", "refusal"]).select(
+        *KEYS,
+        "label",
+        first.field("name").alias("item"),
+        first.field("strength").cast(pl.Float64).alias("strength"),
+        "refusal",
+    )

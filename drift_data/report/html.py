@@ -1,0 +1,51 @@
+"""The look that all pages share: escaping, filters, style sheet, content policy. Knows no page.
+
+Logs are hostile text: every value is escaped by Jinja, bounded, and its control and bidi characters spelled out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from drift_data.hostile import visible
+
+
+def environment(characters: int, package: str = "drift_data.report") -> Environment:
+    """Return the environment that renders a page.
+
+    Args:
+        characters: of a message that the filter `said` shows.
+        package: where the page's own template lies.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("drift_data.report", ".")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., object]] = {
+        "count": lambda value: "–" if value is None else f"{value:,}",
+        "percent": lambda value: (
+            "–" if value is None else f"{100 * value:.{2 if 0 < value < 0.01 else 1}f} %"
+        ),
+        "number": lambda value: "–" if value is None else f"{value:.4g}",
+        "score": lambda value: "–" if value is None else f"{value:.3f}",
+        "width": lambda value: f"{100 * min(1.0, max(0.0, value or 0.0)):.1f}%",
+        "short": lambda value: "(not known)" if value is None else visible(str(value), 60),
+        "said": lambda value: visible(str(value), characters, keep="\n\t"),
+        "json": lambda value: visible(json.dumps(value, ensure_ascii=False, sort_keys=True), 2_000),
+    }
+    environment.filters.update(filters)
+    environment.globals["style"] = _style(environment)
+    return environment
+
+
+def _style(environment: Environment) -> Markup:
+    """Return the style sheet, which is ours and stands inside <style>, where nothing is escaped."""
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, "page.css")[0])
