@@ -22,7 +22,12 @@ WORDS = (
 
 
 def make_policy(
-    folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, pad: str = "<|pad|>"
+    folder: Path,
+    *,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    pad: str = "<|pad|>",
+    context: int = 512,
 ) -> Path:
     """Write a model of 0.1M parameters that plain transformers and vllm load; weights large enough to have
     opinions.
@@ -52,7 +57,7 @@ def make_policy(
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,  # heads of 32: vLLM on the CPU has no kernel for 16
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=False,
         initializer_range=0.1,
         bos_token_id=None,

@@ -33,7 +33,7 @@ class Exchange:
         self.unlabelled: dict[int, tuple[str, str | None]] = {}  # turn → reason and detail
         self._window, self._prompts, self._sampling = window, prompts, sampling
         self._items = rubric.polarities
-        self._open, self._tries = prompts.shown_turns(window), tries
+        self._open, self._tries, self._attempt = prompts.shown_turns(window), tries, 1
         self._request: Request | None = prompts.request(window, self._open, sampling)
 
     @property
@@ -48,7 +48,7 @@ class Exchange:
 
     def receive(self, answer: Answer) -> None:
         """Take what is usable of an answer; ask for the rest again, while tries are left."""
-        self._request, self._tries = None, self._tries - 1
+        self._request, self._attempt = None, self._attempt + 1
         if answer.error is not None:
             return self._give_up(answer.error, answer.detail)
         if answer.finish_reason in _DECLINED:
@@ -63,8 +63,10 @@ class Exchange:
             faults = dict(reading.faults)
         if not self._open:
             return None
-        if self._tries > 0:
-            self._request = self._prompts.request(self._window, self._open, self._sampling, faults.values())
+        if self._attempt <= self._tries:
+            self._request = self._prompts.request(
+                self._window, self._open, self._sampling, self._attempt, faults.values()
+            )
             return None
         for turn, fault in faults.items():
             self.unlabelled[turn] = (INVALID, fault)

@@ -46,7 +46,12 @@ class Prompts:
         return {turn: self._shown(window.messages[turn - window.first]) for turn in window.turns}
 
     def request(
-        self, window: Window, turns: Collection[int], sampling: Sampling, faults: Collection[str] = ()
+        self,
+        window: Window,
+        turns: Collection[int],
+        sampling: Sampling,
+        attempt: int = 1,
+        faults: Collection[str] = (),
     ) -> Request:
         """Return the request that judges some turns of a window.
 
@@ -54,6 +59,7 @@ class Prompts:
             window: what is shown.
             turns: which of its turns to judge.
             sampling: model and parameters.
+            attempt: from 1; each is a request of its own.
             faults: keys of `FAULTS`: what was wrong with the answer before.
         """
         asked = set(turns)
@@ -67,6 +73,7 @@ class Prompts:
         user = self._user.render(
             first=window.first,
             turns=sorted(asked),
+            attempt=attempt,
             faults=[FAULTS[fault] for fault in sorted(set(faults))],
             conversation=fenced(messages),
         )
