@@ -2,7 +2,7 @@
 
 The database is in memory and reads nothing outside the workspace. `conversations`, `dsat`, … are single
 tables; `labels`, `pairs`, `rollouts`, `evaluations`, `metrics` and `dropped` put all judges, runs and tables
-together, with columns that tell them apart.
+together, with columns that tell them apart. `requests` is what language models were asked and answered.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from drift_data.judge.llm.history import History
+from drift_data.judge.llm.store import FILE as STORE
 from drift_data.label import latest_labels
 from drift_data.schema import DROPPED, DROPPED_RAW, LABELS
 from drift_data.workspace import MANIFEST, Manifest, UserError, Workspace
@@ -28,6 +30,7 @@ MADE_BY = {
     "conversations": "make convert",
     "preferences": "make convert SOURCE=ultrafeedback",
     "labels": "make label",
+    "requests": "make label JUDGE=openai",
     "current_labels": "make label",
     "dsat": "make seed",
     "sat": "make seed",
@@ -123,6 +126,8 @@ def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     if labels is not None:
         selects["current_labels"] = selects["labels_" + labels.removeprefix("labels/")]
     _create_manifests(connection, folders)
+    if (store := workspace.root / STORE).is_file():
+        connection.register("requests", History(store))
     for name, parts in selects.items():
         try:
             connection.execute(f"CREATE VIEW {identifier(name)} AS {_union(parts)}")
