@@ -1,0 +1,218 @@
+"""Reads result and error files of the Batch API, line by line. It knows the format, not who asked.
+
+A line is an answer, a failure, or malformed; it is told apart by its own content, never by the file's name, so
+result and error files may come in any order, from the API or from any tool that writes its format. Only
+`custom_id` must be there: usage, ids and finish reasons may be missing.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from pydantic import BaseModel, Field, ValidationError
+
+from drift_data.hostile import visible
+from drift_data.judge.llm.request import CONTENT_FILTER, REFUSAL, STOP, Answer
+from drift_data.workspace import UserError
+
+_ENDINGS: Final = (".jsonl", ".jsonl.gz")
+_LONGEST_LINE: Final = 64 << 20  # bytes
+_DETAIL: Final = 300  # characters of a failure's message that are kept
+_NEVER_ANSWERED: Final = frozenset({"batch_expired", "batch_cancelled"})  # error codes: nothing was tried
+_HOPELESS: Final = frozenset({400, 401, 403, 404, 413, 422})  # statuses: the same request fails again
+_FILTERED: Final = frozenset({"content_filter", "content_policy_violation"})
+_TOO_LONG: Final = frozenset({"context_length_exceeded", "string_above_max_length"})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no answer."""
+
+    reason: str  # few distinct values, such as "status 429", "batch_expired": they are counted
+    detail: str | None  # the server's words, bounded
+    error: str = "request_failed"  # what its task is told, when it is given up
+    tried: bool = True  # the model was asked; False when the batch ended before
+    hopeless: bool = False  # asking again gives the same
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one request."""
+
+    key: str
+    outcome: Answer | Failure
+    usage: bool = True  # the answer came with its tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A line that cannot be used."""
+
+    location: str
+    reason: str
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Details(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _Details | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+class _Error(BaseModel):
+    code: str | int | None = None
+    message: str | None = None
+
+
+class _Response(BaseModel):
+    status_code: int = 200
+    body: Any = None
+
+
+class _Line(BaseModel):
+    custom_id: str = Field(min_length=1)
+    response: _Response | None = None
+    error: _Error | None = None
+    url: str | None = None  # of a request: these are no results
+
+
+def result_files(names: Sequence[str]) -> list[Path]:
+    """Return the result and error files that RESULTS names, each once: files, folders or globs.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.name.endswith(_ENDINGS))
+            paths = [file for file in inside if not file.name.startswith("requests-")]
+        elif path.is_file():
+            paths = [path]
+        else:
+            paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 may be absolute
+        paths = [file for file in paths if file.is_file()]
+        if not paths:
+            raise UserError(
+                f"RESULTS={name}: no such file, no match, or a folder without {' or '.join(_ENDINGS)} files "
+                "(requests-*.jsonl are what was asked, not results)."
+            )
+        found.update(dict.fromkeys(file.resolve() for file in paths))
+    return list(found)
+
+
+def read_results(path: Path) -> Iterator[Result | Malformed]:
+    """Yield what each line of a result or error file says; empty lines are passed over.
+
+    Raises:
+        UserError: it is a file of requests, or it cannot be unpacked.
+    """
+    with path.open("rb") as raw:
+        file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.name.endswith(".gz") else raw
+        try:
+            for number, line in enumerate(_lines(file), 1):
+                if line is None:
+                    yield Malformed(f"{path}:{number}", "longer than any answer")
+                elif line.strip():
+                    yield _result(line, path, number)
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise UserError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Yield lines; None for one that is too long to be held."""
+    while line := file.readline(_LONGEST_LINE):
+        if line.endswith(b"\n") or len(line) < _LONGEST_LINE:
+            yield line
+        else:
+            while rest := file.readline(_LONGEST_LINE):
+                if rest.endswith(b"\n"):
+                    break
+            yield None
+
+
+def _result(line: bytes, path: Path, number: int) -> Result | Malformed:
+    try:
+        read = _Line.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = visible(f"{where}: {first['msg']}" if where else str(first["msg"]), _DETAIL)
+        return Malformed(f"{path}:{number}", reason)
+    if read.response is None and read.url is not None:
+        raise UserError(
+            f"{path} holds requests, not results. RESULTS= takes the output and error files that come back."
+        )
+    if read.response is None or read.response.status_code >= 400:
+        return _failed(read)
+    try:
+        completion = _Completion.model_validate(read.response.body)
+    except ValidationError:
+        return Result(read.custom_id, Failure("no chat completion", None))
+    return Result(read.custom_id, _answer(completion), usage=completion.usage is not None)
+
+
+def _answer(completion: _Completion) -> Answer:
+    choice, usage = completion.choices[0], completion.usage
+    refusal = choice.message.refusal
+    details = usage.prompt_tokens_details if usage else None
+    return Answer(
+        text=refusal or choice.message.content or "",
+        finish_reason=REFUSAL if refusal else choice.finish_reason or STOP,
+        input_tokens=usage.prompt_tokens if usage else 0,
+        cached_tokens=(details.cached_tokens or 0) if details else 0,
+        output_tokens=usage.completion_tokens if usage else 0,
+    )
+
+
+def _failed(line: _Line) -> Result:
+    """Return what a line without an answer says; a prompt that a content filter refused counts as answered."""
+    status = line.response.status_code if line.response else None
+    error = line.error or _error_of(line.response.body if line.response else None)
+    code = "" if error.code is None else visible(str(error.code), 60)
+    if code in _FILTERED:
+        return Result(line.custom_id, Answer(finish_reason=CONTENT_FILTER))
+    detail = visible(error.message, _DETAIL) if error.message else None
+    return Result(
+        line.custom_id,
+        Failure(
+            f"status {status}" if status is not None else code or "no response",
+            f"{code}: {detail}" if code and detail else detail or code or None,
+            error="prompt_too_long" if code in _TOO_LONG else "request_failed",
+            tried=code not in _NEVER_ANSWERED,
+            hopeless=status in _HOPELESS,
+        ),
+    )
+
+
+def _error_of(body: Any) -> _Error:
+    """Return the error in a response's body, whatever its shape."""
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    try:
+        return _Error.model_validate(inner)
+    except ValidationError:
+        return _Error(message=str(inner)[: 2 * _DETAIL] if inner else None)
