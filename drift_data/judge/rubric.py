@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Self
@@ -11,6 +12,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from drift_data.hostile import visible
 from drift_data.workspace import UserError
 
 DEFAULT = "rubric.yaml"
@@ -64,13 +66,23 @@ def load_rubric(path: Path | None = None) -> Rubric:
     """Read a rubric from a YAML file; without a path, the default of 9 + 9 items.
 
     Raises:
-        UserError: the file is no rubric; the message names the field.
+        UserError: the file is not there or no rubric; the message names the field.
     """
-    text = (path or files(__package__) / DEFAULT).read_text(encoding="utf-8")
     try:
+        text = (path or files(__package__) / DEFAULT).read_text(encoding="utf-8")
         return Rubric.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
+    except OSError as error:
+        raise UserError(f"The rubric {path} cannot be read: {error.strerror}. Check RUBRIC=.") from error
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path or DEFAULT} is no rubric: {error}. It needs `name` and `items`, each with `name`, "
             "`polarity` (SAT or DSAT) and `definition`."
         ) from error
+
+
+def dump_rubric(rubric: Rubric, header: Sequence[str] = ()) -> str:
+    """Return a rubric as YAML for people to edit and `load_rubric` to read, below a header of comment lines."""
+    comments = "".join(f"# {visible(line, len(line))}\n" for line in header)
+    items = [item.model_dump(exclude_defaults=True) for item in rubric.items]
+    content = {"name": rubric.name, "items": items}
+    return comments + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,109 @@
+"""What learning leaves behind: the tables that show how it went, and the rubric's file. It asks no model."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from drift_data.hostile import visible
+from drift_data.judge.learn.examples import Drawn
+from drift_data.judge.learn.extract import Extraction
+from drift_data.judge.learn.fold import Fold
+from drift_data.judge.learn.options import LearnOptions
+from drift_data.judge.learn.tables import FOLD_ROWS, REASON_ROWS
+from drift_data.judge.rubric import Rubric
+from drift_data.schema import DROPPED, DSAT, SAT
+from drift_data.workspace import Output
+
+DETAIL: Final = 300  # characters
+
+
+def write_reasons(out: Output, extractions: Sequence[Extraction]) -> dict[str, list[str]]:
+    """Write what came out of each conversation and return the reasons by label, in order."""
+    reasons: dict[str, list[str]] = {SAT: [], DSAT: []}
+    table = out.table(REASON_ROWS)
+    for task in extractions:
+        example = task.example
+        row: dict[str, Any] = {"conversation_id": example.conversation_id, "turn": example.turn}
+        if task.answer is None:
+            reason, detail = task.failure or ("no_answer", None)
+            detail = visible(detail, DETAIL) if detail else None
+            out.drop([row | {"reason": reason, "detail": detail}], DROPPED)
+            continue
+        found = list(task.answer)
+        table.write_rows([row | {"label": example.label, "reasons": found, "request": task.key}])
+        reasons[example.label] += found
+    return reasons
+
+
+def write_folds(out: Output, folds: Mapping[str, Fold]) -> None:
+    """Write each step of both folds."""
+    table = out.table(FOLD_ROWS)
+    for polarity, fold in folds.items():
+        for step in fold.steps:
+            row = {
+                "polarity": polarity,
+                "step": step.number,
+                "reasons": list(step.reasons),
+                "before": [item.model_dump(exclude={"polarity"}) for item in step.before],
+                "after": [item.model_dump(exclude={"polarity"}) for item in step.after],
+                "problem": step.problem,
+                "request": step.key,
+            }
+            table.write_rows([row])
+    out.results = {polarity: len(fold.steps) for polarity, fold in folds.items()}
+
+
+def rubric_of(folds: Mapping[str, Fold]) -> Rubric:
+    """Return all items, satisfaction first; a name that both kinds still have gets an ending where it is DSAT."""
+    items = [*folds[SAT].items]
+    taken = {item.name.lower() for item in items}
+    for item in folds[DSAT].items:
+        name = item.name
+        while name.lower() in taken:
+            name += f"_{DSAT}"
+        if name != item.name:
+            say(f"WARNING: the model gave two items the name {item.name}: one of them is now {name}")
+        taken.add(name.lower())
+        items.append(item.model_copy(update={"name": name}))
+    return Rubric(name="learned", items=tuple(items))
+
+
+def header(
+    model: str, options: LearnOptions, extractions: Sequence[Extraction], folds: Mapping[str, Fold]
+) -> list[str]:
+    """Return the comment above a learned rubric: what it was made of and how to use it."""
+    read = Counter(task.example.label for task in extractions if task.answer is not None)
+    steps = {polarity: len(fold.steps) for polarity, fold in folds.items()}
+    return [
+        f"Learned by {model}",
+        f"from {read[SAT]:,} conversations of satisfied users in {steps[SAT]} steps, and from {read[DSAT]:,} of "
+        f"dissatisfied ones in {steps[DSAT]}, with at most {options.batch:,} reasons a step.",
+        "Items: satisfaction first, then dissatisfaction, each in the model's order: the most frequent first.",
+        "How they came about is in the tables rubric/reasons and rubric/folds of the workspace.",
+        "Edit a copy and label with RUBRIC=file: names go into the label table, definitions into the prompt.",
+        "`asks_for_change: true` marks what asks for another version of the same reply: where praise and complaint",
+        "meet in one message, such an item makes the turn DSAT.",
+    ]
+
+
+def counts(drawn: Drawn, extractions: Sequence[Extraction]) -> dict[str, Any]:
+    """Return the figures of the extraction for the manifest."""
+
+    def of(label: str) -> dict[str, int]:
+        answers = [task.answer for task in extractions if task.example.label == label]
+        return {
+            "available": drawn.available.get(label, 0),
+            "read": len(answers),
+            "without_reason": answers.count(()),
+            "reasons": sum(len(answer) for answer in answers if answer is not None),
+        }
+
+    return {SAT: of(SAT), DSAT: of(DSAT), "without_thumb": drawn.unmarked}
+
+
+def say(text: str) -> None:
+    """Tell the user, beside the progress bars."""
+    print(f"rubric: {text}", file=sys.stderr)
