@@ -1,0 +1,64 @@
+"""Where a model is served and with which key: what the client and the Batch API share. It sends nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from drift_data.workspace import UserError
+
+OPENAI: Final = "https://api.openai.com/v1"
+
+
+class ServerOptions(BaseModel):
+    """An OpenAI-compatible server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str | None = None  # such as http://localhost:8000/v1; None: OpenAI
+    api_key_env: str = "OPENAI_API_KEY"  # environment variable with the key, which is kept nowhere else
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        address = urlsplit(value)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("a base URL looks like http://localhost:8000/v1")
+        if address.username or address.password or address.query:
+            raise ValueError(
+                "a base URL carries no credentials: put the key into the variable of api_key_env"
+            )
+        return value
+
+    @property
+    def url(self) -> str:
+        """Return the base URL, OpenAI's by default."""
+        return self.base_url or OPENAI
+
+    @property
+    def host(self) -> str:
+        """Return the name of the server, for messages."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def at_openai(self) -> bool:
+        """Say whether this is OpenAI itself."""
+        return urlsplit(self.url).hostname == urlsplit(OPENAI).hostname
+
+    def key(self) -> str:
+        """Return the key from the environment; "none" for a server that may need none.
+
+        Raises:
+            UserError: OpenAI needs a key and there is none.
+        """
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key and self.at_openai:
+            raise UserError(
+                f"There is no key for {self.host}: set ${self.api_key_env}, or name a server by BASE_URL=."
+            )
+        return key or "none"
