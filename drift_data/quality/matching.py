@@ -64,7 +64,9 @@ def match(workspace: Workspace, labels: str, gold: Gold) -> tuple[pl.DataFrame, 
         rows = rows.filter(~ambiguous)
     matched = given.join(rows.rename(_RENAMED), on=KEYS, how="inner").sort(KEYS)
     missing = rows.join(given, on=KEYS, how="anti")
-    reasons.update(_reasons(missing, known, left_out, _unlabelled(workspace, labels)))
+    unlabelled = _unlabelled(workspace, labels)
+    judged = {*given["conversation_id"], *(name for name, _ in unlabelled)}
+    reasons.update(_reasons(missing, judged, known, left_out, unlabelled))
     account = Match(
         turns=matched.height,
         conversations=matched["conversation_id"].n_unique(),
@@ -92,6 +94,7 @@ def _shared(hashes: Iterable[str], known: Collection[str], left_out: dict[str, s
 
 def _reasons(
     missing: pl.DataFrame,
+    judged: Collection[str],
     known: Collection[str],
     left_out: dict[str, str],
     unlabelled: dict[tuple[str, int], str],
@@ -100,7 +103,7 @@ def _reasons(
         if (name, turn) in unlabelled:
             yield f"not labelled: {unlabelled[name, turn]}"
         elif name in known:
-            yield "not a feedback turn of the conversation"
+            yield "not a feedback turn" if name in judged else "conversation not labelled"
         elif name in left_out:
             yield f"conversation left out by convert: {left_out[name]}"
         else:

@@ -16,6 +16,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from drift_data.hostile import visible
 from drift_data.judge.decide import Thresholds
 from drift_data.quality.figures import Counts, Floats, figures, number
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
@@ -131,7 +132,7 @@ def choose(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions) -
 
 def fragment(choice: Choice, why: str) -> str:
     """Return the chosen thresholds as a piece of a recipe, in YAML with a comment."""
-    lines = [f"# {line}" for line in (why, *choice.notes)]
+    lines = [f"# {visible(line, 300)}" for line in (why, *choice.notes)]
     return "\n".join(lines) + "\n" + yaml.safe_dump({"label": {"thresholds": choice.chosen.model_dump()}})
 
 

@@ -1,0 +1,74 @@
+"""The calibrate stage: thresholds and figures of labels on labelled turns, or the agreement of two judges."""
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from drift_data.judge.rubric import Rubric, load_rubric
+from drift_data.label import latest_labels
+from drift_data.quality.calibrate import REPORT, RESULT, THRESHOLDS, CalibrateOptions, compare
+from drift_data.quality.calibrate import calibrate as calibrate_labels
+from drift_data.quality.page import figure_titles, interval
+from drift_data.quality.result import Quality
+from drift_data.workspace import UserError, Workspace
+
+
+def calibrate(
+    workspace: Workspace,
+    gold: str | None,
+    labels: str | None,
+    against: str | None,
+    options: CalibrateOptions,
+    rubric: Rubric | None = None,
+) -> None:
+    """Report on the labels of one judge, "local" or "labels/local"; by default those made last.
+
+    With `gold`, a file or a label table, thresholds are chosen, too; with `against` instead, another judge's labels,
+    only agreement is reported. `rubric` is the one the judge used, by default the shipped one.
+    """
+    labels = _table(workspace, labels) if labels else latest_labels(workspace)
+    if (gold is None) == (against is None):
+        raise UserError("Give GOLD=file or table of labelled turns, or AGAINST=another judge's labels.")
+    if gold is not None:
+        folder = calibrate_labels(workspace, labels, gold, rubric or load_rubric(), options)
+    else:
+        assert against is not None
+        folder = compare(workspace, labels, _table(workspace, against), options)
+    path = workspace.path(folder)
+    show(Quality.model_validate_json((path / RESULT).read_bytes()), Console())
+    if (path / THRESHOLDS).is_file():
+        print(f"thresholds: {(path / THRESHOLDS).resolve()}")
+    print(f"report: {(path / REPORT).resolve()}")
+
+
+def show(quality: Quality, console: Console) -> None:
+    """Print what the report says in short."""
+    views = [view for view in quality.views if not view.title.startswith("all NEUTRAL")]  # the page has them
+    table = Table(title=f"{quality.labels} against {quality.other}", box=SIMPLE, pad_edge=False)
+    table.add_column(no_wrap=True)
+    for view in views:
+        table.add_column(view.title.replace(", ", ",\n"), justify="right")
+    table.add_row("turns (conversations)", *(f"{v.turns:,} ({v.conversations:,})" for v in views))
+    for label in ("DSAT", "SAT", "NEUTRAL"):
+        title = f"{label}: given / true" if quality.other_is_gold else f"{label}: these / other"
+        table.add_row(title, *(f"{view.given[label]:,} / {view.true[label]:,}" for view in views))
+    for name, title in figure_titles(quality).items():
+        table.add_row(title, *(interval(view.figures[name], 2) for view in views))
+    console.print(table)
+    for reason, count in quality.match.only_gold.items():
+        console.print(
+            f"{count:,} turns of {quality.other} are left out: {reason}", markup=False, soft_wrap=True
+        )
+    for note in quality.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    if quality.choice is not None:
+        now, new = quality.choice.present, quality.choice.chosen
+        console.print(
+            f"thresholds: sat {now.sat:g} → {new.sat:g}, dsat {now.dsat:g} → {new.dsat:g}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _table(workspace: Workspace, name: str) -> str:
+    return name if workspace.manifest(name) is not None or "/" in name else f"labels/{name}"

@@ -1,0 +1,71 @@
+"""Calibration of the embedded judge on the real, annotated conversations of `../shared/data/wildchat`.
+
+The figures are printed with `-s`. The cues were written with two thirds of these annotations in view, so the
+figures flatter the judge: `test_real_label.py` has the held-out third.
+"""
+
+from pathlib import Path
+
+import pytest
+from converted import converted
+
+from drift_data.judge.decide import Thresholds
+from drift_data.judge.local import LocalJudge
+from drift_data.label import label
+from drift_data.quality.calibrate import CalibrateOptions
+from drift_data.quality.result import Quality
+from drift_data.quality.thresholds import read_thresholds
+from drift_data.workspace import Workspace
+from pipelines.stages.quality import calibrate
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "wildchat"
+GOLD = DATA / "labels.csv"
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason=f"{DATA} is not there: the real logs are not part of the project"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", DATA / "conversations.jsonl")
+    label(workspace, LocalJudge(), Thresholds())
+    return workspace
+
+
+def result(workspace: Workspace, folder: str) -> Quality:
+    return Quality.model_validate_json((workspace.path(folder) / "quality.json").read_bytes())
+
+
+def test_every_gold_turn_is_measured_or_left_out_with_a_reason(workspace: Workspace) -> None:
+    calibrate(workspace, str(GOLD), None, None, CalibrateOptions())
+    quality = result(workspace, "quality/local")
+    left_out = quality.match.only_gold
+    print(quality.match)
+    assert quality.match.turns + sum(left_out.values()) == 1_063
+    assert quality.match.turns == workspace.require("labels/local").rows_out and not quality.match.only_labels
+    assert all(reason.startswith("conversation left out by convert") for reason in left_out)
+    everywhere = quality.views[-1]
+    assert everywhere.title == "as labelled, all turns" and everywhere.turns == quality.match.turns
+    assert sum(everywhere.true.values()) == quality.match.turns and everywhere.true["SAT"] <= 12
+    assert read_thresholds(workspace.path("quality/local") / "thresholds.yaml") == quality.choice.chosen
+    assert quality.choice.chosen.sat == 5.0 and quality.choice.notes[0].startswith("SAT: ")
+
+
+def test_a_floor_for_precision_trades_recall(workspace: Workspace) -> None:
+    calibrate(workspace, str(GOLD), None, None, CalibrateOptions(min_precision=0.85))
+    choice = result(workspace, "quality/local").choice
+    points = {point.threshold: point for point in choice.curves["DSAT"]}
+    assert points[choice.chosen.dsat].precision >= 0.85 or any(
+        "no threshold" in note for note in choice.notes
+    )
+
+
+def test_two_tables_of_one_judge_agree_wholly(workspace: Workspace) -> None:
+    label(workspace, LocalJudge(), Thresholds(), "again")
+    calibrate(workspace, None, "local", "again", CalibrateOptions(examples=2))
+    quality = result(workspace, "quality/local-against-again")
+    assert quality.views[0].figures["kappa"].model_dump() == {"value": 1.0, "low": None, "high": None}
+    assert quality.choice is None and not quality.other_is_gold
