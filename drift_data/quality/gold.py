@@ -34,7 +34,7 @@ _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 class Gold:
     """Labelled turns, each key once, with the columns of `COLUMNS`; null where nothing is said."""
 
-    name: str
+    name: str  # of the file, without its folders, or of the table
     rows: pl.DataFrame
     by_hash: bool = False  # keyed by WildChat's conversation_hash, which may stand for several conversations
     inputs: tuple[str, ...] = ()  # the table it is, if it is one
@@ -58,7 +58,7 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
         if not path.is_file():
             raise UserError(f"GOLD={name}: there is no such file.")
         rows, by_hash = _checked(name, _raw(path))
-        return Gold(name, rows, by_hash, files={path.name: file_digest(path)})
+        return Gold(path.name, rows, by_hash, files={path.name: file_digest(path)})
     for table in (name, f"labels/{name}"):
         if workspace.manifest(table) is not None:
             return Gold(table, _from_table(workspace, table), inputs=(table,))

@@ -103,7 +103,7 @@ def _reasons(
         if (name, turn) in unlabelled:
             yield f"not labelled: {unlabelled[name, turn]}"
         elif name in known:
-            yield "not a feedback turn" if name in judged else "conversation not labelled"
+            yield "no feedback turn of the labels" if name in judged else "conversation not labelled"
         elif name in left_out:
             yield f"conversation left out by convert: {left_out[name]}"
         else:
