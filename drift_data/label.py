@@ -6,21 +6,19 @@ the stage.
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.decide import Thresholds, decide
+from drift_data.sampling import conversation_batches
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
 from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
 
@@ -38,6 +36,7 @@ def label(
     *,
     sample: int | None = None,
     again: bool = False,
+    announce: Callable[[], None] | None = None,
 ) -> bool:
     """Label every feedback turn of `conversations` and write `labels/<name>`.
 
@@ -52,11 +51,12 @@ def label(
         sample: label this many conversations only, and write `labels/<name>-sample`. Which ones depends on
             their ids alone, so a larger sample holds the smaller one.
         again: ask for the turns without a label once more, although the table is there.
+        announce: called before the judge is asked, if it will be: to say what that will take.
 
     Returns:
         False when the same labels were there already.
     """
-    output = f"labels/{name or judge.name.split(':', 1)[0]}" + (f"-{SAMPLE}" if sample else "")
+    output = label_table(name or judge.name.split(":", 1)[0], sample)
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")
     rubric = judge.rubric.hash if judge.rubric else None
@@ -76,6 +76,8 @@ def label(
         decide_only = judge.rubric is not None and not again
         earlier = _with_other_thresholds(workspace, output, options, inputs) if decide_only else None
         if earlier is None:
+            if announce is not None:
+                announce()
             out.rows_in = 0
             for expected, judged in _answers(workspace, judge, sample):
                 _check(judge.name, expected, judged)
@@ -97,6 +99,11 @@ def label(
 
     stage = SAMPLE if sample else STAGE
     return workspace.run(stage, [output], build, options=options, inputs=inputs, again=again)
+
+
+def label_table(name: str, sample: int | None = None) -> str:
+    """Return the folder of a label table; labels of a sample lie beside those of all conversations."""
+    return f"labels/{name}" if sample is None else f"labels/{name}-{SAMPLE}"
 
 
 def latest_labels(workspace: Workspace) -> str:
@@ -159,13 +166,10 @@ def _answers(
     """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
     waiting: list[list[tuple[str, int]]] = []
     total = workspace.require(CONVERSATIONS).rows_out
-    wanted = _sampled_ids(workspace, sample) if sample else None
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
-            sizes.append(batch.num_rows)
-            if wanted is not None:
-                batch = batch.filter(pc.is_in(batch["conversation_id"], wanted))
+        for rows, batch in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):
+            sizes.append(rows)
             waiting.append(feedback_keys(batch))
             yield batch
 
@@ -180,16 +184,6 @@ def _answers(
         raise AccountingError(
             f"The judge {judge.name} left {len(waiting)} batches of conversations unanswered."
         )
-
-
-def _sampled_ids(workspace: Workspace, size: int) -> pa.Array:
-    """Return the ids whose hashes come first: any subset of the conversations agrees about them."""
-    ids = (
-        name
-        for batch in workspace.batches(CONVERSATIONS, ["conversation_id"], 50_000)
-        for name in batch["conversation_id"].to_pylist()
-    )
-    return pa.array(heapq.nsmallest(size, ids, key=lambda name: hashlib.sha256(name.encode()).digest()))
 
 
 def _check(judge: str, expected: list[tuple[str, int]], judged: Judged) -> None:

@@ -18,9 +18,9 @@ from drift_data.judge.llm.cost import Price
 from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter
 from drift_data.judge.score.judge import LLMJudge
+from drift_data.sampling import CONVERSATIONS, conversation_batches
 from drift_data.workspace import Workspace
 
-CONVERSATIONS: Final = "conversations"
 # Tokens of an answer, compact JSON: about 25 for a turn without items and 45 with one, of which there are fewer.
 _ANSWER_START: Final = 8
 _ANSWER_TURN: Final = 30
@@ -67,6 +67,7 @@ def estimate(
     price: Price,
     *,
     batch: bool = False,
+    sample: int | None = None,
 ) -> Estimate:
     """Return what labelling a workspace's conversations will take. Answers asked for twice are not foreseen.
 
@@ -77,13 +78,13 @@ def estimate(
         counter: counts tokens.
         price: of the model.
         batch: by the Batch API.
+        sample: of the conversations only, as `label` takes it.
     """
-    total = workspace.require(CONVERSATIONS).rows_out
+    total = min(workspace.require(CONVERSATIONS).rows_out, sample or sys.maxsize)
     shared = counter.count(judge.prompts.system)
     looked_at = turns = requests = answered = tokens = 0
-    sampled = _even_sample(workspace, total)
     with tqdm(desc="estimate", unit=" conv", mininterval=0.5, file=sys.stderr, leave=False) as bar:
-        for conversations in sampled:
+        for conversations in _even(workspace, total, sample):
             for exchange in judge.exchanges([conversations]):
                 request = exchange.request
                 assert request is not None  # it has just been made
@@ -112,9 +113,10 @@ def estimate(
     )
 
 
-def _even_sample(workspace: Workspace, total: int) -> Iterator[pa.RecordBatch]:
+def _even(workspace: Workspace, total: int, sample: int | None) -> Iterator[pa.RecordBatch]:
     """Yield all conversations, or every n-th small batch of many."""
-    step = max(1, total // _LOOKED_AT)
-    for number, batch in enumerate(workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH)):
+    step = 1 if sample is not None else max(1, total // _LOOKED_AT)
+    batches = conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample)
+    for number, (_, batch) in enumerate(batches):
         if number % step == 0:
             yield batch
