@@ -159,6 +159,8 @@ def test_230_reasons_a_polarity_are_folded_in_three_steps_of_at_most_a_hundred(r
     definitions = {item.name: item.definition for item in learned(workspace).items}
     assert definitions == {"Thanks": "Seen in 230 reasons.", "Complaint": "Seen in 230 reasons."}
     assert len(run.requests) == 2 * (115 + 3)
+    told = [re.search(r"made from (\d+) reasons", text_of(body)) for body in run.requests if is_fold(body)]
+    assert [found and int(found[1]) for found in told] == [None, 100, 200] * 2
     # Each reason stands in one step, each step begins where the last one ended.
     folded = [reason for row in rows(workspace, FOLDS) for reason in row["reasons"]]
     found = [reason for row in rows(workspace, REASONS) for reason in row["reasons"]]

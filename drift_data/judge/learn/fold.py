@@ -98,8 +98,11 @@ class Fold:
         reasons, options, self._so_far = self.batches[self._number - 1], self._options, so_far
         source = "\n".join([*reasons, *(f"{item.name} {item.definition}" for item in so_far)])
 
+        used = {step.number: len(step.reasons) for step in self.steps if step.problem is None}
+        covered = sum(size for number, size in used.items() if number < self._number)
+
         def ask(sampling: Sampling, faults: Sequence[str]) -> Request:
-            return self._prompts.fold(self.polarity, so_far, reasons, sampling, faults)
+            return self._prompts.fold(self.polarity, so_far, covered, reasons, sampling, faults)
 
         def read(text: str) -> Items:
             return read_items(text, self.polarity, options.items, self._taken, source)

@@ -21,6 +21,10 @@ EXTRACT: Final = "extract"  # purposes, as the store knows them
 FOLD: Final = "fold"
 _FEELING: Final = {SAT: "satisfied", DSAT: "dissatisfied"}
 _LOOKS: Final = {SAT: "good", DSAT: "bad"}
+_EXAMPLE: Final = {
+    SAT: {"name": "Confirms_Result", "definition": "Confirms that what the assistant gave works."},
+    DSAT: {"name": "Points_Out_Error", "definition": "Points out a mistake in what the assistant gave."},
+}
 
 
 class Prompts:
@@ -46,6 +50,7 @@ class Prompts:
                 most=options.items,
                 name=MAX_NAME,
                 definition=MAX_DEFINITION,
+                example=_EXAMPLE[label],
                 change=label == DSAT,
             )
             for label in (SAT, DSAT)
@@ -79,15 +84,16 @@ class Prompts:
         self,
         polarity: str,
         so_far: Sequence[RubricItem],
+        covered: int,
         reasons: Sequence[str],
         sampling: Sampling,
         faults: Sequence[str],
     ) -> Request:
-        """Return the request that works a batch of reasons into a rubric."""
-        material = [Fenced("The reasons:", _listed(reasons))]
+        """Return the request that works a batch of reasons into a rubric, which covers so many already."""
+        material = [Fenced(f"The {len(reasons)} next reasons:", _listed(reasons))]
         if so_far:
             items = [f"{item.name}: {item.definition}{_change(item)}" for item in so_far]
-            material.insert(0, Fenced("The rubric so far:", _listed(items)))
+            material.insert(0, Fenced(f"The rubric so far, made from {covered} reasons:", _listed(items)))
         user = self._fold.render(so_far=bool(so_far), faults=faults, material=fenced(material))
         return Request(self._system[FOLD, polarity], user, sampling, self._items[polarity], FOLD)
 
