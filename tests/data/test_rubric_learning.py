@@ -8,6 +8,7 @@ import json
 import re
 import urllib.request
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from llm_server import LLMServer, Reply
@@ -176,7 +177,7 @@ def test_230_reasons_a_polarity_are_folded_in_three_steps_of_at_most_a_hundred(r
 def test_the_learned_rubric_is_a_file_for_people_and_for_the_judges(run):
     workspace = run(up_and_down(2))
     text = (workspace.path(LEARNED) / "rubric.yaml").read_text()
-    assert text.startswith("# Learned by m\n# from 2 conversations of satisfied users in 1 steps")
+    assert text.startswith("# Learned by m\n# from 2 conversations of satisfied users (steps of the fold: 1)")
     rubric = learned(workspace)
     assert rubric.polarities == {"Thanks": "SAT", "Complaint": "DSAT"}
     assert workspace.require(LEARNED).results == {"hash": rubric.hash, "items": 2}
@@ -288,10 +289,7 @@ def test_after_three_answers_that_cannot_be_used_a_conversation_is_set_aside(run
 
     chats = [chat("broken", "up", conversation_id="b"), *up_and_down(2)]
     workspace = run(chats, answer)
-    dropped = workspace.dropped_path(REASONS)
-    import pyarrow.parquet as pq
-
-    (row,) = pq.read_table(dropped).to_pylist()
+    (row,) = pq.read_table(workspace.dropped_path(REASONS)).to_pylist()
     assert (row["conversation_id"], row["reason"], row["detail"]) == ("b", "invalid_answer", "not_json")
     asked = [text_of(body) for body in run.requests if "broken" in text_of(body)]
     assert len(asked) == len(set(asked)) == 3  # three different requests
@@ -438,6 +436,7 @@ def test_rows_that_cannot_be_read_are_set_aside_with_the_reason(run):
     good = [json.dumps(c) for c in up_and_down(1)]
     bad = ["{broken", json.dumps({"thumb": "up"}), json.dumps({"messages": [], "thumb": "down"})]
     workspace = run([], raw="\n".join([*good, *bad]))
+    assert workspace.require(REASONS).rows_in == 5
     assert workspace.require(REASONS).dropped == {
         "broken_json": 1,
         "no_messages": 1,
@@ -512,6 +511,19 @@ def test_labels_of_the_workspace_stand_for_thumbs(run):
     assert found == {("c0", 2, "SAT"), ("c1", 2, "DSAT")}
     assert all("later" not in text_of(body) for body in run.requests)
     assert workspace.require(LEARNED).inputs.keys() == {"conversations", "labels/true"}
+
+
+def test_labels_of_other_conversations_are_an_error(run):
+    def convert(build):
+        messages = chat("next", None)["messages"]
+        row = {"conversation_id": "here", "source": "test", "messages": messages}
+        build["conversations"].table(CONVERSATIONS).write_rows([row])
+        label = {"conversation_id": "gone", "turn": 2, "label": "SAT", "sat_score": 1, "dsat_score": 0}
+        build["labels/old"].table(LABEL_ROWS).write_rows([label | {"judge": "test", "rubric": ""}])
+
+    run.workspace.run("convert", ["conversations", "labels/old"], convert, options={})
+    with pytest.raises(UserError, match="1 conversations that are not in this workspace, such as gone"):
+        run([], labels="labels/old")
 
 
 def test_a_rubric_that_is_written_reads_back_the_same():

@@ -57,7 +57,8 @@ class Drawn:
 
     examples: Sequence[Example]
     available: Mapping[str, int]  # by label; a conversation with several turns counts with each
-    unmarked: int = 0  # conversations without a thumb
+    unmarked: int = 0  # rows without a thumb
+    unreadable: int = 0  # rows that were dropped
 
 
 class _Draw(Generic[Payload]):
@@ -109,28 +110,30 @@ def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Dr
     Raises:
         UserError: a thumb or a turn is none of those accepted, or no row has a thumb.
     """
-    draw, rows, unmarked = _Draw[tuple[int | None, Messages]](size, seed), 0, 0
+    draw, rows = _Draw[tuple[int | None, Messages]](size, seed), Counter[str]()
     for file in files:
         for row in object_rows(file, Tally(), CONVERSATIONS):
-            rows += 1
+            rows["all"] += 1
             if isinstance(row, SetAside):
+                rows["unreadable"] += 1
                 drop(_dropped(row.location, row.reason, row.excerpt))
                 continue
             position, value = row
             where = f"{file.name}, row {position + 1}"
             label = _label(value.get(THUMB), where)
             if label is None:
-                unmarked += 1
+                rows["unmarked"] += 1
                 continue
             turn, messages, problem = _read(value, where)
             name = _name(value, messages)
             if problem is not None:
+                rows["unreadable"] += 1
                 drop(_dropped(name or where, problem, where))
             else:
                 draw.offer(name, label, (turn, messages))
     if not draw.offered:
         raise UserError(
-            f"INPUT has no conversation with a thumb: {rows:,} rows, {unmarked:,} of them without `{THUMB}`. "
+            f"INPUT has no conversation with a thumb: {rows['all']:,} rows, {rows['unmarked']:,} of them without `{THUMB}`. "
             f"Each conversation needs `messages` and `{THUMB}` ({ACCEPTED}); use LABELS= for conversations of "
             "the workspace that have labels."
         )
@@ -139,7 +142,7 @@ def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Dr
         for label in (SAT, DSAT)
         for name, (turn, messages) in draw.result(label)
     ]
-    return Drawn(examples, dict(draw.offered), unmarked)
+    return Drawn(examples, dict(draw.offered), rows["unmarked"], rows["unreadable"])
 
 
 def from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> Drawn:
@@ -152,7 +155,7 @@ def from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> Draw
         seed: decides which.
 
     Raises:
-        UserError: no turn is labelled SAT or DSAT.
+        UserError: no turn is labelled SAT or DSAT, or the labels are of other conversations.
     """
     table = workspace.read(labels, ["conversation_id", "turn", "label"])
     table = table.filter(pc.is_in(table["label"], pa.array([SAT, DSAT])))
@@ -166,11 +169,12 @@ def from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> Draw
         raise UserError(f"{labels} has no SAT or DSAT turn: there is nothing to learn from.")
     wanted = {name: (turn, label) for label in (SAT, DSAT) for name, turn in draw.result(label)}
     found = dict(_conversations(workspace, pa.array(wanted)))
-    examples = [
-        Example(name, turn, label, found[name][: turn + 1])
-        for name, (turn, label) in wanted.items()
-        if name in found
-    ]
+    if lost := wanted.keys() - found.keys():
+        raise UserError(
+            f"{labels} has labels of {len(lost):,} conversations that are not in this workspace, such as "
+            f"{visible(min(lost), 100)}: it was made of other conversations. Make it again, or give another LABELS=."
+        )
+    examples = [Example(name, turn, label, found[name][: turn + 1]) for name, (turn, label) in wanted.items()]
     return Drawn(examples, dict(draw.offered))
 
 

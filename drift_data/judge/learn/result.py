@@ -79,8 +79,8 @@ def header(
     steps = {polarity: len(fold.steps) for polarity, fold in folds.items()}
     return [
         f"Learned by {model}",
-        f"from {read[SAT]:,} conversations of satisfied users in {steps[SAT]} steps, and from {read[DSAT]:,} of "
-        f"dissatisfied ones in {steps[DSAT]}, with at most {options.batch:,} reasons a step.",
+        f"from {read[SAT]:,} conversations of satisfied users (steps of the fold: {steps[SAT]}) and {read[DSAT]:,} "
+        f"of dissatisfied ones ({steps[DSAT]}), with at most {options.batch:,} reasons a step.",
         "Items: satisfaction first, then dissatisfaction, each in the model's order: the most frequent first.",
         "How they came about is in the tables rubric/reasons and rubric/folds of the workspace.",
         "Edit a copy and label with RUBRIC=file: names go into the label table, definitions into the prompt.",

@@ -85,6 +85,7 @@ def learn_rubric(
             )
         else:
             drawn = from_labels(workspace, labels, options.per_label, options.seed)
+        reasons.rows_in = len(drawn.examples) + drawn.unreadable
         extractions = _extract(drawn, backend, prompts, sampling, options)
         folds = _fold(write_reasons(reasons, extractions), backend, prompts, sampling, options)
         write_folds(folded, folds)
