@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import polars as pl
-from pydantic import Field
 
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.rubric import Rubric
@@ -17,13 +16,13 @@ from drift_data.quality.bootstrap import Estimate
 from drift_data.quality.excerpts import read_cells
 from drift_data.quality.gold import Gold, read_gold
 from drift_data.quality.matching import CONVERSATIONS, Match, match
+from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.page import render
 from drift_data.quality.result import Quality, View, gain, items, refusal, strengths, view
 from drift_data.quality.thresholds import (
     CHOOSING,
     REPORTING,
     Choice,
-    ThresholdOptions,
     asks_for_change,
     choose,
     decided,
@@ -38,14 +37,6 @@ REPORT, RESULT, THRESHOLDS = "report.html", "quality.json", "thresholds.yaml"
 _HEADLINE = ("kappa", "kappa_dsat", "macro_f1", "precision_DSAT", "recall_DSAT", "f1_DSAT")
 
 Measured = tuple[Quality, pl.DataFrame]  # the report and the matched rows
-
-
-class CalibrateOptions(ThresholdOptions):
-    """How thresholds are chosen, and what the page shows."""
-
-    examples: int = Field(25, ge=0)  # turns of each cell of the confusion table
-    characters: int = Field(600, ge=1)  # of a message that are shown
-    seed: int = 0  # of the resamples
 
 
 def calibrate(workspace: Workspace, labels: str, gold: str, rubric: Rubric, options: CalibrateOptions) -> str:

@@ -14,26 +14,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from drift_data.hostile import visible
 from drift_data.judge.decide import Thresholds
 from drift_data.quality.figures import Counts, Floats, figures, number
+from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 
 CHOOSING, REPORTING = "choosing", "reporting"
 _VALUES = 200  # thresholds tried for each score; of more distinct scores, as many quantiles
-
-
-class ThresholdOptions(BaseModel):
-    """What makes one threshold better than another."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    beta: float = Field(1.0, gt=0)  # of the F-score that is maximised: below 1 prefers precision
-    min_precision: float | None = Field(None, gt=0, le=1)  # of DSAT, on the choosing part
-    min_label: int = Field(10, ge=1)  # turns that must have a label before its threshold is chosen
 
 
 class Point(BaseModel):

@@ -9,7 +9,8 @@ from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_gol
 
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.rubric import Rubric
-from drift_data.quality.calibrate import CalibrateOptions, calibrate, compare
+from drift_data.quality.calibrate import calibrate, compare
+from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.result import Quality
 from drift_data.workspace import UserError, Workspace
 from pipelines.stages import quality as stage
@@ -235,3 +236,18 @@ def test_present_thresholds_that_are_the_best_are_kept_without_a_second_column(w
     quality = result(workspace, calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS))
     assert quality.choice.chosen == PRESENT and quality.gain == {}
     assert quality.views[0].title == "as labelled, reporting part"
+
+
+def test_the_reporting_part_has_no_say_in_the_thresholds(tmp_path):
+    """Complaints score 3 in one part, 7 in the other, where calm turns score 5: alone, or with both, 7 is best."""
+    workspace, turns = Workspace(tmp_path / "work"), (2, 4, 6, 8)
+    write_conversations(workspace, dict.fromkeys(NAMES, 8))
+    scores = {"choosing": (3, 0), "reporting": (7, 5)}
+    write_labels(
+        workspace, [turn(name, at, 0, scores[part(name)][at > 2], "Style") for name in NAMES for at in turns]
+    )
+    labels = [(name, at, "DSAT" if at == 2 else "NEUTRAL") for name in NAMES for at in turns]
+    gold = write_gold(tmp_path / "gold.csv", labels)
+    choice = result(workspace, calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS)).choice
+    assert choice.chosen.dsat == 3
+    assert [(point.threshold, point.given) for point in choice.curves["DSAT"]] == [(3, len(CHOOSING)), (5, 0)]

@@ -8,10 +8,10 @@ from quality_sample import PRESENT, RUBRIC, turn
 
 from drift_data.judge.decide import Thresholds, decide
 from drift_data.quality.figures import confusion
+from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.thresholds import (
     CHOOSING,
     REPORTING,
-    ThresholdOptions,
     _grid,
     asks_for_change,
     choose,

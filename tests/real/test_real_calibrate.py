@@ -12,7 +12,7 @@ from converted import converted
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.label import label
-from drift_data.quality.calibrate import CalibrateOptions
+from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.result import Quality
 from drift_data.quality.thresholds import read_thresholds
 from drift_data.workspace import Workspace

@@ -1,0 +1,23 @@
+"""The options of calibration."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ThresholdOptions(BaseModel):
+    """What makes one threshold better than another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    beta: float = Field(1.0, gt=0)  # of the F-score that is maximised: below 1 prefers precision
+    min_precision: float | None = Field(None, gt=0, le=1)  # of DSAT, on the choosing part
+    min_label: int = Field(10, ge=1)  # turns that must have a label before its threshold is chosen
+
+
+class CalibrateOptions(ThresholdOptions):
+    """How thresholds are chosen, and what the page shows."""
+
+    examples: int = Field(25, ge=0)  # turns of each cell of the confusion table
+    characters: int = Field(600, ge=1)  # of a message that are shown
+    seed: int = 0  # of the resamples
