@@ -10,9 +10,11 @@ import pytest
 from batch_server import echo, expired, failed, result
 from llm_tasks import Question
 
-from drift_data.judge.llm.batch import AwaitingResults, BatchFiles, BatchOptions, in_rounds
+from drift_data.judge.llm.batch import BatchFiles, BatchOptions
+from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
 from drift_data.judge.llm.cost import Meter, Price
 from drift_data.judge.llm.request import CONTENT_FILTER, REFUSAL, Answer
+from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
 from drift_data.workspace import UserError
 
@@ -33,9 +35,9 @@ class Desk:
     ) -> dict[str, Answer]:
         """One offline run; returns the answers by question."""
         self.meter = Meter(price or Price(input=0, output=0), budget)
-        wanted = BatchOptions(folder=self.folder, **{"offline": True, **options})
+        wanted = BatchOptions(**{"offline": True, **options})
         specs = [(task.text, task.sampling.model) for task in asked]
-        with BatchFiles(self.store, self.meter, wanted) as batch:
+        with BatchFiles(self.store, self.meter, self.folder, ServerOptions(), wanted) as batch:
             try:
                 return in_rounds(
                     lambda: {t.text: t.answer for t in batch.run(Question(*spec) for spec in specs)}
@@ -151,15 +153,32 @@ def test_results_in_any_order_doubled_and_packed_come_back_by_key(desk: Desk, tm
     assert not list(desk.folder.glob(".*"))
 
 
-def test_an_answer_stands_above_an_error_wherever_it_is(desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("errors.jsonl", "results.jsonl"), ("results.jsonl", "errors.jsonl")])
+def test_an_answer_stands_above_an_error_wherever_it_is(
+    desk: Desk, tmp_path: Path, names: tuple[str, str]
+) -> None:
     one, two = lines(desk.awaits(questions(2)).files)
-    errors = write(
-        tmp_path / "errors.jsonl", [failed(one["custom_id"], 500), failed(two["custom_id"], 500), echo(two)]
-    )
-    results = write(tmp_path / "results.jsonl", [echo(one)])
-    for order in ((errors, results), (results, errors)):
-        answers = desk.run(questions(2), results=order)
-        assert texts(answers) == {"question 0": "QUESTION 0", "question 1": "QUESTION 1"}
+    errors = [failed(one["custom_id"], 500), failed(two["custom_id"], 500), echo(two)]
+    write(tmp_path / "errors.jsonl", errors)
+    write(tmp_path / "results.jsonl", [echo(one)])
+    answers = desk.run(questions(2), results=tuple(str(tmp_path / name) for name in names))
+    assert texts(answers) == {"question 0": "QUESTION 0", "question 1": "QUESTION 1"}
+
+
+def test_after_an_unfinished_task_nothing_is_handed_out_that_someone_would_hold(
+    desk: Desk, tmp_path: Path
+) -> None:
+    back = write(tmp_path / "back.jsonl", map(echo, lines(desk.awaits(questions(3)).files)))
+    desk.run(questions(3), results=(back,))
+    asked = [Question("question 0"), Question("new"), Question("question 1")]
+    seen: list[str] = []
+    options = BatchOptions(offline=True)
+    with (
+        BatchFiles(desk.store, desk.meter, desk.folder, ServerOptions(), options) as batch,
+        pytest.raises(AwaitingResults),
+    ):
+        seen.extend(task.text for task in batch.run(asked))
+    assert seen == ["question 0"]
 
 
 def test_what_failed_expired_is_missing_or_follows_is_asked_again(desk: Desk, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import pytest
 from batch_server import CUT, KEY, BatchServer, Body, End, all_answered, batch_server, echo, expired, failed
 from llm_tasks import Question
 
-from drift_data.judge.llm.batch import BatchFiles, BatchOptions, in_rounds
+from drift_data.judge.llm.batch import BatchFiles, BatchOptions
 from drift_data.judge.llm.batch_files import rounds
+from drift_data.judge.llm.batch_rounds import in_rounds
 from drift_data.judge.llm.cost import Meter, Price
 from drift_data.judge.llm.request import Answer
+from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
 from drift_data.workspace import UserError
 
@@ -36,7 +38,7 @@ def run(server: BatchServer, tmp_path: Path) -> Run:
     def ask(count: int, budget: float | None = None, **options: Any) -> dict[str, Answer]:
         with Store(tmp_path / "judge.sqlite") as store:
             meter = Meter(Price(input=1_000_000, output=1_000_000), budget)
-            with BatchFiles(store, meter, settings(server, tmp_path, **options)) as batch:
+            with backend(server, store, meter, **options) as batch:
                 texts = [f"question {number}" for number in range(count)]
                 answers = in_rounds(lambda: {t.text: t.answer for t in batch.run(map(Question, texts))})
                 ask.report = batch.report()  # type: ignore[attr-defined]
@@ -45,9 +47,11 @@ def run(server: BatchServer, tmp_path: Path) -> Run:
     return ask
 
 
-def settings(server: BatchServer, folder: Path, **options: Any) -> BatchOptions:
-    given = {"base_url": server.base_url, "api_key_env": "BATCH_TEST_KEY", "poll_seconds": 0.005, **options}
-    return BatchOptions(folder=folder / "batch", **given)
+def backend(server: BatchServer, store: Store, meter: Meter, **options: Any) -> BatchFiles:
+    at = ServerOptions(base_url=server.base_url, api_key_env="BATCH_TEST_KEY")
+    return BatchFiles(
+        store, meter, store.path.parent / "batch", at, BatchOptions(**{"poll_seconds": 0.005, **options})
+    )
 
 
 def whole(count: int) -> dict[str, str]:
@@ -80,7 +84,7 @@ def test_text_arrives_as_it_was_asked(server: BatchServer, tmp_path: Path) -> No
     text = "grüße\u2028雪 \r\n--boundary\r\n"
     with (
         Store(tmp_path / "judge.sqlite") as store,
-        BatchFiles(store, Meter(), settings(server, tmp_path)) as batch,
+        backend(server, store, Meter()) as batch,
     ):
         answers = in_rounds(lambda: [task.answer.text for task in batch.run([Question(text)])])
     assert answers == [text.upper()]
@@ -210,10 +214,10 @@ def test_a_wrong_key_stops_at_once_and_is_not_shown(
 
 def test_no_key_is_said_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BATCH_TEST_KEY", raising=False)
-    options = BatchOptions(folder=tmp_path / "batch", api_key_env="BATCH_TEST_KEY")
+    at = ServerOptions(api_key_env="BATCH_TEST_KEY")
     with (
         Store(tmp_path / "judge.sqlite") as store,
-        BatchFiles(store, Meter(), options) as batch,
+        BatchFiles(store, Meter(), tmp_path / "batch", at, BatchOptions()) as batch,
         pytest.raises(UserError, match=r"set \$BATCH_TEST_KEY"),
     ):
         list(batch.run([Question("one")]))
@@ -253,23 +257,40 @@ def test_what_is_at_the_api_is_not_written_again_for_other_tasks(
     server.fail("retrieve", 400, times=1)
     with pytest.raises(UserError, match="told to fail"):
         run(3)
-    with pytest.raises(UserError, match="are at the API"):
+    with pytest.raises(UserError, match="is at the API"):
         run(3, offline=True)
     assert texts(run(5)) == whole(5)  # three of them are under way
     assert [len(batch.requests) for batch in server.batches] == [3, 2]
 
 
+def test_batches_of_other_requests_are_not_waited_for(server: BatchServer, run: Run, tmp_path: Path) -> None:
+    server.plan = lambda number, requests: End(looks=1_000_000)
+    server.fail("retrieve", 400, times=1)
+    with pytest.raises(UserError, match="told to fail"):
+        run(3)  # stays at the API
+    server.plan = all_answered
+    with Store(tmp_path / "judge.sqlite") as store, backend(server, store, Meter()) as batch:
+        answers = in_rounds(lambda: [task.answer.text for task in batch.run([Question("other prompts")])])
+    assert answers == ["OTHER PROMPTS"]
+    assert [one.state.closed for one in rounds(tmp_path / "batch")] == [False, True]
+
+
 _SCRIPT = """
 import sys
 from pathlib import Path
-from drift_data.judge.llm.batch import BatchFiles, BatchOptions, in_rounds
+from drift_data.judge.llm.batch import BatchFiles, BatchOptions
+from drift_data.judge.llm.batch_rounds import in_rounds
 from drift_data.judge.llm.cost import Meter
+from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
 from llm_tasks import Question
 folder = Path(sys.argv[1])
-options = BatchOptions(folder=folder / "batch", base_url=sys.argv[2], api_key_env="BATCH_TEST_KEY",
-                       poll_seconds=0.005, requests_per_file=2)
-with Store(folder / "judge.sqlite") as store, BatchFiles(store, Meter(), options) as batch:
+at = ServerOptions(base_url=sys.argv[2], api_key_env="BATCH_TEST_KEY")
+options = BatchOptions(poll_seconds=0.005, requests_per_file=2)
+with (
+    Store(folder / "judge.sqlite") as store,
+    BatchFiles(store, Meter(), folder / "batch", at, options) as batch,
+):
     texts = [f"question {number}" for number in range(7)]
     found = in_rounds(lambda: {t.text: t.answer.text for t in batch.run(map(Question, texts))})
 import json

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,56 +23,38 @@ from drift_data.judge.llm.batch_api import BatchAPI, Sender, Sent
 from drift_data.judge.llm.batch_files import RequestWriter, keys, rounds
 from drift_data.judge.llm.batch_ledger import ASKED, COUNTED, FAILED, OVER_BUDGET, Ledger
 from drift_data.judge.llm.batch_results import Failure, result_files
+from drift_data.judge.llm.batch_rounds import (
+    FOLLOW_UP,
+    MISSING,
+    AnotherRound,
+    AwaitingResults,
+    counted,
+    findings,
+    nothing_answered,
+)
 from drift_data.judge.llm.cost import Meter
 from drift_data.judge.llm.request import Answer, Request
+from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
 from drift_data.workspace import UserError
 
 KIND: Final = "batch"
-Value = TypeVar("Value")
 
 
 class BatchOptions(BaseModel):
-    """Where request files go, how large they may be, and who sends them."""
+    """How large request files may be, who sends them, and when to stop."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: Path  # of all rounds
     offline: bool = False  # only write files; somebody else sends them
     results: tuple[str, ...] = ()  # result and error files, folders or globs to read answers from
     final: bool = False  # ask nothing more: what has no answer stays without
-    base_url: str | None = None  # None: OpenAI
-    api_key_env: str = "OPENAI_API_KEY"
     requests_per_file: int = Field(50_000, gt=0)  # the API's limits
     bytes_per_file: int = Field(200_000_000, gt=0)
     enqueued_tokens: int | None = Field(None, gt=0)  # of prompts at the API at once: the account's limit
     tries: int = Field(3, gt=0)  # of a request that fails by itself
     poll_seconds: float = Field(60.0, gt=0)  # longest time between two looks at the API
     patience_hours: float = Field(24.0, ge=0)  # for a queue that is full though nothing of ours is in it
-
-
-class AwaitingResults(Exception):
-    """Request files lie ready and somebody has to send them: a normal end of an offline run, without labels.
-
-    The message says what to do next.
-    """
-
-    def __init__(self, message: str, files: tuple[Path, ...], requests: int, tokens: int) -> None:
-        super().__init__(message)
-        self.files, self.requests, self.tokens = files, requests, tokens
-
-
-class AnotherRound(Exception):
-    """More is known than when the pass began: make the same tasks again and go on."""
-
-
-def in_rounds(stage: Callable[[], Value]) -> Value:
-    """Run what makes tasks and hands them to a `BatchFiles`, as often as it takes, and return its value."""
-    while True:
-        try:
-            return stage()
-        except AnotherRound:
-            continue
 
 
 @dataclass
@@ -83,7 +65,7 @@ class _Pass:
     held: float  # the most that what is at the API and in the new files can cost
     unfinished: int = 0  # tasks
     news: int = 0  # answers that no earlier pass has counted
-    wanted: Counter[int] | None = None  # requests under way, by file
+    wanted: set[int] = field(default_factory=set)  # files under way that tasks wait for
     put_off: int = 0  # requests that the budget has no room for until others have come back
 
 
@@ -93,13 +75,18 @@ class BatchFiles:
     Args:
         store: keeps the answers.
         meter: counts tokens and money; it is set to batch prices.
+        folder: of all rounds.
+        server: speaks the Batch API; not used offline.
         options: see there.
     """
 
     kind = KIND
 
-    def __init__(self, store: Store, meter: Meter, options: BatchOptions) -> None:
+    def __init__(
+        self, store: Store, meter: Meter, folder: Path, server: ServerOptions, options: BatchOptions
+    ) -> None:
         self._store, self._meter, self._options = store, meter, options
+        self._folder, self._server = folder, server
         meter.batch = True
         self._ledger: Ledger | None = None
         self._read, self._said = set[Path](), set[str]()
@@ -119,11 +106,11 @@ class BatchFiles:
         """
         ledger = self._begin()
         self._passes += 1
-        at = _Pass(self._passes, sum(sent.file.most for sent in self._under_way), wanted=Counter())
+        at = _Pass(self._passes, sum(sent.file.most for sent in self._under_way))
         self._queued.clear()
         options = self._options
         writer = RequestWriter(
-            options.folder, options.requests_per_file, options.bytes_per_file, options.enqueued_tokens
+            self._folder, options.requests_per_file, options.bytes_per_file, options.enqueued_tokens
         )
         try:
             for task in tasks:
@@ -131,7 +118,8 @@ class BatchFiles:
                     at.unfinished += 1
                 elif not at.unfinished:
                     yield task
-            self._tell(ledger)
+            for line in findings(ledger):
+                self._say(line)
             if not at.unfinished:
                 self._close_rounds()
                 return
@@ -181,24 +169,19 @@ class BatchFiles:
         """Take in results that are at hand, and learn what is at the API."""
         options = self._options
         if self._ledger is None:
-            options.folder.mkdir(parents=True, exist_ok=True)
-            self._ledger = Ledger(options.folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._ledger = Ledger(self._folder)
             self._ledger.read(result_files(options.results))
             hopeless = self._ledger.hopeless and not self._ledger.answers
             if hopeless and not options.final and not self._store.count():
-                raise UserError(self._nothing_answered(self._ledger, ", ".join(options.results)))
-        open_rounds = [one for one in rounds(options.folder) if not one.state.closed]
+                raise UserError(nothing_answered(self._ledger, ", ".join(options.results)))
+        open_rounds = [one for one in rounds(self._folder) if not one.state.closed]
         sent = [Sent(one, file) for one in open_rounds for file in one.state.files]
         self._under_way = [one for one in sent if one.file.status in ("submitting", "submitted")]
-        if self._under_way and options.offline:
-            raise UserError(
-                f"{len(self._under_way)} files of {options.folder} are at the API. Run without OFFLINE=1 to fetch "
-                "their answers first."
-            )
         for one in self._under_way:
-            if one.file.status == "submitting":
+            if one.file.status == "submitting" and not options.offline:
                 self._connected().find(one)
-        self._under_way = [one for one in self._under_way if one.file.status == "submitted"]
+        self._under_way = [one for one in self._under_way if one.file.status != "written"]
         new = [path for one in open_rounds for path in one.results() if path not in self._read]
         self._ledger.read(new)
         self._read.update(new)
@@ -209,7 +192,7 @@ class BatchFiles:
 
     def _connected(self) -> BatchAPI:
         if self._api is None:
-            self._api = BatchAPI(self._options.base_url, self._options.api_key_env)
+            self._api = BatchAPI(self._server)
         return self._api
 
     # one task
@@ -228,13 +211,13 @@ class BatchFiles:
     def _known(self, request: Request, ledger: Ledger, at: _Pass) -> Answer | None:
         """Return what is known of a request: its answer, or that there will be none."""
         key = request.key
-        ledger.mark(key, ASKED)
         answer = self._store.get(key)
         if answer is not None:
-            if ledger.mark(key, COUNTED):
+            if ledger.mark(key, ASKED | COUNTED):
                 self._meter.found(answer)
                 at.news += 1
             return answer
+        ledger.mark(key, ASKED)
         result, failures = ledger.result(key) or (None, 0)
         if result is not None and isinstance(result.outcome, Answer):
             at.news += 1
@@ -245,7 +228,7 @@ class BatchFiles:
         if failure and failure.tried and (failure.hopeless or failures >= self._options.tries):
             told = f"{failure.reason}, tried {failures} times"
         elif self._options.final:
-            told = failure.reason if failure else "not in the results"
+            told = failure.reason if failure else MISSING
         else:
             return None
         detail = f"{told}: {failure.detail}" if failure and failure.detail else told
@@ -262,7 +245,7 @@ class BatchFiles:
             )
         answer = replace(answer, price=self._meter.priced(answer))
         self._store.put(request, answer, backend=KIND)
-        ledger.mark(request.key, COUNTED)
+        ledger.mark(request.key, ASKED | COUNTED)
         self._meter.settle(request, answer)
         return answer
 
@@ -278,8 +261,7 @@ class BatchFiles:
         key, meter = request.key, self._meter
         number = ledger.under_way(key)
         if number is not None:
-            assert at.wanted is not None
-            at.wanted[number] += 1
+            at.wanted.add(number)
             return None
         if ledger.is_queued(key, at.number):
             return None
@@ -302,9 +284,9 @@ class BatchFiles:
         if isinstance(failure, Failure):
             self._queued[failure.reason] += 1
         elif follows:
-            self._queued["follow-up of an answer that could not be used"] += 1
+            self._queued[FOLLOW_UP] += 1
         elif ledger.lines:
-            self._queued["not in the results"] += 1
+            self._queued[MISSING] += 1
         return None
 
     def _tokens(self, request: Request) -> int:
@@ -317,14 +299,26 @@ class BatchFiles:
 
     def _ask(self, writer: RequestWriter, ledger: Ledger, at: _Pass) -> None:
         """Publish the new files and see to their answers; always raises."""
+        wanted = [self._under_way[number] for number in sorted(at.wanted)]
+        if wanted and self._options.offline:
+            raise UserError(
+                f"{wanted[0].path} is at the API. Run without OFFLINE=1 to fetch its answers; to forget them, move "
+                f"{wanted[0].round.folder} away."
+            )
         files: list[Sent] = []
         if writer.files:
             self._rounds += 1
-            made = writer.publish(rounds(self._options.folder))
+            made = writer.publish(rounds(self._folder))
             files = [Sent(made, file) for file in made.state.files]
         if self._options.offline:
-            raise self._awaiting(files, at)
-        wanted = [self._under_way[number] for number in at.wanted or ()]
+            raise AwaitingResults(
+                [one.path for one in files],
+                sum(one.file.requests for one in files),
+                sum(one.file.tokens for one in files),
+                at.held,
+                self._queued,
+                at.put_off,
+            )
         before = (ledger.answers, ledger.failures)
         files += wanted or ([] if files else self._under_way)
         sender = Sender(
@@ -335,7 +329,7 @@ class BatchFiles:
             self._options.patience_hours * 3_600,
         )
         if self._queued:
-            print(f"batch: asked again: {self._reasons()}", file=sys.stderr)
+            print(f"batch: asked again: {counted(self._queued)}", file=sys.stderr)
         sender.drive()
         self._begin()
         if ledger.answers == before[0]:
@@ -343,71 +337,17 @@ class BatchFiles:
             if not ever:
                 self._close_rounds()  # so that these failures do not count against the next try
             if not ever or ledger.failures == before[1]:
-                raise UserError(self._nothing_answered(ledger, f"The last round in {self._options.folder}"))
+                raise UserError(nothing_answered(ledger, f"The last round in {self._folder}"))
         raise AnotherRound
-
-    def _awaiting(self, files: list[Sent], at: _Pass) -> AwaitingResults:
-        requests = sum(one.file.requests for one in files)
-        tokens = sum(one.file.tokens for one in files)
-        paths = tuple(one.path for one in files)
-        shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name} ({len(paths)} files)"
-        again = f" ({self._reasons()})" if self._queued else ""
-        lines = [
-            f"{requests:,} requests{again}, about {tokens:,} prompt tokens, at most {at.held:,.2f} in price: {shown}",
-            "Send them through the Batch API, or by anything that answers in its format. Then run the same command "
-            "with RESULTS=<folder, files or glob of what comes back, errors included>.",
-        ]
-        if self._queued["not in the results"]:
-            lines.append(
-                "If some files of the round before are still being worked on, wait for their results instead: what "
-                "is sent again is paid again."
-            )
-        if self._queued:
-            lines.append("To finish without them: the same command with FINAL=1.")
-        if at.put_off:
-            lines.append(f"{at.put_off:,} more requests wait until it is known what these cost: BUDGET.")
-        return AwaitingResults("\n".join(lines), paths, requests, tokens)
 
     def _close_rounds(self) -> None:
         """Make history of rounds that nothing is under way of."""
-        for one in rounds(self._options.folder):
+        for one in rounds(self._folder):
             if not one.state.closed and all(
                 file.status not in ("submitting", "submitted") for file in one.state.files
             ):
                 one.state.closed = True
                 one.save()
-
-    # what is said
-
-    def _nothing_answered(self, ledger: Ledger, where: str) -> str:
-        reasons = ", ".join(f"{count:,} × {reason}" for reason, count in ledger.reasons.most_common(3))
-        example = next(
-            (ledger.details[reason] for reason in ledger.reasons if reason in ledger.details), None
-        )
-        return (
-            f"{where}: no request was answered: {reasons or 'no line came back'}"
-            f"{f', such as {example!r}' if example else ''}. Mend what it says and run again; FINAL=1 finishes "
-            "without these answers."
-        )
-
-    def _reasons(self) -> str:
-        return ", ".join(f"{count:,} × {reason}" for reason, count in self._queued.most_common())
-
-    def _tell(self, ledger: Ledger) -> None:
-        """Say what the results had, and what of it nobody can use."""
-        if not ledger.lines:
-            return
-        self._say(
-            f"{ledger.lines:,} result lines: answers to {ledger.answers:,} requests, {ledger.doubled:,} doubled, "
-            f"{ledger.malformed:,} malformed, failed: {dict(ledger.reasons.most_common()) or 'none'}"
-        )
-        if unknown := ledger.unknown():
-            self._say(
-                f"{unknown:,} of these requests are none of this run's: other prompts, another rubric, model or "
-                "parameters, or other conversations. Their results are not used."
-            )
-        for line in ledger.examples:
-            self._say(f"{line.location} is no result: {line.reason}")
 
     def _say(self, text: str) -> None:
         """Print a line, once."""

@@ -6,7 +6,6 @@ and started again finds its batches, by id or by the mark that it put into a bat
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -16,13 +15,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from tqdm import tqdm
 
 from drift_data.hostile import visible
 from drift_data.judge.llm.batch_files import URL, RequestFile, Round
+from drift_data.judge.llm.server import ServerOptions
 from drift_data.workspace import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 ENDED: Final = frozenset({"completed", "expired", "cancelled", "failed"})
-_OPENAI: Final = "https://api.openai.com/v1"
 _MARK: Final = "drift_submission"  # key of the metadata
 _LOOK_BACK: Final = 2_000  # batches that are looked through for a lost one
 _NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
@@ -74,26 +72,18 @@ class BatchAPI:
     """The part of the API that batches need.
 
     Args:
-        base_url: None for OpenAI.
-        api_key_env: environment variable with the key.
+        server: where it is.
 
     Raises:
-        UserError: there is no key, or the address carries one.
+        UserError: there is no key.
     """
 
-    def __init__(self, base_url: str | None, api_key_env: str) -> None:
+    def __init__(self, server: ServerOptions) -> None:
         from openai import OpenAI
 
-        address = urlsplit(base_url or _OPENAI)
-        self._host, self._key_name = address.hostname or "the server", api_key_env
-        if address.username or address.password:
-            raise UserError(f"BASE_URL carries credentials. Put the key into ${api_key_env} instead.")
-        key = os.environ.get(api_key_env, "").strip()
-        if not key and base_url is None:
-            raise UserError(f"There is no key: set ${api_key_env}, or write the files only, with OFFLINE=1.")
-        self._key = key
+        self._server, self._key = server, server.key()
         self._client: OpenAI = OpenAI(
-            api_key=key or "none", base_url=base_url or _OPENAI, max_retries=_RETRIES, timeout=_TIMEOUT
+            api_key=self._key, base_url=server.url, max_retries=_RETRIES, timeout=_TIMEOUT
         )
 
     def find(self, sent: Sent) -> None:
@@ -163,26 +153,26 @@ class BatchAPI:
             yield
         except (APIConnectionError, InternalServerError, HTTPError) as error:
             raise Unreachable(
-                f"{self._host} cannot be reached ({self._shown(str(error))}). {go_on}"
+                f"{self._server.host} cannot be reached ({self._shown(str(error))}). {go_on}"
             ) from error
         except RateLimitError as error:
             if error.code in _NO_MONEY:
                 raise UserError(
-                    f"{self._host} says that the account has no credit left ({error.code}). Mend it there. {go_on}"
+                    f"{self._server.host} says that the account has no credit left ({error.code}). Mend it there. {go_on}"
                 ) from error
             raise Later(self._shown(error.message)) from error
         except APIStatusError as error:
             if error.status_code in (401, 403):
                 raise UserError(
-                    f"{self._host} refuses the key in ${self._key_name} (status {error.status_code}). Check it "
+                    f"{self._server.host} refuses the key in ${self._server.api_key_env} (status {error.status_code}). Check it "
                     f"and what it may do. {go_on}"
                 ) from None  # the API's own words repeat parts of the key
             raise UserError(
-                f"{self._host} refuses {where}, status {error.status_code}: {self._shown(error.message)}. {go_on}"
+                f"{self._server.host} refuses {where}, status {error.status_code}: {self._shown(error.message)}. {go_on}"
             ) from error
 
     def _shown(self, text: str) -> str:
-        return visible(text.replace(self._key, "…") if self._key else text, _WORDS)
+        return visible(text.replace(self._key, "…") if self._key != "none" else text, _WORDS)
 
 
 class Sender:

@@ -15,6 +15,7 @@ from drift_data.judge.llm.batch_results import Failure, Malformed, Result, read_
 from drift_data.judge.llm.request import Answer
 
 FILE: Final = ".run.sqlite"
+_CACHE: Final = 32_000  # KiB of memory
 _EXAMPLES: Final = 3  # malformed lines that are told
 _TABLES = """
 CREATE TABLE results (
@@ -40,7 +41,7 @@ class Ledger:
         self._path = folder / FILE
         self._path.unlink(missing_ok=True)
         self._database = sqlite3.connect(self._path, isolation_level=None)
-        self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
+        self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -{_CACHE}; {_TABLES}")
         self._database.execute("BEGIN")  # never committed: nobody reads it later
         self._files = 0
         self.answers = self.failures = 0  # distinct requests with an answer; failed tries of all
@@ -119,17 +120,14 @@ class Ledger:
             return Result(key, Failure(reason, detail, error, bool(tried), bool(hopeless))), failures
         return Result(key, Answer(text, finish, given, cached, output), usage=bool(usage)), failures
 
-    def mark(self, key: str, mark: int) -> bool:
-        """Set a mark on a request; say whether it is new."""
-        row = self._database.execute("SELECT marks FROM asked WHERE key = ?", [key]).fetchone()
-        marks = row[0] if row else 0
-        if marks & mark == mark:
-            return False
-        self._database.execute(
-            "INSERT INTO asked VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET marks = excluded.marks",
-            [key, marks | mark],
+    def mark(self, key: str, marks: int) -> bool:
+        """Set marks on a request; say whether one of them is new."""
+        changed = self._database.execute(
+            "INSERT INTO asked VALUES (?1, ?2, 0) "
+            "ON CONFLICT DO UPDATE SET marks = marks | ?2 WHERE marks & ?2 != ?2",
+            [key, marks],
         )
-        return True
+        return changed.rowcount > 0
 
     def queue(self, key: str, at: int) -> None:
         """Note that a request is queued in a pass, counted from 1."""
