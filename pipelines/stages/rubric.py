@@ -1,29 +1,51 @@
-"""The stage that learns a rubric from conversations with thumbs."""
+"""The rubric stage: learns from conversations with thumbs what to look for."""
 
 from collections.abc import Sequence
 
-from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.stage import FILE, LEARNED, REASONS, learn_rubric
-from drift_data.judge.llm.base import Backend
-from drift_data.judge.llm.request import Sampling
+from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
 from drift_data.judge.rubric import load_rubric
-from drift_data.workspace import Workspace
+from drift_data.schema import DSAT, SAT
+from drift_data.workspace import UserError, Workspace
+from pipelines.recipe import Recipe
+from pipelines.stages.data import say
+from pipelines.stages.judges import asking
 
 
-def rubric(
-    workspace: Workspace,
-    backend: Backend,
-    sampling: Sampling,
-    options: LearnOptions,
-    inputs: Sequence[str],
-    labels: str | None,
-) -> None:
-    """Learn a rubric from INPUT, or from LABELS such as "simulated" or "labels/simulated", and say where it is."""
+def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: str | None) -> None:
+    """Learn a rubric and say where it is.
+
+    Args:
+        workspace: to write into.
+        recipe: names the model and how to reach it.
+        inputs: chats with thumbs.
+        labels: instead of them a label table of the workspace, such as "simulated" or "labels/simulated".
+    """
+    options = recipe.label
+    if options.judge in ("local", "dataset"):
+        raise UserError(
+            f"A rubric is learned by a language model, which JUDGE={options.judge} is not: give "
+            "JUDGE=openai, vllm or batch, and MODEL=."
+        )
     if labels and "/" not in labels:
         labels = f"labels/{labels}"
-    learn_rubric(workspace, backend, sampling, options, inputs=inputs, labels=labels or None)
+    with asking(workspace, options, options.judge) as asked:
+        try:
+            in_rounds(
+                lambda: learn_rubric(
+                    workspace,
+                    asked.backend,
+                    asked.sampling,
+                    options.learn,
+                    inputs=inputs,
+                    labels=labels or None,
+                )
+            )
+        except AwaitingResults as awaiting:
+            print(awaiting)
+            return
+    say(workspace, REASONS)
     path = workspace.path(LEARNED) / FILE
     learned = load_rubric(path)
     polarities = list(learned.polarities.values())
-    print(f"{path}: {polarities.count('SAT')} + {polarities.count('DSAT')} items, {learned.hash}")
-    print(f"{workspace.path(REASONS)}: {workspace.require(REASONS).rows_out:,} conversations")
+    print(f"{path}: {polarities.count(SAT)} + {polarities.count(DSAT)} items; label by it with RUBRIC={path}")
