@@ -1,7 +1,5 @@
 """The calibrate stage: thresholds and figures of labels on labelled turns, or the agreement of two judges."""
 
-from pathlib import Path
-
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -10,33 +8,28 @@ from drift_data.judge.rubric import load_rubric
 from drift_data.label import latest_labels
 from drift_data.quality.calibrate import REPORT, RESULT, THRESHOLDS, compare
 from drift_data.quality.calibrate import calibrate as calibrate_labels
-from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.page import figure_titles, interval
 from drift_data.quality.result import Quality
 from drift_data.workspace import UserError, Workspace
+from pipelines.recipe import Recipe
 
 
 def calibrate(
-    workspace: Workspace,
-    gold: str | None,
-    labels: str | None,
-    against: str | None,
-    options: CalibrateOptions,
-    rubric: Path | None = None,
+    workspace: Workspace, recipe: Recipe, gold: str | None, labels: str | None, against: str | None
 ) -> None:
     """Report on the labels of one judge, "local" or "labels/local"; by default those made last.
 
     With `gold`, a file or a label table, thresholds are chosen, too; with `against` instead, another judge's labels,
-    only agreement is reported. `rubric` is the file of the one the judge used, by default the shipped one.
+    only agreement is reported.
     """
     labels = _table(workspace, labels) if labels else latest_labels(workspace)
     if (gold is None) == (against is None):
         raise UserError("Give GOLD=file or table of labelled turns, or AGAINST=another judge's labels.")
     if gold is not None:
-        folder = calibrate_labels(workspace, labels, gold, load_rubric(rubric), options)
+        folder = calibrate_labels(workspace, labels, gold, load_rubric(recipe.label.rubric), recipe.calibrate)
     else:
         assert against is not None
-        folder = compare(workspace, labels, _table(workspace, against), options)
+        folder = compare(workspace, labels, _table(workspace, against), recipe.calibrate)
     path = workspace.path(folder)
     show(Quality.model_validate_json((path / RESULT).read_bytes()), Console())
     if (path / THRESHOLDS).is_file():

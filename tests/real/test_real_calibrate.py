@@ -12,10 +12,10 @@ from converted import converted
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.label import label
-from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.result import Quality
 from drift_data.quality.thresholds import read_thresholds
 from drift_data.workspace import Workspace
+from pipelines.recipe import load_recipe
 from pipelines.stages.quality import calibrate
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "wildchat"
@@ -40,7 +40,7 @@ def result(workspace: Workspace, folder: str) -> Quality:
 
 
 def test_every_gold_turn_is_measured_or_left_out_with_a_reason(workspace: Workspace) -> None:
-    calibrate(workspace, str(GOLD), None, None, CalibrateOptions())
+    calibrate(workspace, load_recipe("demo"), str(GOLD), None, None)
     quality = result(workspace, "quality/local")
     left_out = quality.match.only_gold
     print(quality.match)
@@ -55,7 +55,7 @@ def test_every_gold_turn_is_measured_or_left_out_with_a_reason(workspace: Worksp
 
 
 def test_a_floor_for_precision_trades_recall(workspace: Workspace) -> None:
-    calibrate(workspace, str(GOLD), None, None, CalibrateOptions(min_precision=0.85))
+    calibrate(workspace, load_recipe("demo", ["calibrate.min_precision=0.85"]), str(GOLD), None, None)
     choice = result(workspace, "quality/local").choice
     points = {point.threshold: point for point in choice.curves["DSAT"]}
     assert points[choice.chosen.dsat].precision >= 0.85 or any(
@@ -65,7 +65,7 @@ def test_a_floor_for_precision_trades_recall(workspace: Workspace) -> None:
 
 def test_two_tables_of_one_judge_agree_wholly(workspace: Workspace) -> None:
     label(workspace, LocalJudge(), Thresholds(), "again")
-    calibrate(workspace, None, "local", "again", CalibrateOptions(examples=2))
+    calibrate(workspace, load_recipe("demo"), None, "local", "again")
     quality = result(workspace, "quality/local-against-again")
     assert quality.views[0].figures["kappa"].model_dump() == {"value": 1.0, "low": None, "high": None}
     assert quality.choice is None and not quality.other_is_gold
