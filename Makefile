@@ -12,11 +12,15 @@ DRIFT := $(PY) -m pipelines
 # Options every stage takes, passed on only when they are given.
 COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
 option = $(if $($(1)),--$(2) "$($(1))")
+flag = $(if $($(1)),--$(2))
+# Of the stages that ask a language model.
+ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_URL,base-url) $(call option,BUDGET,budget) \
+  $(call flag,OFFLINE,offline) $(foreach r,$(RESULTS),--results "$(r)")
 # SQL goes through the environment as it was typed: its quotes and dollar signs are neither Make's nor the shell's.
 override SQL := $(value SQL)
 export SQL
 
-.PHONY: help setup demo simulate convert label seed warm iter eval report query export publish
+.PHONY: help setup demo simulate convert rubric label calibrate seed warm iter eval report query export publish
 .PHONY: test lint bench arms clean
 
 help: ## list the targets and their options
@@ -35,8 +39,15 @@ simulate: setup ## chat logs of simulated users
 convert: setup ## raw logs → conversations  SOURCE=wildchat|wildfeedback|lmsys|ultrafeedback|drift-release|chat|simulated INPUT=…
 	@$(DRIFT) convert $(COMMON) $(call option,SOURCE,source) $(foreach i,$(INPUT),--input "$(i)")
 
-label: setup ## conversations → labels  [JUDGE=local|dataset]
-	@$(DRIFT) label $(COMMON) $(call option,JUDGE,judge)
+rubric: setup ## learn a rubric  INPUT=thumbs.jsonl | LABELS=judge  JUDGE=openai|vllm|batch MODEL=…
+	@$(DRIFT) rubric $(COMMON) $(foreach i,$(INPUT),--input "$(i)") $(call option,LABELS,labels) $(ASK)
+
+label: setup ## conversations → labels  [JUDGE=local|dataset|openai|vllm|batch MODEL=… BASE_URL=… BUDGET=… SAMPLE=… ESTIMATE=1]
+	@$(DRIFT) label $(COMMON) $(ASK) $(call option,NAME,name) $(call option,RUBRIC,rubric) $(call option,THRESHOLDS,thresholds) \
+	  $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again) $(call flag,FINAL,final)
+
+calibrate: setup ## thresholds and a quality report of labels  GOLD=labelled turns | AGAINST=judge  [LABELS=judge]
+	@$(DRIFT) calibrate $(COMMON) $(call option,GOLD,gold) $(call option,AGAINST,against) $(call option,LABELS,labels)
 
 seed: setup ## labels → dsat, sat and seed  [LABELS=judge]
 	@$(DRIFT) seed $(COMMON) $(call option,LABELS,labels)

@@ -32,6 +32,18 @@ Set = Annotated[
 ]
 Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
 Model = Annotated[str | None, typer.Option(help="Base model: folder, Hub id, or 'tiny'.")]
+Judge = Annotated[
+    str | None, typer.Option(help="local, dataset, or one that asks a model: openai, vllm, batch.")
+]
+LLM = Annotated[
+    str | None, typer.Option("--model", help="Model to ask: its name on the server, or for vllm a folder.")
+]
+BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server; default: OpenAI.")]
+Budget = Annotated[str | None, typer.Option(help="Most that may be spent, in the currency of label.prices.")]
+Offline = Annotated[bool, typer.Option("--offline", help="JUDGE=batch: only write the request files.")]
+Results = Annotated[
+    list[str] | None, typer.Option(help="JUDGE=batch: files, folders or globs of what came back.")
+]
 
 WORK = Path("data/work")
 
@@ -45,6 +57,29 @@ def _open(
     if loaded.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     return Workspace(work), loaded
+
+
+def _asking(
+    judge: str | None, model: str | None, base_url: str | None, budget: str | None
+) -> dict[str, str | None]:
+    """Return the options of whoever asks a language model, as overrides of the recipe."""
+    return {
+        "label.judge": judge,
+        "label.model": model,
+        "label.server.base_url": base_url,
+        "label.budget": budget,
+    }
+
+
+def _by_files(recipe: Recipe, offline: bool, results: list[str] | None, final: bool = False) -> Recipe:
+    """Return the recipe with what this call says about request and result files."""
+    if not (offline or results or final):
+        return recipe
+    if recipe.label.judge != "batch":
+        raise UserError(f"OFFLINE, RESULTS and FINAL are for JUDGE=batch, not {recipe.label.judge}.")
+    files = {"offline": offline, "results": tuple(results or ()), "final": final}
+    label = recipe.label.model_copy(update={"batch": recipe.label.batch.model_copy(update=files)})
+    return recipe.model_copy(update={"label": label})
 
 
 @app.command()
@@ -85,19 +120,85 @@ def convert(
 
 
 @app.command()
-def label(
-    judge: Annotated[
-        str | None, typer.Option(help="local, or dataset for labels the data set carries.")
+def rubric(
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="JSON Lines of chats with a thumb each.")
     ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Instead of --input: labels of this workspace as thumbs.")
+    ] = None,
+    judge: Judge = None,
+    model: LLM = None,
+    base_url: BaseUrl = None,
+    budget: Budget = None,
+    offline: Offline = False,
+    results: Results = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Learn a rubric from thumb-labelled conversations (SPUR, phases 1 and 2)."""
+    workspace, loaded = _open(work, recipe, overrides, **_asking(judge, model, base_url, budget))
+    from pipelines.stages import rubric as stage
+
+    stage.rubric(workspace, _by_files(loaded, offline, results), inputs or [], labels)
+
+
+@app.command()
+def label(
+    judge: Judge = None,
+    model: LLM = None,
+    base_url: BaseUrl = None,
+    name: Annotated[str | None, typer.Option(help="Of the label table; default: the judge's kind.")] = None,
+    rubric: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped 9 + 9 items.")] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="thresholds.yaml that calibrate has written.")
+    ] = None,
+    budget: Budget = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Label that many conversations only, and extrapolate.", min=1)
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would take; ask nothing.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Ask once more for turns without a label.")] = False,
+    offline: Offline = False,
+    results: Results = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="JUDGE=batch: ask nothing more, label what has an answer.")
+    ] = False,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     overrides: Set = None,
 ) -> None:
     """Label every feedback turn SAT, DSAT or NEUTRAL."""
-    workspace, loaded = _open(work, recipe, overrides, **{"label.judge": judge})
-    from pipelines.stages import data
+    named = _asking(judge, model, base_url, budget)
+    named |= {"label.name": name, "label.rubric": None if rubric is None else str(rubric)}
+    workspace, loaded = _open(work, recipe, overrides, **named)
+    from pipelines.stages import label as stage
 
-    data.label(workspace, loaded)
+    loaded = _by_files(loaded, offline, results, final)
+    stage.label(workspace, loaded, thresholds=thresholds, sample=sample, estimate_only=estimate, again=again)
+
+
+@app.command()
+def calibrate(
+    gold: Annotated[
+        str | None, typer.Option(help="Labelled turns: .csv, .jsonl or .parquet, or a label table.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Instead of --gold: another judge's labels; reports agreement.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Judge to measure; default: the last made.")] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Choose the thresholds of a judge on labelled turns, and report how good its labels are."""
+    workspace, loaded = _open(work, recipe, overrides)
+    from pipelines.stages import quality
+
+    quality.calibrate(workspace, loaded, gold, labels, against)
 
 
 @app.command()

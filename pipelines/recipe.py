@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drift_data.clean import CleanOptions
 from drift_data.judge.decide import Thresholds
+from drift_data.judge.learn.options import LearnOptions
+from drift_data.judge.llm.batch import BatchOptions
+from drift_data.judge.llm.client import ClientOptions
+from drift_data.judge.llm.cost import Price
+from drift_data.judge.llm.request import SamplingOptions
+from drift_data.judge.llm.server import ServerOptions
+from drift_data.judge.llm.vllm import VllmOptions
+from drift_data.judge.score.judge import ScoreOptions
 from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
+from drift_data.quality.options import CalibrateOptions
 from drift_data.simulate.options import SimulateOptions
 from drift_data.workspace import UserError
 from drift_train.options import EvalOptions, LoopOptions, TinyOptions
@@ -28,8 +37,22 @@ class LabelOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    judge: Literal["local", "dataset"] = "local"
+    judge: Literal["local", "dataset", "openai", "vllm", "batch"] = "local"
+    name: str | None = Field(None, pattern=r"^[\w.:-]+$")  # of the label table; None: the judge's kind
     thresholds: Thresholds = Thresholds()
+    # What follows is for judges that ask a language model.
+    model: str | None = None  # its name on the server; for vllm a folder or Hub id
+    server: ServerOptions = ServerOptions()
+    client: ClientOptions = ClientOptions()
+    sampling: SamplingOptions = SamplingOptions()
+    rubric: Path | None = None  # YAML file; None: the shipped one of 9 + 9 items
+    score: ScoreOptions = ScoreOptions()
+    learn: LearnOptions = LearnOptions()
+    vllm: VllmOptions = VllmOptions()
+    batch: BatchOptions = BatchOptions()
+    tokenizer: str | None = None  # folder, tokenizer.json or Hub id: counts tokens before they are sent
+    prices: dict[str, Price] = {}  # of models, per million tokens, in one currency
+    budget: float | None = Field(None, ge=0)  # of one label table, answers in the store included
 
 
 class Recipe(BaseModel):
@@ -46,6 +69,7 @@ class Recipe(BaseModel):
     simulate: SimulateOptions = SimulateOptions()
     clean: CleanOptions = CleanOptions()
     label: LabelOptions = LabelOptions()
+    calibrate: CalibrateOptions = CalibrateOptions()
     mine: MineOptions = MineOptions()
     tiny: TinyOptions = TinyOptions()
     loop: LoopOptions = LoopOptions()

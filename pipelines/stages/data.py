@@ -1,12 +1,8 @@
-"""The stages from raw logs to training examples: simulate, convert, label, seed."""
+"""The stages from raw logs to training examples but labelling: simulate, convert, seed."""
 
 from collections.abc import Sequence
 
 from drift_data.convert import convert as convert_logs
-from drift_data.judge.base import Judge
-from drift_data.judge.dataset import DatasetJudge
-from drift_data.judge.local import LocalJudge
-from drift_data.label import label as label_turns
 from drift_data.label import latest_labels
 from drift_data.mine import mine
 from drift_data.simulate import simulate as simulate_logs
@@ -14,7 +10,7 @@ from drift_data.workspace import Manifest, Workspace
 from pipelines.recipe import Recipe
 
 
-def _say(workspace: Workspace, *names: str) -> None:
+def say(workspace: Workspace, *names: str) -> None:
     """Print what the named folders hold."""
     for name in names:
         manifest = workspace.manifest(name)
@@ -30,7 +26,7 @@ def _counts(manifest: Manifest) -> str:
 def simulate(workspace: Workspace, recipe: Recipe) -> None:
     """Make chat logs of simulated users, their true satisfaction, and held-out prompts."""
     simulate_logs(workspace, recipe.simulate)
-    _say(workspace, "simulated/logs", "simulated/heldout")
+    say(workspace, "simulated/logs", "simulated/heldout")
 
 
 def convert(workspace: Workspace, recipe: Recipe, inputs: Sequence[str]) -> None:
@@ -38,14 +34,7 @@ def convert(workspace: Workspace, recipe: Recipe, inputs: Sequence[str]) -> None
     if recipe.source == "simulated" and not inputs:
         simulate(workspace, recipe)
     convert_logs(workspace, recipe.source, inputs, recipe.clean, recipe.mine.test_fraction)
-    _say(workspace, "conversations", f"labels/{recipe.source}", "preferences")
-
-
-def label(workspace: Workspace, recipe: Recipe) -> None:
-    """Label every feedback turn with the recipe's judge."""
-    judge: Judge = LocalJudge() if recipe.label.judge == "local" else DatasetJudge(workspace)
-    label_turns(workspace, judge, recipe.label.thresholds)
-    _say(workspace, f"labels/{recipe.label.judge}")
+    say(workspace, "conversations", f"labels/{recipe.source}", "preferences")
 
 
 def seed(workspace: Workspace, recipe: Recipe, labels: str | None) -> None:
@@ -53,4 +42,4 @@ def seed(workspace: Workspace, recipe: Recipe, labels: str | None) -> None:
     if labels and "/" not in labels:
         labels = f"labels/{labels}"
     mine(workspace, labels or latest_labels(workspace), recipe.mine)
-    _say(workspace, "dsat", "sat", "seed")
+    say(workspace, "dsat", "sat", "seed")

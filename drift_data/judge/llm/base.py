@@ -45,6 +45,9 @@ class Backend(Protocol):
     def report(self) -> Mapping[str, Any]:
         """Return what it took for the manifest: requests sent and found in the store, tokens, price."""
 
+    def close(self) -> None:
+        """Give up what is on its way and let go of what it holds."""
+
 
 def feed_from_store(task: Task, store: Store, meter: Meter) -> bool:
     """Give a task the answers that the store has; say whether it is finished."""

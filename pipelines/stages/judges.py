@@ -1,0 +1,92 @@
+"""Which judge labels: makes it from the recipe, with its store, its prices and its budget."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drift_data.judge.base import Judge
+from drift_data.judge.dataset import DatasetJudge
+from drift_data.judge.llm.base import Backend
+from drift_data.judge.llm.cost import FREE, Meter, Price
+from drift_data.judge.llm.request import Sampling
+from drift_data.judge.llm.store import FILE, Store
+from drift_data.judge.llm.tokens import TokenCounter, token_counter
+from drift_data.judge.local import LocalJudge
+from drift_data.judge.rubric import load_rubric
+from drift_data.judge.score.judge import LLMJudge
+from drift_data.workspace import UserError, Workspace
+from pipelines.recipe import LabelOptions
+
+BATCH_FOLDER = "batch"  # request and result files of the Batch API
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What asks a language model needs: the store, the count of tokens and money, and the way there."""
+
+    backend: Backend
+    sampling: Sampling
+    store: Store
+    meter: Meter
+    counter: TokenCounter
+    price: Price
+
+
+@contextmanager
+def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[Asking]:
+    """Open the store of a workspace and a way to the recipe's model.
+
+    Args:
+        workspace: holds the store.
+        options: of the recipe.
+        kind: "openai", "vllm" or "batch".
+
+    Raises:
+        UserError: no model is named, or a budget is set without a price.
+    """
+    if options.model is None:
+        raise UserError(
+            f"JUDGE={kind} needs MODEL=, e.g. MODEL=gpt-4o-mini, or the model's name on the server of BASE_URL=."
+        )
+    sampling = Sampling(model=options.model, **options.sampling.model_dump())
+    price = options.prices.get(options.model, FREE)
+    if options.budget is not None and price == FREE:
+        raise UserError(
+            f"BUDGET={options.budget:g} says nothing without the price of {options.model}. Put it into the recipe, "
+            f"per million tokens: label: {{prices: {{{options.model}: {{input: …, output: …}}}}}}."
+        )
+    at_openai = kind != "vllm" and options.server.base_url is None
+    tokenizer = options.tokenizer or (options.model if kind == "vllm" else None)
+    counter = token_counter(options.model, tokenizer, openai=at_openai)
+    meter = Meter(price, options.budget, counter.count, batch=kind == "batch")
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(workspace.root / FILE))
+        backend = _backend(workspace.root, kind, store, meter, options)
+        stack.callback(backend.close)
+        yield Asking(backend, sampling, store, meter, counter, price)
+
+
+def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:
+    if kind == "vllm":
+        from drift_data.judge.llm.vllm import InProcess
+
+        return InProcess(store, meter, options.vllm)
+    if kind == "batch":
+        from drift_data.judge.llm.batch import BatchFiles
+
+        return BatchFiles(store, meter, root / BATCH_FOLDER, options.server, options.batch)
+    from drift_data.judge.llm.client import Client
+
+    return Client(store, meter, options.server, options.client)
+
+
+def embedded_judge(workspace: Workspace, kind: str) -> Judge:
+    """Return a judge that asks nobody: "local" or "dataset"."""
+    return LocalJudge() if kind == "local" else DatasetJudge(workspace)
+
+
+def llm_judge(asked: Asking, options: LabelOptions) -> LLMJudge:
+    """Return the judge that scores by the recipe's rubric."""
+    rubric = load_rubric(options.rubric)
+    return LLMJudge(asked.backend, asked.sampling, rubric, options.score)

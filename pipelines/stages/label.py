@@ -1,0 +1,128 @@
+"""The label stage: says what it will take, then labels with the recipe's judge."""
+
+from pathlib import Path
+
+from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
+from drift_data.judge.llm.cost import FREE
+from drift_data.judge.score.estimate import estimate
+from drift_data.judge.score.judge import LLMJudge
+from drift_data.label import label as label_turns
+from drift_data.label import label_table
+from drift_data.quality.thresholds import read_thresholds
+from drift_data.workspace import Workspace
+from pipelines.recipe import LabelOptions, Recipe
+from pipelines.stages.data import say
+from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge
+
+# Reasons of turns without a label that may go away when they are asked for again.
+_PASSING = ("request_failed", "no_answer")
+
+
+def label(
+    workspace: Workspace,
+    recipe: Recipe,
+    *,
+    thresholds: Path | None = None,
+    sample: int | None = None,
+    estimate_only: bool = False,
+    again: bool = False,
+) -> None:
+    """Label every feedback turn, or those of `sample` conversations.
+
+    Args:
+        workspace: holds `conversations`.
+        recipe: names the judge.
+        thresholds: file that `calibrate` has written, instead of the recipe's.
+        sample: label that many conversations, into a table of their own.
+        estimate_only: say what it would take, and ask nothing.
+        again: ask for turns without a label once more.
+    """
+    options = recipe.label
+    limits = options.thresholds if thresholds is None else read_thresholds(thresholds)
+    table = label_table(options.name or options.judge, sample)
+    if options.judge in ("local", "dataset"):
+        if estimate_only:
+            print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
+            return
+        judge = embedded_judge(workspace, options.judge)
+        label_turns(workspace, judge, limits, options.name, sample=sample, again=again)
+        say(workspace, table)
+        return
+    with asking(workspace, options, options.judge) as asked:
+        llm = llm_judge(asked, options)
+        if estimate_only:
+            _announce(workspace, asked, llm, options, sample)
+            return
+        announced = False
+
+        def announce() -> None:
+            nonlocal announced
+            if not announced:  # the passes of a batch run are one labelling
+                _announce(workspace, asked, llm, options, sample)
+            announced = True
+
+        more = again or _budget_has_changed(workspace, table, options)
+        try:
+            in_rounds(
+                lambda: label_turns(
+                    workspace,
+                    llm,
+                    limits,
+                    options.name,
+                    sample=sample,
+                    again=more,
+                    announce=announce,
+                )
+            )
+        except AwaitingResults as awaiting:
+            print(awaiting)
+            return
+    say(workspace, table)
+    _say_what_is_left(workspace, table, sample)
+
+
+def _announce(
+    workspace: Workspace, asked: Asking, judge: LLMJudge, options: LabelOptions, sample: int | None
+) -> None:
+    """Print the estimate."""
+    expected = estimate(
+        workspace,
+        judge,
+        asked.store,
+        asked.counter,
+        asked.price,
+        batch=options.judge == "batch",
+        sample=sample,
+    )
+    print(f"estimate: {expected}")
+    if asked.price == FREE and options.judge != "vllm":
+        print(f"the recipe has no price for {options.model} (label.prices): it counts as free")
+
+
+def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions) -> bool:
+    """Say whether a table that a budget has cut off may now become longer."""
+    manifest = workspace.manifest(table)
+    if manifest is None or not manifest.dropped.get("over_budget"):
+        return False
+    return bool(manifest.made_by.get("price", {}).get("budget") != options.budget)
+
+
+def _say_what_is_left(workspace: Workspace, table: str, sample: int | None) -> None:
+    """Print what it took, what all conversations would take, and how to go on."""
+    manifest = workspace.require(table)
+    price, requests = manifest.made_by.get("price"), manifest.made_by.get("requests")
+    if price is None or requests is None:
+        return
+    total = price["now"] + price["before"]
+    print(
+        f"{requests['sent']:,} requests sent, {requests['from_store']:,} answers were in the store; price "
+        f"{price['now']:,.4f} now, {total:,.4f} in all"
+    )
+    if sample is not None and total:
+        conversations = workspace.require("conversations").rows_out
+        whole = total * conversations / min(sample, conversations)
+        print(f"all {conversations:,} conversations would cost about {whole:,.2f}, by this sample")
+    if (count := sum(manifest.dropped.get(reason, 0) for reason in _PASSING)) > 0:
+        print(f"{count:,} turns got no answer. To ask for them once more: the same command with AGAIN=1.")
+    if (count := manifest.dropped.get("over_budget", 0)) > 0:
+        print(f"BUDGET ends here: {count:,} turns are not labelled. To go on: the same command with more.")
