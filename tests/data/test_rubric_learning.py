@@ -20,6 +20,7 @@ from drift_data.judge.llm.cost import Meter, Price
 from drift_data.judge.llm.request import Answer, Sampling
 from drift_data.judge.llm.store import FILE, Store
 from drift_data.judge.rubric import dump_rubric, load_rubric
+from drift_data.query import run_query
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 
@@ -169,6 +170,8 @@ def test_230_reasons_a_polarity_are_folded_in_three_steps_of_at_most_a_hundred(r
     second = rows(workspace, FOLDS)[1]
     assert second["before"][0]["definition"] == "Seen in 100 reasons."
     assert second["after"][0]["definition"] == "Seen in 200 reasons."
+    sql = "select polarity, sum(len(reasons)) as reasons from rubric_folds group by 1 order by 1"
+    assert run_query(workspace, sql)["reasons"].to_pylist() == [230, 230]
     manifest = workspace.require(REASONS)
     assert manifest.results["DSAT"] == {"available": 115, "read": 115, "without_reason": 0, "reasons": 230}
     assert manifest.made_by["judge"] == "openai:m" and manifest.made_by["requests"]["sent"] == 236

@@ -99,7 +99,8 @@ def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Dr
 
     A row is an object with `messages` (OpenAI-style, or ShareGPT's) and `thumb`, one of ACCEPTED; without a
     thumb it is passed over. `thumb_turn` is the index in `messages` of the message that the thumb belongs to,
-    the user's feedback: nothing after it is read. `conversation_id` or `id` name the chat, else its content.
+    the user's feedback: nothing after it is read. `conversation_id` or `id` name the chat, else its content;
+    of several rows of one chat the first counts.
 
     Args:
         files: JSON Lines, JSON arrays or Parquet.
