@@ -219,18 +219,20 @@ def test_final_finishes_without_what_is_missing_and_stores_no_error(desk: Desk, 
 
 
 def test_a_request_that_cannot_succeed_is_not_asked_again(desk: Desk, tmp_path: Path) -> None:
-    rows = lines(desk.awaits(questions(3)).files)
+    rows = lines(desk.awaits(questions(4)).files)
     back = write(
         tmp_path / "back.jsonl",
         [
             echo(rows[0]),
             failed(rows[1]["custom_id"], 400, "too long", "context_length_exceeded"),
             failed(rows[2]["custom_id"], 400, "filtered", "content_filter"),
+            failed(rows[3]["custom_id"], 422, "nonsense"),
         ],
     )
-    answers = desk.run(questions(3), results=(back,))
+    answers = desk.run(questions(4), results=(back,))
     assert answers["question 1"].error == "prompt_too_long"
     assert (answers["question 2"].error, answers["question 2"].finish_reason) == (None, CONTENT_FILTER)
+    assert answers["question 3"].error == "request_refused"
 
 
 def test_a_request_that_fails_in_round_after_round_is_given_up(desk: Desk, tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ def test_lines_of_another_party_need_only_custom_id_and_content(desk: Desk, tmp_
 def test_a_refusal_comes_back_as_one(desk: Desk, tmp_path: Path) -> None:
     (row,) = lines(desk.awaits([Question("one")]).files)
     body = {"choices": [{"message": {"content": None, "refusal": "I cannot"}, "finish_reason": "stop"}]}
-    back = write(tmp_path / "back.jsonl", [result(row["custom_id"], body)])
+    back = write(tmp_path / "back.jsonl", ["\ufeff" + json.dumps(result(row["custom_id"], body))])
     answer = desk.run([Question("one")], results=(back,))["one"]
     assert (answer.text, answer.finish_reason) == ("I cannot", REFUSAL)
 

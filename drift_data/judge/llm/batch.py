@@ -30,6 +30,7 @@ from drift_data.judge.llm.batch_rounds import (
     AwaitingResults,
     counted,
     findings,
+    in_rounds,
     nothing_answered,
 )
 from drift_data.judge.llm.cost import Meter
@@ -37,6 +38,8 @@ from drift_data.judge.llm.request import Answer, Request
 from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
 from drift_data.workspace import UserError
+
+__all__ = ["AnotherRound", "AwaitingResults", "BatchFiles", "BatchOptions", "in_rounds"]
 
 KIND: Final = "batch"
 

@@ -16,6 +16,7 @@ from drift_data.judge.llm.request import Answer
 
 FILE: Final = ".run.sqlite"
 _CACHE: Final = 32_000  # KiB of memory
+_REASONS: Final = 50  # distinct ones that are counted
 _EXAMPLES: Final = 3  # malformed lines that are told
 _TABLES = """
 CREATE TABLE results (
@@ -69,13 +70,15 @@ class Ledger:
         row = self._database.execute(
             "SELECT file, failures, reason FROM results WHERE key = ?", [result.key]
         ).fetchone()
-        file, failures, reason = row or (None, 0, None)
-        answered = row is not None and reason is None
+        file, failures, failed = row or (None, 0, None)
+        answered = row is not None and failed is None
         self.doubled += file == self._files or (answered and isinstance(outcome, Answer))
         if isinstance(outcome, Failure):
-            self.reasons[outcome.reason] += 1
+            known = outcome.reason in self.reasons or len(self.reasons) < _REASONS
+            reason = outcome.reason if known else "other"
+            self.reasons[reason] += 1
             if outcome.detail:
-                self.details.setdefault(outcome.reason, outcome.detail)
+                self.details.setdefault(reason, outcome.detail)
             if outcome.tried and file != self._files:
                 failures += 1
                 self.failures += 1

@@ -7,8 +7,10 @@ result and error files may come in any order, from the API or from any tool that
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any, BinaryIO, Final, cast
 from pydantic import BaseModel, Field, ValidationError
 
 from drift_data.hostile import visible
-from drift_data.judge.llm.request import CONTENT_FILTER, REFUSAL, STOP, Answer
+from drift_data.judge.llm.completion import APIError, Completion, error_of
+from drift_data.judge.llm.request import CONTENT_FILTER, Answer
 from drift_data.workspace import UserError
 
 _ENDINGS: Final = (".jsonl", ".jsonl.gz")
@@ -26,7 +29,9 @@ _DETAIL: Final = 300  # characters of a failure's message that are kept
 _NEVER_ANSWERED: Final = frozenset({"batch_expired", "batch_cancelled"})  # error codes: nothing was tried
 _HOPELESS: Final = frozenset({400, 401, 403, 404, 413, 422})  # statuses: the same request fails again
 _FILTERED: Final = frozenset({"content_filter", "content_policy_violation"})
-_TOO_LONG: Final = frozenset({"context_length_exceeded", "string_above_max_length"})
+_TOO_LONG: Final = frozenset(
+    {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +62,6 @@ class Malformed:
     reason: str
 
 
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Details(BaseModel):
-    cached_tokens: int | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_tokens_details: _Details | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
-
-
-class _Error(BaseModel):
-    code: str | int | None = None
-    message: str | None = None
-
-
 class _Response(BaseModel):
     status_code: int = 200
     body: Any = None
@@ -95,7 +70,7 @@ class _Response(BaseModel):
 class _Line(BaseModel):
     custom_id: str = Field(min_length=1)
     response: _Response | None = None
-    error: _Error | None = None
+    error: APIError | None = None
     url: str | None = None  # of a request: these are no results
 
 
@@ -135,11 +110,13 @@ def read_results(path: Path) -> Iterator[Result | Malformed]:
         file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.name.endswith(".gz") else raw
         try:
             for number, line in enumerate(_lines(file), 1):
+                if line is not None and number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line is None:
                     yield Malformed(f"{path}:{number}", "longer than any answer")
                 elif line.strip():
                     yield _result(line, path, number)
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise UserError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
 
 
@@ -170,29 +147,16 @@ def _result(line: bytes, path: Path, number: int) -> Result | Malformed:
     if read.response is None or read.response.status_code >= 400:
         return _failed(read)
     try:
-        completion = _Completion.model_validate(read.response.body)
+        completion = Completion.model_validate(read.response.body)
     except ValidationError:
         return Result(read.custom_id, Failure("no chat completion", None))
-    return Result(read.custom_id, _answer(completion), usage=completion.usage is not None)
-
-
-def _answer(completion: _Completion) -> Answer:
-    choice, usage = completion.choices[0], completion.usage
-    refusal = choice.message.refusal
-    details = usage.prompt_tokens_details if usage else None
-    return Answer(
-        text=refusal or choice.message.content or "",
-        finish_reason=REFUSAL if refusal else choice.finish_reason or STOP,
-        input_tokens=usage.prompt_tokens if usage else 0,
-        cached_tokens=(details.cached_tokens or 0) if details else 0,
-        output_tokens=usage.completion_tokens if usage else 0,
-    )
+    return Result(read.custom_id, completion.answer(), usage=completion.usage is not None)
 
 
 def _failed(line: _Line) -> Result:
     """Return what a line without an answer says; a prompt that a content filter refused counts as answered."""
     status = line.response.status_code if line.response else None
-    error = line.error or _error_of(line.response.body if line.response else None)
+    error = line.error or error_of(line.response.body if line.response else None)
     code = "" if error.code is None else visible(str(error.code), 60)
     if code in _FILTERED:
         return Result(line.custom_id, Answer(finish_reason=CONTENT_FILTER))
@@ -202,17 +166,14 @@ def _failed(line: _Line) -> Result:
         Failure(
             f"status {status}" if status is not None else code or "no response",
             f"{code}: {detail}" if code and detail else detail or code or None,
-            error="prompt_too_long" if code in _TOO_LONG else "request_failed",
+            error=_told(code, status),
             tried=code not in _NEVER_ANSWERED,
             hopeless=status in _HOPELESS,
         ),
     )
 
 
-def _error_of(body: Any) -> _Error:
-    """Return the error in a response's body, whatever its shape."""
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    try:
-        return _Error.model_validate(inner)
-    except ValidationError:
-        return _Error(message=str(inner)[: 2 * _DETAIL] if inner else None)
+def _told(code: str, status: int | None) -> str:
+    if code in _TOO_LONG:
+        return "prompt_too_long"
+    return "request_refused" if status in _HOPELESS else "request_failed"
