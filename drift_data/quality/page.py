@@ -21,7 +21,7 @@ _GOLD = {
     "kappa": "κ, three labels",
     "kappa_dsat": "κ, DSAT or not",
     "macro_f1": "macro-F1, three labels",
-    "macro_f1_present": "macro-F1, labels that occur",
+    "macro_f1_present": "macro-F1, labels seen",
 } | {
     f"{figure}_{label}": f"{label}: {title}"
     for label in (DSAT, SAT, "NEUTRAL")
