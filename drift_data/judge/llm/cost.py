@@ -57,14 +57,20 @@ class Meter:
     spent_now: float = 0.0
     spent_before: float = 0.0  # price of the answers that were in the store
     _reserved: dict[str, float] = field(default_factory=dict)
+    _system_tokens: tuple[str, int] | None = None  # of the last system message: most requests share it
 
     def reserve(self, request: Request) -> bool:
         """Set aside the most a request can cost; False when the budget does not allow it now."""
         if self.budget is None:
             return True
-        tokens = self.count_tokens(request.system) + self.count_tokens(request.user)
-        most = self.price.of(tokens, 0, request.sampling.max_tokens, batch=self.batch)
-        if self.spent_before + self.spent_now + sum(self._reserved.values()) + most > self.budget:
+        if self._system_tokens is None or self._system_tokens[0] != request.system:
+            self._system_tokens = (request.system, self.count_tokens(request.system))
+        left = self.budget - self.spent_before - self.spent_now - sum(self._reserved.values())
+        tokens, longest = self._system_tokens[1], request.sampling.max_tokens
+        if self.price.of(tokens, 0, longest, batch=self.batch) > left:
+            return False  # whatever the user message: when all is spent, many are refused, and fast
+        most = self.price.of(tokens + self.count_tokens(request.user), 0, longest, batch=self.batch)
+        if most > left:
             return False
         self._reserved[request.key] = most
         return True

@@ -7,6 +7,8 @@ workspace's `requests` view in DuckDB.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from drift_data.workspace import UserError
 
 FILE: Final = "judge.sqlite"
 _VERSION = 1
+_TEXTS: Final = 1_000  # shared texts whose numbers are remembered
 _TABLES = """
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE answers (
@@ -37,7 +40,7 @@ CREATE TABLE answers (
     backend TEXT NOT NULL,           -- openai, vllm, batch
     seconds REAL,                    -- from sending to answer, the last attempt only
     answered_at TEXT NOT NULL        -- UTC, ISO 8601
-) WITHOUT ROWID;
+);
 CREATE VIEW requests AS
     SELECT a.key, a.purpose, a.model, a.sampling, s.text AS system, a.user, j.text AS schema, a.answer,
            a.finish_reason, a.input_tokens, a.cached_tokens, a.output_tokens, a.price, a.backend, a.seconds,
@@ -100,13 +103,16 @@ class Store:
 
         Raises:
             ValueError: the answer is an error: those are not kept.
+            OSError: the disk is full; what was kept before can be read.
         """
         if answer.error is not None:
             raise ValueError(f"an error is no answer: {answer.error}")
         try:
             self._insert(request, answer, backend, seconds)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             self._texts.clear()  # what was added to the texts has been rolled back
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             raise
 
     def _insert(self, request: Request, answer: Answer, backend: str, seconds: float | None) -> None:
@@ -147,6 +153,8 @@ class Store:
         if text not in self._texts:
             self._database.execute("INSERT OR IGNORE INTO texts (text) VALUES (?)", [text])
             row = self._database.execute("SELECT id FROM texts WHERE text = ?", [text]).fetchone()
+            if len(self._texts) >= _TEXTS:
+                self._texts.clear()
             self._texts[text] = int(row[0])
         return self._texts[text]
 
