@@ -40,7 +40,9 @@ def calibrate(
 def show(quality: Quality, console: Console) -> None:
     """Print what the report says in short."""
     views = [view for view in quality.views if not view.title.startswith("all NEUTRAL")]  # the page has them
-    table = Table(title=f"{quality.labels} against {quality.other}", box=SIMPLE, pad_edge=False)
+    table = Table(
+        title=f"{quality.labels} against {quality.other}", box=SIMPLE, pad_edge=False, show_edge=False
+    )
     table.add_column(no_wrap=True)
     for view in views:
         table.add_column(view.title.replace(", ", ",\n"), justify="right")
