@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
 
 from drift_data.judge.llm.base import T, Task
 from drift_data.judge.llm.batch_api import BatchAPI, Sender, Sent
@@ -332,7 +333,7 @@ class BatchFiles:
             self._options.patience_hours * 3_600,
         )
         if self._queued:
-            print(f"batch: asked again: {counted(self._queued)}", file=sys.stderr)
+            tqdm.write(f"batch: asked again: {counted(self._queued)}", file=sys.stderr)
         sender.drive()
         self._begin()
         if ledger.answers == before[0]:
@@ -356,4 +357,4 @@ class BatchFiles:
         """Print a line, once."""
         if text not in self._said:
             self._said.add(text)
-            print(f"batch: {text}", file=sys.stderr)
+            tqdm.write(f"batch: {text}", file=sys.stderr)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -208,6 +209,7 @@ class RequestWriter:
     def discard(self) -> None:
         """Throw away what was written."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk: what is still buffered is thrown away, too
+                self._file.close()
             self._file = None
         shutil.rmtree(self._new, ignore_errors=True)

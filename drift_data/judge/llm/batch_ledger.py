@@ -5,9 +5,11 @@ A scratch SQLite file, so that memory stays flat however many requests there are
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -106,7 +108,7 @@ class Ledger:
                 result.usage,
                 *[None] * 5,
             ]
-        self._database.execute(
+        self._write(
             f"INSERT OR REPLACE INTO results VALUES ({', '.join('?' * 14)})",
             [result.key, self._files, failures, *values],
         )
@@ -125,7 +127,7 @@ class Ledger:
 
     def mark(self, key: str, marks: int) -> bool:
         """Set marks on a request; say whether one of them is new."""
-        changed = self._database.execute(
+        changed = self._write(
             "INSERT INTO asked VALUES (?1, ?2, 0) "
             "ON CONFLICT DO UPDATE SET marks = marks | ?2 WHERE marks & ?2 != ?2",
             [key, marks],
@@ -134,7 +136,7 @@ class Ledger:
 
     def queue(self, key: str, at: int) -> None:
         """Note that a request is queued in a pass, counted from 1."""
-        self._database.execute(
+        self._write(
             "INSERT INTO asked VALUES (?, 0, ?) ON CONFLICT DO UPDATE SET queued = excluded.queued", [key, at]
         )
 
@@ -145,9 +147,8 @@ class Ledger:
 
     def put_under_way(self, keys: Iterable[str], file: int) -> None:
         """Note requests that a batch at the API holds."""
-        self._database.executemany(
-            "INSERT OR REPLACE INTO under_way VALUES (?, ?)", ((key, file) for key in keys)
-        )
+        for key in keys:
+            self._write("INSERT OR REPLACE INTO under_way VALUES (?, ?)", [key, file])
 
     def under_way(self, key: str) -> int | None:
         """Return the number of the file by which a request is at the API."""
@@ -162,6 +163,14 @@ class Ledger:
         """Return how many results belong to requests that no task has asked."""
         query = "SELECT count(*) FROM results r WHERE NOT EXISTS (SELECT 1 FROM asked a WHERE a.key = r.key)"
         return int(self._database.execute(query).fetchone()[0])
+
+    def _write(self, query: str, values: Sequence[str | int | None]) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(query, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
+            raise
 
     def close(self) -> None:
         """Remove the scratch file."""
