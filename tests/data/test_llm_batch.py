@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from batch_server import echo, expired, failed, result
-from llm_tasks import Question
+from batch_tasks import Question
 
 from drift_data.judge.llm.batch import BatchFiles, BatchOptions
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds

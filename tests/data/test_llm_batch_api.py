@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from batch_server import CUT, KEY, BatchServer, Body, End, all_answered, batch_server, echo, expired, failed
-from llm_tasks import Question
+from batch_tasks import Question
 
 from drift_data.judge.llm.batch import BatchFiles, BatchOptions
 from drift_data.judge.llm.batch_files import rounds
@@ -283,7 +283,7 @@ from drift_data.judge.llm.batch_rounds import in_rounds
 from drift_data.judge.llm.cost import Meter
 from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
-from llm_tasks import Question
+from batch_tasks import Question
 folder = Path(sys.argv[1])
 at = ServerOptions(base_url=sys.argv[2], api_key_env="BATCH_TEST_KEY")
 options = BatchOptions(poll_seconds=0.005, requests_per_file=2)
