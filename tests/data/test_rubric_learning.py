@@ -4,9 +4,9 @@ The server's model is scripted by the conversations: a user message `say: a | b`
 b. In the fold it counts: its one item says how many reasons it has seen so far.
 """
 
+import contextlib
 import json
 import re
-import urllib.request
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,9 +15,10 @@ from llm_server import LLMServer, Reply
 
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.stage import FOLDS, LEARNED, REASONS, learn_rubric
-from drift_data.judge.llm.base import feed_from_store
+from drift_data.judge.llm.client import Client, ClientOptions
 from drift_data.judge.llm.cost import Meter, Price
-from drift_data.judge.llm.request import Answer, Sampling
+from drift_data.judge.llm.request import Sampling
+from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import FILE, Store
 from drift_data.judge.rubric import dump_rubric, load_rubric
 from drift_data.query import run_query
@@ -25,39 +26,20 @@ from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 
 SAMPLING = Sampling(model="m")
+CONNECTIONS = 4
+PRICE = Price(input=0, output=1_000_000 / SAMPLING.max_tokens)  # an answer is reserved 1, and costs far less
 
 
-class Backend:
-    """One request after the other, through the store."""
+class Interrupted(Client):
+    """Breaks off with a task that ends when the store has a number of answers."""
 
-    kind = "openai"
-
-    def __init__(self, server, store, meter=None, stop_after=None):
-        self.server, self.store, self.meter, self.left = server, store, meter or Meter(), stop_after
+    stop_at = None
 
     def run(self, tasks):
-        for task in tasks:
-            while not feed_from_store(task, self.store, self.meter):
-                task.receive(self.ask(task.request))
+        for task in super().run(tasks):
+            if self.stop_at is not None and self._store.count() >= self.stop_at:
+                raise KeyboardInterrupt
             yield task
-
-    def ask(self, request):
-        if not self.meter.reserve(request):
-            return Answer(error="over_budget")
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left = None if self.left is None else self.left - 1
-        data = json.dumps(request.body()).encode()
-        url = f"{self.server.base_url}/chat/completions"
-        with urllib.request.urlopen(urllib.request.Request(url, data)) as response:
-            (choice,) = json.load(response)["choices"]
-        answer = Answer(choice["message"]["content"], choice["finish_reason"], price=1.0)
-        self.store.put(request, answer, backend="openai")
-        self.meter.settle(request, answer)
-        return answer
-
-    def report(self):
-        return self.meter.report()
 
 
 def text_of(body):
@@ -117,28 +99,19 @@ def run(tmp_path):
     """Return a function that learns from chats and says what is there afterwards."""
     workspace = Workspace(tmp_path / "work")
 
-    def learn(chats, answer=model, server=None, stop_after=None, budget=None, raw=None, **options):
+    def learn(chats, answer=model, server=None, budget=None, raw=None, labels=None, stop_at=None, **options):
         path = tmp_path / "chats.jsonl"
-        if labels := options.pop("labels", None):
-            inputs = ()
-        else:
-            path.write_text(raw if raw is not None else "".join(json.dumps(c) + "\n" for c in chats))
-            inputs = [str(path)]
-        with Store(workspace.root / FILE) as store:
-            price = Price(input=0, output=1_000_000 / SAMPLING.max_tokens)  # 1 a request at most
-            meter = Meter(price=price, budget=budget)
-            if server is not None:
-                backend = Backend(server, store, meter, stop_after)
-                learn_rubric(
-                    workspace, backend, SAMPLING, LearnOptions(**options), inputs=inputs, labels=labels
-                )
-            else:
-                with LLMServer(answer) as own:
-                    backend = Backend(own, store, meter, stop_after)
-                    learn_rubric(
-                        workspace, backend, SAMPLING, LearnOptions(**options), inputs=inputs, labels=labels
-                    )
-                    learn.requests = own.requests
+        path.write_text(raw if raw is not None else "".join(json.dumps(c) + "\n" for c in chats))
+        with contextlib.ExitStack() as stack:
+            server = server or stack.enter_context(LLMServer(answer))
+            store = stack.enter_context(Store(workspace.root / FILE))
+            meter = Meter(PRICE, budget)
+            at, how = ServerOptions(base_url=server.base_url), ClientOptions(connections=CONNECTIONS)
+            client = stack.enter_context(Interrupted(store, meter, at, how))
+            client.stop_at = stop_at
+            inputs = [] if labels else [str(path)]
+            learn_rubric(workspace, client, SAMPLING, LearnOptions(**options), inputs=inputs, labels=labels)
+            learn.requests = server.requests
         return workspace
 
     learn.workspace = workspace
@@ -161,7 +134,8 @@ def test_230_reasons_a_polarity_are_folded_in_three_steps_of_at_most_a_hundred(r
     definitions = {item.name: item.definition for item in learned(workspace).items}
     assert definitions == {"Thanks": "Seen in 230 reasons.", "Complaint": "Seen in 230 reasons."}
     assert len(run.requests) == 2 * (115 + 3)
-    told = [re.search(r"made from (\d+) reasons", text_of(body)) for body in run.requests if is_fold(body)]
+    folds = sorted(filter(is_fold, run.requests), key=is_dsat)
+    told = [re.search(r"made from (\d+) reasons", text_of(body)) for body in folds]
     assert [found and int(found[1]) for found in told] == [None, 100, 200] * 2
     # Each reason stands in one step, each step begins where the last one ended.
     folded = [reason for row in rows(workspace, FOLDS) for reason in row["reasons"]]
@@ -198,16 +172,18 @@ def test_the_same_command_again_asks_nothing_and_changes_nothing(run):
     assert (run.workspace.path(LEARNED) / "rubric.yaml").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("stop_after", [1, 20, 31, 32])
-def test_an_interrupted_run_goes_on_without_asking_anything_twice(run, stop_after):
+@pytest.mark.parametrize("stop_at", [1, 20, 31, 32])
+def test_an_interrupted_run_goes_on_without_asking_again_what_was_answered(run, stop_at):
     chats = up_and_down(15)  # 30 extractions, one fold of each polarity
     with LLMServer(model) as server:
-        if stop_after < 32:
-            with pytest.raises(KeyboardInterrupt):
-                run(chats, server=server, stop_after=stop_after)
-            assert run.workspace.manifest(LEARNED) is None
-        workspace = run(chats, server=server, stop_after=32)
-        assert server.received == len(server.counts) == 32
+        with pytest.raises(KeyboardInterrupt):
+            run(chats, server=server, stop_at=stop_at)
+        assert run.workspace.manifest(LEARNED) is None
+        with Store(run.workspace.root / FILE) as store:
+            answered, received = store.count(), server.received
+        assert stop_at <= answered and received - answered <= CONNECTIONS
+        workspace = run(chats, server=server)
+        assert server.received - received == 32 - answered and len(server.counts) == 32
     assert learned(workspace).items[0].definition == "Seen in 30 reasons."
 
 
@@ -323,7 +299,7 @@ def test_items_that_cannot_be_used_are_asked_for_again(run, bad, fault):
         return model(body) if not is_fold(body) or "Earlier answers" in text_of(body) else bad
 
     workspace = run(up_and_down(1), answer, items=2)
-    folds = [text_of(body) for body in run.requests if is_fold(body)]
+    folds = [text_of(body) for body in sorted(filter(is_fold, run.requests), key=is_dsat)]
     assert [fault in text for text in folds] == [False, True, False, True]
     assert list(learned(workspace).polarities) == ["Thanks", "Complaint"]
 
@@ -391,8 +367,8 @@ def test_a_rubric_that_was_edited_is_not_overwritten(run):
 
 def test_the_budget_ends_a_run_cleanly_and_a_higher_one_goes_on(run):
     chats = up_and_down(5)
-    with LLMServer(model) as server:
-        with pytest.raises(UserError, match=r"budget ended after 4 of 10 conversations"):
+    with LLMServer(lambda body, _: model(body).ljust(4 * SAMPLING.max_tokens)) as server:  # all it may be
+        with pytest.raises(UserError, match="budget ended after 4 of 10 conversations"):
             run(chats, server=server, budget=4.5)
         with pytest.raises(UserError, match=r"fold of .*satisfaction was broken off after 0 of 1 .*BUDGET"):
             run(chats, server=server, budget=10.5)
@@ -400,22 +376,15 @@ def test_the_budget_ends_a_run_cleanly_and_a_higher_one_goes_on(run):
         assert server.received == 12
 
 
-@pytest.mark.parametrize(
-    ("thumb", "label"),
-    [
-        ("up", "SAT"),
-        (" Up ", "SAT"),
-        (1, "SAT"),
-        (1.0, "SAT"),
-        (True, "SAT"),
-        ("down", "DSAT"),
-        (-1, "DSAT"),
-        (False, "DSAT"),
-    ],
-)
-def test_thumbs_are_read_in_each_accepted_form(run, thumb, label):
-    workspace = run([chat("say: The user reacts", thumb)])
-    assert [row["label"] for row in rows(workspace, REASONS)] == [label]
+def test_thumbs_are_read_in_each_accepted_form(run):
+    accepted = {"SAT": ["up", " Up ", 1, 1.0, True], "DSAT": ["down", "DOWN", -1, False]}
+    chats = [
+        chat("say: The user reacts", thumb, id=f"{label} {thumb!r}")
+        for label, thumbs in accepted.items()
+        for thumb in thumbs
+    ]
+    found = rows(run(chats), REASONS)
+    assert len(found) == 9 and all(row["conversation_id"].split()[0] == row["label"] for row in found)
 
 
 @pytest.mark.parametrize("thumb", [0, 2, "yes", "", [], {"value": 1}, float("nan")])
