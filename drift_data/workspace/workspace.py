@@ -30,6 +30,8 @@ _MAKERS = {  # first part of a folder's name → the Make target that makes it
     "conversations": "convert",
     "preferences": "convert",
     "labels": "label",
+    "rubric": "rubric",
+    "quality": "calibrate",
     "dsat": "seed",
     "sat": "seed",
     "base": "warm",
