@@ -1,22 +1,55 @@
-"""The simplest tasks that a backend can drive."""
+"""Tasks and a client for tests of the request layer: questions that are asked once, or until an answer is liked."""
 
 from __future__ import annotations
 
-from drift_data.judge.llm.request import Answer, Request, Sampling, Schema
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from drift_data.judge.llm.client import Client, ClientOptions
+from drift_data.judge.llm.cost import Meter
+from drift_data.judge.llm.request import Answer, Request, Sampling
+from drift_data.judge.llm.server import ServerOptions
+from drift_data.judge.llm.store import FILE, Store
+
+SYSTEM = "Answer briefly."
+
+
+def request(user: str, system: str = SYSTEM, **sampling: Any) -> Request:
+    return Request(system, user, Sampling(**{"model": "test", "max_tokens": 100, **sampling}), purpose="test")
 
 
 class Question:
-    """Asks a text; asks once more, in other words, when the answer is BAD."""
+    """A task that asks again, in other words, until `good` likes an answer."""
 
-    def __init__(self, text: str, model: str = "tiny") -> None:
-        self.text, self.answer = text, Answer(error="never answered")
-        self.sampling = Sampling(model=model, max_tokens=10)
-        self.request: Request | None = self._request(text)
-
-    def _request(self, text: str) -> Request:
-        return Request("system", text, self.sampling, Schema("any", {"type": "string"}), "test")
+    def __init__(
+        self, user: str, good: Callable[[Answer], bool] = lambda answer: True, **sampling: Any
+    ) -> None:
+        self.user, self.good, self.sampling = user, good, sampling
+        self.answers: list[Answer] = []
+        self.request: Request | None = request(user, **sampling)
 
     def receive(self, answer: Answer) -> None:
-        retry = answer.text == "BAD" and self.request == self._request(self.text)
-        self.answer = answer
-        self.request = self._request(f"again: {self.text}") if retry else None
+        self.answers.append(answer)
+        fine = answer.error is not None or self.good(answer)
+        self.request = None if fine else request(f"{self.user} (again)", **self.sampling)
+
+    @property
+    def answer(self) -> Answer:
+        return self.answers[-1]
+
+
+def questions(number: int) -> Iterator[Question]:
+    return (Question(f"question {place}") for place in range(number))
+
+
+@contextmanager
+def client(base_url: str, folder: Path, meter: Meter | None = None, **options: Any) -> Iterator[Client]:
+    """Yield a client that waits only milliseconds between tries, with its store in a folder."""
+    quick = {"first_wait": 0.01, "longest_wait": 0.05, "timeout": 5.0, **options}
+    with (
+        Store(folder / FILE) as store,
+        Client(store, meter or Meter(), ServerOptions(base_url=base_url), ClientOptions(**quick)) as made,
+    ):
+        yield made

@@ -64,6 +64,7 @@ class Sender:
         self._dialect: Dialect = "openai" if server.at_openai else "compatible"
         self._answered = self._failed_in_a_row = 0
         self._last_failure: Failure | None = None
+        self._ended: Exception | None = None
         self._purse, self._settled = asyncio.Lock(), asyncio.Event()
         timeout = httpx2.Timeout(options.timeout, connect=min(_CONNECT, options.timeout))
         limits = httpx2.Limits(max_connections=options.connections, keepalive_expiry=_KEEP_ALIVE)
@@ -96,6 +97,9 @@ class Sender:
         except Failure as failure:
             answer = failure.answer
             self._count(failure)
+        except Exception as error:
+            self._ended = error
+            raise
         self._meter.settle(request, answer)
         self._settled.set()
         return answer
@@ -131,6 +135,8 @@ class Sender:
     async def _attempt(self, request: Request) -> Answer:
         taken = await self._limiter.take()
         try:
+            if self._ended is not None:
+                raise self._ended  # before those who wait hear of it, places come free
             answer = await self._post(request)
             answer = replace(answer, price=self._meter.priced(answer))
             self._store.put(request, answer, backend=KIND, seconds=time.monotonic() - taken)
@@ -149,20 +155,12 @@ class Sender:
 
     async def _post(self, request: Request) -> Answer:
         """Send a request once."""
-        # As bytes, and without the client's own models of requests and answers: these halve its speed.
-        body = json.dumps(request.body(self._dialect), ensure_ascii=False).encode("utf-8", "replace")
-        try:
-            async with asyncio.timeout(self._options.timeout):
-                response = await self._client.post(
-                    "/chat/completions",
-                    cast_to=httpx2.Response,
-                    content=body,
-                    options={"headers": {"Content-Type": "application/json"}},
-                )
-        except Exception as error:
-            outcome = self._faults.of(error, request.sampling.model)
+        response = await self._response(request)
+        if isinstance(response, Exception):
+            # Not where it is caught: the client's errors hold headers, and these the key.
+            outcome = self._faults.of(response, request.sampling.model)
             if isinstance(outcome, Failure):
-                raise outcome from None  # the client's errors hold headers, and these the key
+                raise outcome
             return outcome
         try:
             completion = Completion.model_validate_json(response.content)
@@ -180,6 +178,20 @@ class Sender:
             )
         return answer
 
+    async def _response(self, request: Request) -> httpx2.Response | Exception:
+        # As bytes, and without the client's own models of requests and answers: these halve its speed.
+        body = json.dumps(request.body(self._dialect), ensure_ascii=False).encode("utf-8", "replace")
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                return await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    content=body,
+                    options={"headers": {"Content-Type": "application/json"}},
+                )
+        except Exception as error:
+            return error
+
     def _count(self, failure: Failure) -> None:
         """Take a request's failure for good down, and end the run when there are too many in a row."""
         if failure.error == "prompt_too_long":
@@ -188,7 +200,8 @@ class Sender:
         # Requests that fail by themselves are asked last, run after run, and must not end each of them.
         known = (self._answered or self._meter.stored) and not failure.unreachable
         if self._failed_in_a_row >= self._options.breaker * (_PATIENT if known else 1):
-            raise self._faults.end(failure, self._failed_in_a_row)
+            self._ended = self._faults.end(failure, self._failed_in_a_row)
+            raise self._ended
 
 
 class _Stop:
