@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assistant, make_policy, user
+from conftest import assistant, user
+from random_policy import make_policy
 from safetensors.torch import load_file
 
 from drift_data.workspace import UserError, file_digest

@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, assistant, edit_json, make_policy, user
+from conftest import assistant, edit_json, user
+from random_policy import TEMPLATE, make_policy
 
 from drift_data.workspace import UserError
 from drift_train.policy import load_renderer, load_tokenizer

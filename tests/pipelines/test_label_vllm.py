@@ -1,0 +1,127 @@
+"""Labels by a real vLLM on the CPU, behind its own server and in the same process.
+
+The model is random: what it says means nothing, but the schema holds it, and every turn is accounted for.
+"""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from random_policy import make_policy
+from test_label_llm import write_chats
+
+from drift_data.judge.score.answer import ScoringAnswer
+from drift_data.query import run_query
+from drift_data.workspace import Manifest, Workspace
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed here"),
+]
+CHATS = {
+    f"c{n}": [f"Question {n}", "Answer", f"No, {n} is wrong", "Sorry", f"Thanks, {n}"][: 3 + 2 * (n % 2)]
+    for n in range(12)
+}
+TURNS = sum(len(texts) // 2 for texts in CHATS.values())
+CONTEXT = 16_000
+COMPACT = '{"backend": "xgrammar", "disable_any_whitespace": true}'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("model") / "random", context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's own OpenAI-compatible server; yields its base URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--served-model-name", "random", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--max-model-len", str(CONTEXT), "--dtype", "float32", "--enforce-eager"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(CONTEXT)]
+    command += ["--structured-outputs-config", COMPACT]
+    quiet = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=os.environ | quiet, stdout=file, stderr=file)
+        try:
+            wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()[-2_000:]
+        try:
+            with urllib.request.urlopen(url):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-2_000:])
+
+
+def label(work: Path, *arguments: str) -> Manifest:
+    """Convert, label by the command line, and return the label table's manifest."""
+    work.mkdir()
+    chats = write_chats(work / "chats.jsonl", CHATS)
+    random_model = ("--set", "label.sampling.temperature=1.0", "--set", "label.sampling.max_tokens=300")
+    for command in (
+        ("convert", "--source", "chat", "--input", str(chats)),
+        ("label", *arguments, *random_model, "--set", "label.score.tries=2"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines", *command, "--work", str(work / "work")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3_000:]
+    return Workspace(work / "work").require(f"labels/{arguments[1]}")
+
+
+def check(workspace: Workspace, manifest: Manifest) -> None:
+    assert manifest.rows_in == TURNS == manifest.rows_out + sum(manifest.dropped.values())
+    assert manifest.dropped.keys() <= {"invalid_answer"}
+    answers = run_query(
+        workspace, "SELECT answer, finish_reason, output_tokens, user FROM requests"
+    ).to_pylist()
+    assert len(answers) == manifest.made_by["requests"]["sent"] >= len(CHATS)
+    whole = [row["answer"] for row in answers if row["finish_reason"] == "stop"]
+    assert len(whole) >= len(CHATS) / 2
+    for answer in whole:  # held by the schema: names, numbers and shape
+        ScoringAnswer.model_validate_json(answer)
+    assert all(row["output_tokens"] > 0 for row in answers)
+
+
+def test_a_vllm_server_labels_end_to_end_and_every_whole_answer_follows_the_schema(
+    server: str, tmp_path: Path
+) -> None:
+    manifest = label(tmp_path / "a", "--judge", "openai", "--model", "random", "--base-url", server)
+    check(Workspace(tmp_path / "a" / "work"), manifest)
+    assert manifest.made_by["judge"] == "openai:random"
+
+
+def test_vllm_in_this_process_labels_end_to_end(model: Path, tmp_path: Path) -> None:
+    limit = f"label.vllm.max_model_len={CONTEXT}"
+    manifest = label(tmp_path / "a", "--judge", "vllm", "--model", str(model), "--set", limit)
+    workspace = Workspace(tmp_path / "a" / "work")
+    check(workspace, manifest)
