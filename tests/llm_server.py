@@ -123,7 +123,7 @@ class LLMServer:
         latency: seconds before each answer.
         key: the API key that it wants; None: it asks for none.
         log: file that gets a line for each request when it comes: a digest of its body.
-        keep: hold the bodies in `requests`.
+        keep: hold the bodies in `requests`, and count equal ones.
     """
 
     def __init__(
@@ -204,7 +204,8 @@ class LLMServer:
             return body, Fault(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
         if self.answer is None:
             return body, Reply()
-        self._times[data] += 1
+        if self.keep:
+            self._times[data] += 1
         try:
             action = self.answer(body, self._times[data])
         except BaseException as error:
@@ -336,11 +337,14 @@ def _completion(body: Body, reply: Reply) -> bytes:
 
 
 @contextlib.contextmanager
-def server_process(*, latency: float = 0.0, log: Path | None = None, cpu: int | None = None) -> Iterator[str]:
+def server_process(
+    *, latency: float = 0.0, log: Path | None = None, cpu: int | None = None, length: int | None = None
+) -> Iterator[str]:
     """Run the server in a process of its own and yield its base URL."""
     command = [sys.executable, __file__, "--latency", str(latency)]
     command += [] if log is None else ["--log", str(log)]
     command += [] if cpu is None else ["--cpu", str(cpu)]
+    command += [] if length is None else ["--length", str(length)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -355,10 +359,18 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--log", type=Path, help="gets a line for each request when it comes")
     parser.add_argument("--cpu", type=int, help="run on this core only")
+    parser.add_argument("--length", type=int, help="answer all requests with so many letters")
     options = parser.parse_args()
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
-    server = LLMServer(latency=options.latency, log=options.log, keep=False, port=options.port)
+    reply = None if options.length is None else Reply("x" * options.length)
+    server = LLMServer(
+        reply and (lambda body, count: reply),
+        latency=options.latency,
+        log=options.log,
+        keep=False,
+        port=options.port,
+    )
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(server.serve(lambda: print(server.base_url, flush=True)))
 

@@ -38,7 +38,8 @@ def shown(text: str, limit: int) -> str:
     if len(text) > limit:
         head, tail = limit - limit // 3, limit // 3
         text = f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[-tail:]}"
-    text = _CONTROL.sub(lambda match: match[0] + " ", text)
+    if "<" in text or "[" in text:
+        text = _CONTROL.sub(lambda match: match[0] + " ", text)
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return visible(text, len(text), keep="\n\t")

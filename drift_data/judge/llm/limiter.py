@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 _START: Final = 8
-_SHORTEST_ROUND: Final = 4  # answers
+_SHORTEST_ROUND: Final = 8  # answers
 _STEP: Final = 1.25  # a raise is judged once the limit has grown by this factor
 _GAIN: Final = 0.25  # of the raise: by so much at least the answers a second must have grown
 _HOLD, _LONGEST_HOLD = 8, 256  # rounds after a raise that did not pay; each time twice as many
@@ -23,7 +23,7 @@ _SHORTEST_GAP, _LONGEST_GAP = 0.5, 30.0  # seconds without a request when even o
 class Limiter:
     """Hands out places for requests; each place is given back by `answered`, `refused` or `failed`.
 
-    A round is as many answers as there are places. After a round in which all places were taken the limit
+    A round is as many answers as there are places, or a few times as many where these are few. After a round in which all places were taken the limit
     doubles (slow start) or, once a request has been refused, grows by one.
 
     Args:
@@ -70,7 +70,7 @@ class Limiter:
         """Give a place back: the server has answered."""
         self._gap /= 2
         self._done += 1
-        if self._done >= max(self.limit, _SHORTEST_ROUND):
+        if self._done >= self.limit * -(-_SHORTEST_ROUND // self.limit):
             self._end_round()
         self._give_back()
 

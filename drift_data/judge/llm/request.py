@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +39,11 @@ class Sampling(SamplingOptions):
 
     model: str = Field(min_length=1)
 
+    @cached_property
+    def text(self) -> str:
+        """Return it as canonical JSON."""
+        return canonical(self.model_dump())
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -66,12 +71,9 @@ class Request:
     @cached_property
     def key(self) -> str:
         """Return 64 hex digits over what determines the answer."""
-        schema = self.schema.text if self.schema else ""
-        parts = (self.system, self.user, canonical(self.sampling.model_dump()), schema)
-        digest = hashlib.sha256()
-        for part in parts:
-            data = part.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "big") + data)
+        digest = _begun(self.system).copy()
+        for part in (self.user, self.sampling.text, self.schema.text if self.schema else ""):
+            digest.update(_measured(part))
         return digest.hexdigest()
 
     @property
@@ -117,6 +119,21 @@ class Answer:
     detail: str | None = None  # of the error, bounded, without secrets
 
 
+@lru_cache(16)
+def _begun(system: str) -> hashlib._Hash:
+    """Return the digest of the part that many requests share."""
+    return hashlib.sha256(_measured(system))
+
+
+def _measured(text: str) -> bytes:
+    """Return text behind its length, so that no two lists of texts run together to the same bytes."""
+    data = text.encode("utf-8", "surrogatepass")
+    return len(data).to_bytes(8, "big") + data
+
+
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def canonical(value: Any) -> str:
     """Return JSON text that is the same for equal values."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _CANONICAL.encode(value)

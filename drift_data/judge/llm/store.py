@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from drift_data.judge.llm.request import Answer, Request, canonical
+from drift_data.judge.llm.request import Answer, Request
 from drift_data.workspace import UserError
 
 FILE: Final = "judge.sqlite"
@@ -127,7 +127,7 @@ class Store:
                     request.key,
                     request.purpose,
                     sampling.model,
-                    canonical(sampling.model_dump()),
+                    sampling.text,
                     system,
                     _storable(request.user),
                     schema,

@@ -33,8 +33,9 @@ class Exchange:
         self.unlabelled: dict[int, tuple[str, str | None]] = {}  # turn → reason and detail
         self._window, self._prompts, self._sampling = window, prompts, sampling
         self._items = rubric.polarities
-        self._open, self._tries, self._attempt = prompts.shown_turns(window), tries, 1
-        self._request: Request | None = prompts.request(window, self._open, sampling)
+        self._texts, self._tries, self._attempt = prompts.shown(window), tries, 1
+        self._open = {turn: self._texts[turn] for turn in window.turns}
+        self._request: Request | None = prompts.request(window, self._texts, self._open, sampling)
 
     @property
     def request(self) -> Request | None:
@@ -65,7 +66,7 @@ class Exchange:
             return None
         if self._attempt <= self._tries:
             self._request = self._prompts.request(
-                self._window, self._open, self._sampling, self._attempt, faults.values()
+                self._window, self._texts, self._open, self._sampling, self._attempt, faults.values()
             )
             return None
         for turn, fault in faults.items():

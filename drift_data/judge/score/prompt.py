@@ -41,13 +41,17 @@ class Prompts:
         # Of everything that this module puts into a request besides rubric, options and conversation.
         self.version = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()[:12]
 
-    def shown_turns(self, window: Window) -> dict[int, str]:
-        """Return the judged messages as the prompt shows them, by turn."""
-        return {turn: self._shown(window.messages[turn - window.first]) for turn in window.turns}
+    def shown(self, window: Window) -> dict[int, str]:
+        """Return the messages of a window as the prompt shows them, by their index in the conversation."""
+        return {
+            at: shown(message["content"] or "", self._options.limit(message["role"]))
+            for at, message in enumerate(window.messages, window.first)
+        }
 
     def request(
         self,
         window: Window,
+        texts: Mapping[int, str],
         turns: Collection[int],
         sampling: Sampling,
         attempt: int = 1,
@@ -57,6 +61,7 @@ class Prompts:
 
         Args:
             window: what is shown.
+            texts: its messages, from `shown`.
             turns: which of its turns to judge.
             sampling: model and parameters.
             attempt: from 1; each is a request of its own.
@@ -64,10 +69,7 @@ class Prompts:
         """
         asked = set(turns)
         messages = [
-            Fenced(
-                f"[{at}] {message['role']}{', to judge' if at in asked else ''}",
-                self._shown(message),
-            )
+            Fenced(f"[{at}] {message['role']}{', to judge' if at in asked else ''}", texts[at])
             for at, message in enumerate(window.messages, window.first)
         ]
         user = self._user.render(
@@ -79,6 +81,3 @@ class Prompts:
         )
         wanted: Schema = self._schema(tuple(sorted(asked)))
         return Request(self.system, user, sampling, wanted, PURPOSE)
-
-    def _shown(self, message: Mapping[str, str]) -> str:
-        return shown(message["content"] or "", self._options.limit(message["role"]))
