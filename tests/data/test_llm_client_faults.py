@@ -322,3 +322,24 @@ def test_full_disk_ends_the_run_and_what_was_answered_can_be_read(tmp_path: Path
 )
 def test_retry_after_is_read(headers: dict[str, str], seconds: float) -> None:
     assert retry_after(headers) == seconds
+
+
+def test_request_that_is_put_off_for_too_long_is_given_up(tmp_path: Path) -> None:
+    with (
+        LLMServer(lambda body, count: Fault(429) if "3" in asked(body) else None) as server,
+        client(server.base_url, tmp_path, patience=0.5) as made,
+    ):
+        done = {task.user: task.answer for task in made.run(questions(5))}
+    assert {user for user, answer in done.items() if answer.error} == {"question 3"}
+    assert done["question 3"].detail == "status 429: told to fail"
+
+
+def test_gateway_error_of_the_last_request_does_not_end_each_run(tmp_path: Path) -> None:
+    def answer(body: Body, count: int) -> Fault | None:
+        return Fault(502) if "3" in asked(body) else None
+
+    for _ in range(2):
+        with LLMServer(answer) as server, client(server.base_url, tmp_path, tries=2) as made:
+            done = list(made.run(questions(5)))
+    assert Counter(task.answer.error for task in done) == {None: 4, "request_failed": 1}
+    assert server.counts == {"question 3": 2}

@@ -37,7 +37,9 @@ class ClientOptions(BaseModel):
         1.0, ge=0, description="seconds at most before the second try; doubles with each"
     )
     longest_wait: float = Field(60.0, ge=0, description="seconds between two tries")
-    patience: float = Field(900.0, ge=0, description="seconds for a request that the server puts off by 429")
+    patience: float = Field(
+        900.0, ge=0, description="seconds for one request, or for a wait that the server asks for"
+    )
     breaker: int = Field(10, gt=0, description="requests that fail in a row before the run ends")
 
 

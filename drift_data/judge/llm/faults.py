@@ -22,7 +22,8 @@ from drift_data.judge.llm.request import CONTENT_FILTER, Answer
 from drift_data.judge.llm.server import ServerOptions
 from drift_data.workspace import UserError
 
-NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
+NO_CONNECTION: Final = "no connection"  # reason of a failure
+_NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
 _FILTERED: Final = frozenset({"content_filter", "content_policy_violation"})
 _TOO_LONG: Final = frozenset(
     {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
@@ -105,9 +106,9 @@ class Faults:
             return Failure("connection cut")
         if any(isinstance(cause, TimeoutError) for cause in causes):
             connecting = any(isinstance(cause, aiohttp.ConnectionTimeoutError) for cause in causes)
-            return Failure("timeout", busy=not connecting, unreachable=connecting)
+            return Failure(NO_CONNECTION, unreachable=True) if connecting else Failure("timeout", busy=True)
         if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
-            return Failure("no connection", self.shown(str(causes[-1])), unreachable=True)
+            return Failure(NO_CONNECTION, self.shown(str(causes[-1])), unreachable=True)
         if isinstance(error, openai.APIConnectionError | httpx2.HTTPError | aiohttp.ClientError):
             return Failure("connection cut")
         raise error
@@ -142,7 +143,7 @@ class Faults:
                 f"{host} refuses the key in ${self._server.api_key_env} (status {status}). Check the key and what "
                 f"it may do. {_GO_ON}"
             )
-        if status == 402 or NO_MONEY & _codes(said):
+        if status == 402 or _NO_MONEY & _codes(said):
             raise UserError(f"{host} says that the account has no credit left ({words}). {_GO_ON}")
         if status == 404:
             raise UserError(

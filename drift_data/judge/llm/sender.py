@@ -10,7 +10,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import httpx2
@@ -20,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from drift_data.judge.llm.completion import Completion
 from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.faults import Failure, Faults
+from drift_data.judge.llm.faults import NO_CONNECTION, Failure, Faults
 from drift_data.judge.llm.limiter import Limiter
 from drift_data.judge.llm.request import Answer, Dialect, Request
 from drift_data.judge.llm.server import ServerOptions
@@ -73,7 +74,9 @@ class Sender:
             base_url=server.url,
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAioHttpClient(timeout=timeout, limits=limits),
+            http_client=DefaultAioHttpClient(
+                timeout=timeout, limits=limits, event_hooks={"request": [self._take_place]}
+            ),
         )
         self._wait = wait_random_exponential(multiplier=options.first_wait, max=options.longest_wait)
 
@@ -111,7 +114,8 @@ class Sender:
             UserError: the server was never there, or has never answered such a request.
         """
         failure = self._last_failure
-        if failure and not self._answered and (failure.unreachable or not self._meter.stored):
+        never_there = failure is not None and failure.reason == NO_CONNECTION
+        if failure and not self._answered and (never_there or not self._meter.stored):
             raise self._faults.end(failure, self._failed_in_a_row)
 
     async def close(self) -> None:
@@ -133,29 +137,32 @@ class Sender:
         return True
 
     async def _attempt(self, request: Request) -> Answer:
-        taken = await self._limiter.take()
+        """Send a request once; its answer is stored before its place is given back."""
+        place = _Place(asyncio.timeout(None))
+        _PLACE.set(place)
         try:
-            if self._ended is not None:
-                raise self._ended  # before those who wait hear of it, places come free
-            answer = await self._post(request)
+            answer = await self._post(request, place)
             answer = replace(answer, price=self._meter.priced(answer))
-            self._store.put(request, answer, backend=KIND, seconds=time.monotonic() - taken)
-        except Failure as failure:
-            self._failures[failure.reason] += 1
-            if failure.busy:
-                self._limiter.refused(taken, failure.wait)
-            else:
-                self._limiter.failed()
-            raise
-        except BaseException:
-            self._limiter.failed()
+            self._store.put(request, answer, backend=KIND, seconds=time.monotonic() - (place.taken or 0.0))
+        except BaseException as error:
+            self._give_back(place, error)
             raise
         self._limiter.answered()
         return answer
 
-    async def _post(self, request: Request) -> Answer:
-        """Send a request once."""
-        response = await self._response(request)
+    def _give_back(self, place: _Place, error: BaseException) -> None:
+        """Give a place back after a failure, if it had been taken."""
+        if isinstance(error, Failure):
+            self._failures[error.reason] += 1
+        if place.taken is None:
+            return
+        if isinstance(error, Failure) and error.busy:
+            self._limiter.refused(place.taken, error.wait)
+        else:
+            self._limiter.failed()
+
+    async def _post(self, request: Request, place: _Place) -> Answer:
+        response = await self._response(request, place)
         if isinstance(response, Exception):
             # Not where it is caught: the client's errors hold headers, and these the key.
             outcome = self._faults.of(response, request.sampling.model)
@@ -178,11 +185,11 @@ class Sender:
             )
         return answer
 
-    async def _response(self, request: Request) -> httpx2.Response | Exception:
+    async def _response(self, request: Request, place: _Place) -> httpx2.Response | Exception:
         # As bytes, and without the client's own models of requests and answers: these halve its speed.
         body = json.dumps(request.body(self._dialect), ensure_ascii=False).encode("utf-8", "replace")
         try:
-            async with asyncio.timeout(self._options.timeout):
+            async with place.timeout:
                 return await self._client.post(
                     "/chat/completions",
                     cast_to=httpx2.Response,
@@ -191,6 +198,15 @@ class Sender:
                 )
         except Exception as error:
             return error
+
+    async def _take_place(self, _: httpx2.Request) -> None:
+        """Wait for a place: when the HTTP request is made and has only to be sent, so that none stands idle."""
+        place = _PLACE.get()
+        if place.taken is None:  # else it is sent again, elsewhere: a redirect
+            place.taken = await self._limiter.take()
+            place.timeout.reschedule(asyncio.get_running_loop().time() + self._options.timeout)
+            if self._ended is not None:
+                raise self._ended  # before those who wait hear of it, places come free
 
     def _count(self, failure: Failure) -> None:
         """Take a request's failure for good down, and end the run when there are too many in a row."""
@@ -204,15 +220,25 @@ class Sender:
             raise self._ended
 
 
+@dataclass
+class _Place:
+    """The place of a request at the server, and how long it may keep it."""
+
+    timeout: asyncio.Timeout
+    taken: float | None = None  # when
+
+
+_PLACE: ContextVar[_Place] = ContextVar("place")  # of the attempt that this coroutine makes
+
+
 class _Stop:
-    """Says when to try no more: after some tries, or after some time for a server that asks to wait."""
+    """Says when to try no more: after some tries, those not counted that the server put off, or some time."""
 
     def __init__(self, options: ClientOptions) -> None:
         self._options, self._faults = options, 0
 
     def __call__(self, state: RetryCallState) -> bool:
         failure = state.outcome.exception() if state.outcome else None
-        if isinstance(failure, Failure) and failure.throttled:
-            return (state.seconds_since_start or 0.0) >= self._options.patience
-        self._faults += 1
-        return self._faults >= self._options.tries
+        self._faults += not (isinstance(failure, Failure) and failure.throttled)
+        late = (state.seconds_since_start or 0.0) >= self._options.patience
+        return late or self._faults >= self._options.tries
