@@ -155,6 +155,11 @@ class LLMServer:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._port}/v1"
 
+    @property
+    def connections(self) -> int:
+        """Return how many are open."""
+        return len(self._connections)
+
     def __enter__(self) -> LLMServer:
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
         self._thread.start()

@@ -4,10 +4,9 @@ import gc
 import itertools
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
-import warnings
+import time
 from pathlib import Path
 
 import pytest
@@ -161,15 +160,20 @@ def test_error_of_a_task_comes_out(tmp_path: Path) -> None:
         list(made.run([Question("?", good=dislike)]))
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::ResourceWarning")
 def test_stopping_early_leaves_nothing_open(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        with LLMServer(latency=0.02) as server, client(server.base_url, tmp_path) as made:
+    with LLMServer(latency=0.02) as server:
+        with client(server.base_url, tmp_path) as made:
             for task in itertools.islice(made.run(questions(100)), 5):
                 assert task.answer.error is None
+            assert server.connections > 0
+        until = time.monotonic() + 2
+        while server.connections and time.monotonic() < until:
+            time.sleep(0.01)
+        assert server.connections == 0
         gc.collect()
-    with sqlite3.connect(tmp_path / FILE) as database:
-        assert database.execute("SELECT count(*) FROM answers").fetchone()[0] >= 5
+    with Store(tmp_path / FILE) as store:
+        assert store.count() >= 5
 
 
 RUN = """

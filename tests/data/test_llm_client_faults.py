@@ -246,8 +246,8 @@ def test_few_refused_requests_are_told_apart_from_a_server_that_knows_none(tmp_p
 
 
 def test_server_that_goes_away_ends_the_run_and_what_was_answered_is_kept(tmp_path: Path) -> None:
-    with LLMServer() as server, client(server.base_url, tmp_path, tries=3) as made:
-        running = made.run(questions(1_000))
+    with LLMServer(latency=0.02) as server, client(server.base_url, tmp_path, tries=3, connections=8) as made:
+        running = made.run(questions(100))
         for _ in range(20):
             next(running)
         threading.Thread(target=server.close).start()

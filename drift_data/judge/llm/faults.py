@@ -102,8 +102,6 @@ class Faults:
         if isinstance(error, openai.APIStatusError):
             return self._of_status(error, model)
         causes = list(_causes(error))
-        if any(isinstance(cause, aiohttp.ServerDisconnectedError) for cause in causes):
-            return Failure("connection cut")
         if any(isinstance(cause, TimeoutError) for cause in causes):
             connecting = any(isinstance(cause, aiohttp.ConnectionTimeoutError) for cause in causes)
             return Failure(NO_CONNECTION, unreachable=True) if connecting else Failure("timeout", busy=True)
