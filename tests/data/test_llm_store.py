@@ -95,7 +95,9 @@ def test_view_shows_request_and_answer_and_shared_texts_are_kept_once(tmp_path: 
         for number in range(3):
             store.put(replace(BASE, user=f"user {number}"), ANSWER, backend="openai", seconds=0.5)
     with sqlite3.connect(tmp_path / "judge.sqlite") as database:
-        rows = database.execute("SELECT system, user, schema, answer, price FROM requests").fetchall()
+        rows = database.execute(
+            "SELECT system, user, schema, answer, price FROM requests ORDER BY user"
+        ).fetchall()
         texts = database.execute("SELECT count(*) FROM texts").fetchone()[0]
     schema = '{"name":"s","schema":{"required":[],"type":"object"}}'
     assert rows == [("system", f"user {number}", schema, "yes", 0.25) for number in range(3)]
@@ -109,7 +111,7 @@ def test_many_shared_texts_are_told_apart(tmp_path: Path) -> None:
                 replace(BASE, system=f"system {number}", user=f"{number % 7}"), ANSWER, backend="openai"
             )
     with sqlite3.connect(tmp_path / "judge.sqlite") as database:
-        rows = database.execute("SELECT system, user FROM requests").fetchall()
+        rows = database.execute("SELECT system, user FROM requests ORDER BY user").fetchall()
     assert sorted(rows) == sorted((f"system {number}", f"{number % 7}") for number in range(1_100))
 
 

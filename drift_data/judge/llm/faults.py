@@ -142,7 +142,9 @@ class Faults:
                 f"it may do. {_GO_ON}"
             )
         if status == 402 or _NO_MONEY & _codes(said):
-            raise UserError(f"{host} says that the account has no credit left ({words}). {_GO_ON}")
+            raise UserError(
+                f"{host} says that the account has no credit left ({words or f'status {status}'}). {_GO_ON}"
+            )
         if status == 404:
             raise UserError(
                 f"{self._server.url} does not know the model {visible(model, 100)}, or is not the base URL of an "
@@ -152,7 +154,7 @@ class Faults:
             wait = retry_after(error.response.headers)
             if wait > self._patience:
                 raise UserError(
-                    f"{host} asks to be left alone for {wait:,.0f} s (status {status}, {words}). What was answered "
+                    f"{host} asks to be left alone for {wait:,.0f} s (status {status}). What was answered "
                     "is kept; run the same command again then."
                 )
             return Failure(
