@@ -20,27 +20,28 @@ from drift_data.workspace import UserError
 
 FILE: Final = "judge.sqlite"
 _VERSION = 1
+_MAPPED = 1 << 30  # bytes of the file that are read without copying
 _TEXTS: Final = 1_000  # shared texts whose numbers are remembered
 _TABLES = """
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE answers (
     key TEXT PRIMARY KEY,            -- sha256 of what determines the answer
-    purpose TEXT NOT NULL,           -- score, extract, fold
-    model TEXT NOT NULL,
-    sampling TEXT NOT NULL,          -- JSON
-    system INTEGER NOT NULL REFERENCES texts,
-    user TEXT NOT NULL,
-    schema INTEGER REFERENCES texts,
     answer TEXT NOT NULL,
     finish_reason TEXT NOT NULL,
     input_tokens INTEGER NOT NULL,
     cached_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL,
-    price REAL NOT NULL,             -- as asked, in the currency of the recipe's prices
+    price REAL NOT NULL,             -- in the currency of the recipe's prices
     backend TEXT NOT NULL,           -- openai, vllm, batch
     seconds REAL,                    -- from sending to answer, the last attempt only
-    answered_at TEXT NOT NULL        -- UTC, ISO 8601
-);
+    answered_at TEXT NOT NULL,       -- UTC, ISO 8601
+    purpose TEXT NOT NULL,           -- score, extract, fold
+    model TEXT NOT NULL,
+    sampling TEXT NOT NULL,          -- JSON
+    system INTEGER NOT NULL REFERENCES texts,
+    schema INTEGER REFERENCES texts,
+    user TEXT NOT NULL               -- long, so it comes last: what is read for an answer lies before it
+) WITHOUT ROWID;
 CREATE VIEW requests AS
     SELECT a.key, a.purpose, a.model, a.sampling, s.text AS system, a.user, j.text AS schema, a.answer,
            a.finish_reason, a.input_tokens, a.cached_tokens, a.output_tokens, a.price, a.backend, a.seconds,
@@ -68,6 +69,7 @@ class Store:
             # The write-ahead log is with the system when `put` returns, so a killed process loses nothing;
             # after a power cut the last seconds may be missing, and are asked again.
             self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(f"PRAGMA mmap_size = {_MAPPED}")
             self._open()
         except sqlite3.DatabaseError as error:
             raise UserError(
@@ -125,12 +127,6 @@ class Store:
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     request.key,
-                    request.purpose,
-                    sampling.model,
-                    sampling.text,
-                    system,
-                    _storable(request.user),
-                    schema,
                     _storable(answer.text),
                     answer.finish_reason,
                     answer.input_tokens,
@@ -140,6 +136,12 @@ class Store:
                     backend,
                     seconds,
                     datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    request.purpose,
+                    sampling.model,
+                    sampling.text,
+                    system,
+                    schema,
+                    _storable(request.user),
                 ],
             )
 

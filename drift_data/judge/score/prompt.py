@@ -17,9 +17,10 @@ from drift_data.judge.llm.request import Request, Sampling, Schema
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.score.answer import FAULTS, schema
 from drift_data.judge.score.windows import Window, WindowOptions
-from drift_data.schema import DSAT, SAT
+from drift_data.schema import DSAT, ROLES, SAT
 
 PURPOSE = "score"
+_HERE = "\0"
 _FILES = {name: files(__package__) / "prompts" / f"{name}.jinja" for name in ("system", "user")}
 
 
@@ -30,7 +31,7 @@ class Prompts:
         environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
         sources = {name: path.read_text(encoding="utf-8") for name, path in _FILES.items()}
         self._user = environment.from_string(sources["user"])
-        self._rubric, self._options = rubric, options
+        self._limits = {role: options.limit(role) for role in ROLES}
         by_polarity = {
             polarity: [item for item in rubric.items if item.polarity == polarity] for polarity in (SAT, DSAT)
         }
@@ -38,13 +39,14 @@ class Prompts:
             satisfaction=by_polarity[SAT], dissatisfaction=by_polarity[DSAT]
         )
         self._schema = lru_cache(1_000)(lambda turns: schema(rubric, turns))
+        self._around = lru_cache(1_000)(self._render)
         # Of everything that this module puts into a request besides rubric, options and conversation.
         self.version = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()[:12]
 
     def shown(self, window: Window) -> dict[int, str]:
         """Return the messages of a window as the prompt shows them, by their index in the conversation."""
         return {
-            at: shown(message["content"] or "", self._options.limit(message["role"]))
+            at: shown(message["content"] or "", self._limits[message["role"]])
             for at, message in enumerate(window.messages, window.first)
         }
 
@@ -72,12 +74,21 @@ class Prompts:
             Fenced(f"[{at}] {message['role']}{', to judge' if at in asked else ''}", texts[at])
             for at, message in enumerate(window.messages, window.first)
         ]
+        listed = tuple(sorted(asked))
+        before, after = self._around(window.first, listed, attempt, frozenset(faults))
+        wanted: Schema = self._schema(listed)
+        return Request(self.system, before + fenced(messages) + after, sampling, wanted, PURPOSE)
+
+    def _render(
+        self, first: int, turns: tuple[int, ...], attempt: int, faults: frozenset[str]
+    ) -> tuple[str, str]:
+        """Return what a user prompt has before and after the conversation: few differ in that."""
         user = self._user.render(
-            first=window.first,
-            turns=sorted(asked),
+            first=first,
+            turns=turns,
             attempt=attempt,
-            faults=[FAULTS[fault] for fault in sorted(set(faults))],
-            conversation=fenced(messages),
+            faults=[FAULTS[fault] for fault in sorted(faults)],
+            conversation=_HERE,
         )
-        wanted: Schema = self._schema(tuple(sorted(asked)))
-        return Request(self.system, user, sampling, wanted, PURPOSE)
+        before, after = user.split(_HERE)
+        return before, after
