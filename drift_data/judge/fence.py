@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from drift_data.hostile import visible
 
@@ -21,8 +21,7 @@ _CONTROL = re.compile(
 _CODE = 8  # hex digits
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(NamedTuple):
     """A message as a prompt shows it."""
 
     heading: str  # ours, such as "[4] user"

@@ -20,7 +20,6 @@ from drift_data.workspace import UserError
 
 FILE: Final = "judge.sqlite"
 _VERSION = 1
-_MAPPED = 1 << 30  # bytes of the file that are read without copying
 _TEXTS: Final = 1_000  # shared texts whose numbers are remembered
 _TABLES = """
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
@@ -41,7 +40,7 @@ CREATE TABLE answers (
     system INTEGER NOT NULL REFERENCES texts,
     schema INTEGER REFERENCES texts,
     user TEXT NOT NULL               -- long, so it comes last: what is read for an answer lies before it
-) WITHOUT ROWID;
+);
 CREATE VIEW requests AS
     SELECT a.key, a.purpose, a.model, a.sampling, s.text AS system, a.user, j.text AS schema, a.answer,
            a.finish_reason, a.input_tokens, a.cached_tokens, a.output_tokens, a.price, a.backend, a.seconds,
@@ -69,7 +68,6 @@ class Store:
             # The write-ahead log is with the system when `put` returns, so a killed process loses nothing;
             # after a power cut the last seconds may be missing, and are asked again.
             self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.execute(f"PRAGMA mmap_size = {_MAPPED}")
             self._open()
         except sqlite3.DatabaseError as error:
             raise UserError(

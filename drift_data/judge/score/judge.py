@@ -22,7 +22,6 @@ from drift_data.judge.score.exchange import Exchange
 from drift_data.judge.score.prompt import Prompts
 from drift_data.judge.score.windows import WindowOptions, windows
 from drift_data.schema import DSAT, SAT
-from drift_data.turns import count_feedback_turns
 
 _DETAIL = 300  # characters
 
@@ -83,13 +82,12 @@ class LLMJudge:
         for batch in conversations:
             state = _Batch()
             waiting.append(state)
-            judged = batch.filter(pa.array(count_feedback_turns(batch["messages"]) > 0))
-            chats = zip(judged["conversation_id"].to_pylist(), judged["messages"].to_pylist(), strict=True)
-            for place, (conversation, messages) in enumerate(chats):
-                for window in windows(messages, self._window):
+            ids = batch["conversation_id"].to_pylist()
+            for row, messages in enumerate(batch["messages"].to_pylist()):
+                for window in windows(messages or (), self._window):
                     state.open += 1
                     exchange = _Exchange(window, self.prompts, self.rubric, self._sampling, self._tries)
-                    exchange.batch, exchange.place, exchange.conversation = state, place, conversation
+                    exchange.batch, exchange.place, exchange.conversation = state, row, ids[row]
                     yield exchange
             state.asked = True
 
@@ -128,7 +126,7 @@ class _Exchange(Exchange):
     """An exchange that knows where its answers belong."""
 
     batch: _Batch
-    place: int  # of the conversation among those of its batch
+    place: int  # row of the conversation in its batch
     conversation: str
 
 

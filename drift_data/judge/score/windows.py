@@ -47,6 +47,8 @@ def windows(messages: Sequence[Mapping[str, str]], options: WindowOptions) -> It
         options: sizes.
     """
     turns = feedback_turns(messages)
+    if not turns:
+        return
     sizes = [min(len(message["content"] or ""), options.limit(message["role"])) for message in messages]
     while turns:
         first = max(0, turns[0] - 1 - options.context)
