@@ -1,0 +1,118 @@
+"""A labelling run whose answers are all in the store, made again: `python benches/resume.py`.
+
+Logs of two sizes in WildChat-1M's shape, with an answer in the store for each request. A fresh process makes all
+requests, finds and checks all answers, and writes the label table, over no connection; then another finds the table
+there and does nothing. Memory is the peak above what the imports took. Exit code 1 when a limit is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from convert import peak_bytes
+
+SIZES = (33_500, 67_000)  # conversations; the larger has 100,000 feedback turns
+MAX_SECONDS, MAX_GROWTH = 10.0, 1.2
+URL = "http://127.0.0.1:9/v1"  # nobody listens: whatever is not in the store is an error
+
+
+def opened(work: Path) -> Any:
+    """Return workspace, store, judge and client of a work folder."""
+    from drift_data.judge.llm.client import Client, ClientOptions
+    from drift_data.judge.llm.cost import Meter
+    from drift_data.judge.llm.request import Sampling
+    from drift_data.judge.llm.server import ServerOptions
+    from drift_data.judge.llm.store import FILE, Store
+    from drift_data.judge.rubric import load_rubric
+    from drift_data.judge.score.judge import LLMJudge
+    from drift_data.workspace import Workspace
+
+    workspace, store = Workspace(work), Store(work / FILE)
+    client = Client(store, Meter(), ServerOptions(base_url=URL), ClientOptions())
+    return workspace, store, LLMJudge(client, Sampling(model="test"), load_rubric())
+
+
+def make(work: Path, conversations: int) -> dict[str, float]:
+    """Write and convert logs, and put an answer to each request into the store."""
+    from drift_data.clean import CleanOptions
+    from drift_data.convert import convert
+    from drift_data.judge.base import CONVERSATION_COLUMNS
+    from drift_data.judge.llm.request import Answer
+    from drift_data.simulate.benchmark import write_wildchat
+
+    workspace, store, judge = opened(work)
+    with tempfile.TemporaryDirectory(dir=work.parent) as logs:
+        write_wildchat(Path(logs), conversations, seed=0)
+        convert(workspace, "wildchat", [logs], CleanOptions())
+    turns = 0
+    for exchange in judge.exchanges(workspace.batches("conversations", CONVERSATION_COLUMNS)):
+        schema = exchange.request.schema.schema["properties"]["turns"]["items"]["properties"]
+        asked = schema["turn"]["enum"]
+        turn = {"act": "other", "items": [], "evidence": "", "refusal": "no"}
+        text = json.dumps({"turns": [{"turn": number, **turn} for number in asked]})
+        store.put(exchange.request, Answer(text), backend="openai")
+        turns += len(asked)
+    return {"turns": turns, "requests": store.count()}
+
+
+def label_again(work: Path) -> dict[str, float]:
+    """Label from the store; return seconds and bytes above the imports."""
+    from drift_data.judge.decide import Thresholds
+    from drift_data.label import label
+
+    workspace, store, judge = opened(work)
+    before, started = peak_bytes(), time.perf_counter()
+    label(workspace, judge, Thresholds())
+    store.close()
+    return {"seconds": time.perf_counter() - started, "bytes": peak_bytes() - before}
+
+
+def child(task: str, work: Path, *arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, "--task", task, "--work", str(work), *map(str, arguments)]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="conversations")
+    parser.add_argument("--task", choices=["make", "label"], help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.task:
+        made = make(options.work, options.sizes[0]) if options.task == "make" else label_again(options.work)
+        print(json.dumps(made))
+        return 0
+
+    print(f"{'turns':>9} {'requests':>9} {'from the store s':>17} {'MB':>5} {'finished s':>11}")
+    seconds, memory = 0.0, []
+    with tempfile.TemporaryDirectory(prefix="drift-bench-") as folder:
+        for size in options.sizes:
+            work = Path(folder) / str(size)
+            made = child("make", work, "--sizes", size)
+            taken, again = child("label", work), child("label", work)
+            seconds = taken["seconds"]
+            memory.append(taken["bytes"])
+            print(
+                f"{made['turns']:>9,} {made['requests']:>9,} {seconds:>17.1f} {taken['bytes'] / 2**20:>5.0f} "
+                f"{again['seconds']:>11.2f}",
+                flush=True,
+            )
+    growth = max(memory) / min(memory)
+    fine = seconds <= MAX_SECONDS and growth <= MAX_GROWTH
+    print(
+        f"at most {MAX_SECONDS:g} s: {seconds:.1f}; memory, larger to smaller at most {MAX_GROWTH:g}: {growth:.2f} → "
+        f"{'within limits' if fine else 'LIMIT BROKEN'}"
+    )
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
