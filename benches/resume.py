@@ -76,7 +76,7 @@ def label_again(work: Path) -> dict[str, float]:
 
 def child(task: str, work: Path, *arguments: object) -> dict[str, float]:
     command = [sys.executable, __file__, "--task", task, "--work", str(work), *map(str, arguments)]
-    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, check=True, text=True, capture_output=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

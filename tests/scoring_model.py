@@ -53,9 +53,9 @@ def scoring_answer(body: dict[str, Any], count: int = 1) -> str:
 def varied_answer(body: dict[str, Any], count: int = 1) -> str:
     """As `scoring_answer`, but of every tenth request the first try cannot be used."""
     asked = json.dumps(body["messages"], sort_keys=True)
-    if "Try " not in body["messages"][-1]["content"].split("\n")[0]:
-        if hashlib.sha256(asked.encode()).digest()[0] < 26:
-            return '{"turns": []}'
+    first = "Try " not in body["messages"][-1]["content"].split("\n")[0]
+    if first and hashlib.sha256(asked.encode()).digest()[0] < 26:
+        return '{"turns": []}'
     return scoring_answer(body)
 
 
@@ -65,9 +65,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
-    server = LLMServer(
-        varied_answer, latency=options.latency, log=options.log, keep=False, port=options.port
-    )
+    server = LLMServer(varied_answer, latency=options.latency, log=options.log, keep=False, port=options.port)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(server.serve(lambda: print(server.base_url, flush=True)))
 

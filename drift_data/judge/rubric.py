@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Self
@@ -46,18 +45,18 @@ class Rubric(BaseModel):
             raise ValueError(f"item names must be unique, these are not: {', '.join(twice)}")
         return self
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """Return 12 hex digits over the items; the name of the rubric and their order do not count."""
         items = sorted((item.model_dump() for item in self.items), key=lambda item: str(item["name"]))
         return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:12]
 
-    @cached_property
+    @property
     def polarities(self) -> dict[str, str]:
         """Return polarity by item name."""
         return {item.name: item.polarity for item in self.items}
 
-    @cached_property
+    @property
     def change_items(self) -> frozenset[str]:
         """Return the names of the items that ask for a change of the judged reply."""
         return frozenset(item.name for item in self.items if item.asks_for_change)

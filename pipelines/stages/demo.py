@@ -14,7 +14,8 @@ from drift_data.agreement import Agreement, agreement
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 from pipelines.recipe import Recipe
-from pipelines.stages import data, label, output, train
+from pipelines.stages import data, output, train
+from pipelines.stages.label import label as label_turns
 from pipelines.stages.names import models, run_name
 
 ITERATIONS = 2
@@ -27,7 +28,7 @@ def run(workspace: Workspace, recipe: Recipe) -> None:
     console = Console(stderr=True)
     steps: list[tuple[str, Callable[[], None]]] = [
         ("chat logs of simulated users → conversations", partial(data.convert, workspace, recipe, [])),
-        ("label every feedback turn", partial(label.label, workspace, recipe)),
+        ("label every feedback turn", partial(label_turns, workspace, recipe)),
         ("mine examples and seed pairs", partial(data.seed, workspace, recipe, recipe.label.judge)),
         ("base model, warm start → M0", partial(train.warm, workspace, recipe, None)),
         ("iteration 1 → M1", partial(train.iterate, workspace, recipe, None, 1)),

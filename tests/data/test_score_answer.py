@@ -1,9 +1,11 @@
 """Which answers of a scoring request count, turn by turn."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from drift_data.judge.fence import shown
 from drift_data.judge.llm.request import LENGTH, Answer, Sampling
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.answer import quotes, read_answer, schema
@@ -83,6 +85,23 @@ def test_evidence_is_compared_without_case_white_space_and_the_shape_of_quotatio
     assert quotes(evidence, MESSAGES[2]) is there
 
 
+@pytest.mark.parametrize(
+    ("evidence", "message", "there"),
+    [
+        ("caf\u00e9 is wrong", "The cafe\u0301 is wrong", True),  # one character or two
+        ("wrong again", "that is wrong\r\nagain", True),
+        ("wrong again", "that is \u202ewrong\u200f again\ufeff", True),
+        ("...", "...", True),  # all there is
+        ("?!", " ?! ", True),
+        ("wrong", "\u202e", False),
+        ("\u200b", "fine", False),
+        ("", "", False),
+    ],
+)
+def test_evidence_is_what_the_model_reads_whatever_its_bytes(evidence, message, there):
+    assert quotes(evidence, shown(message, 1_000)) is there
+
+
 def exchange(tries=3):
     (window,) = windows(CHAT, WindowOptions())
     return Exchange(
@@ -118,7 +137,10 @@ def test_a_turn_that_no_answer_can_be_used_for_has_no_label_but_a_reason():
 def test_a_cut_off_answer_is_asked_again_with_twice_the_room():
     task = exchange()
     task.receive(Answer(answer(turn(2), turn(4)), finish_reason=LENGTH))
-    assert task.answers == {} and task.request.sampling.max_tokens == 200
+    again = task.request
+    assert task.answers == {} and again.sampling.max_tokens == 200
+    assert replace(again, sampling=Sampling(model="m", max_tokens=100)).key != again.key
+    assert replace(again, sampling=Sampling(model="m", max_tokens=200)).key == again.key
     task.receive(Answer("", finish_reason=LENGTH))
     task.receive(Answer("", finish_reason=LENGTH))
     assert task.unlabelled == dict.fromkeys((2, 4), ("invalid_answer", "truncated"))

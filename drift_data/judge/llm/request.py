@@ -39,7 +39,7 @@ class Sampling(SamplingOptions):
 
     model: str = Field(min_length=1)
 
-    @cached_property
+    @property
     def text(self) -> str:
         """Return it as canonical JSON."""
         return canonical(self.model_dump())

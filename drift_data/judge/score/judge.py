@@ -49,6 +49,7 @@ class LLMJudge:
     ) -> None:
         self.name = f"{backend.kind}:{sampling.model}"
         self.rubric = rubric
+        self._polarities, self._rubric_hash = rubric.polarities, rubric.hash
         self._backend, self._sampling, self._tries = backend, sampling, options.tries
         self._window = options.window
         self.prompts = Prompts(rubric, options.window)
@@ -99,7 +100,7 @@ class LLMJudge:
         strengths: dict[str, int] = {}
         for item in answer.items:
             strengths[item.name] = max(item.strength, strengths.get(item.name, 0))
-        polarity = self.rubric.polarities
+        polarity = self._polarities
         scores = dict.fromkeys((SAT, DSAT), 0)
         for name, strength in strengths.items():
             scores[polarity[name]] += strength
@@ -118,7 +119,7 @@ class LLMJudge:
             "refusal": answer.refusal != "no",
             "correct_refusal": None if answer.refusal == "no" else answer.refusal == "deserved",
             "judge": self.name,
-            "rubric": self.rubric.hash,
+            "rubric": self._rubric_hash,
         }
 
 
