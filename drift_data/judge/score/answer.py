@@ -7,6 +7,7 @@ speaks of a turn it was not asked about counts for nothing: its numbers cannot b
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
@@ -155,14 +156,23 @@ def _fault(turn: TurnAnswer, message: str, items: Mapping[str, str]) -> str | No
 
 
 def quotes(evidence: str, message: str) -> bool:
-    """Say whether a span occurs in a message, whatever its case, white space, quotation marks and ends."""
-    span = _plain(evidence).strip(" .…\"'")
-    return bool(span) and span in _plain(message)
+    """Say whether a span occurs in a message, whatever its case, white space, quotation marks and ends.
+
+    How a character is encoded does not count, nor do characters that are not seen: a model copies what it reads.
+    """
+    whole, plain = _plain(message), _plain(evidence)
+    span = plain.strip(" .\"'")
+    return span in whole if span else bool(plain) and plain == whole
 
 
 _QUOTES: Final = str.maketrans("“”„«»‘’‚`", '"""""\'\'\'\'')
 _SPACE: Final = re.compile(r"\s+")
+# Characters that are not seen: as they are, and as the prompt spells them out.
+_UNSEEN: Final = re.compile(
+    r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|\\(?:r|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+)
 
 
 def _plain(text: str) -> str:
-    return _SPACE.sub(" ", text.translate(_QUOTES)).casefold().strip()
+    seen = unicodedata.normalize("NFKC", _UNSEEN.sub("", text.translate(_QUOTES)))
+    return _SPACE.sub(" ", seen).casefold().strip()
