@@ -54,7 +54,7 @@ def resampled(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Floats:
 def estimate(value: float | np.floating[Any] | Floats, samples: Floats | None) -> Estimate:
     """Return a figure with the percentile interval of its resampled values.
 
-    A share of 0 or 1 has no interval when no resample differs: that says nothing of how few turns there are.
+    A figure that no resample changes has no interval: that says nothing of how few turns there are.
 
     Args:
         value: the figure itself.
@@ -64,7 +64,7 @@ def estimate(value: float | np.floating[Any] | Floats, samples: Floats | None) -
     if samples is None or np.isnan(value) or len(known) < _DEFINED * len(samples):
         return Estimate(value=number(value))
     low, high = np.quantile(known, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    if low == high and value in (0, 1):
+    if low == high:
         return Estimate(value=number(value))
     return Estimate(value=number(value), low=float(low), high=float(high))
 

@@ -189,7 +189,7 @@ def _run(
     def build(outputs: Build) -> None:
         out = outputs[folder]
         quality, matched = measure()
-        cells = read_cells(workspace, matched, options.examples)
+        cells = read_cells(workspace, matched, options.examples, options.characters)
         page = render(quality, cells, options.characters)
         (out.folder / REPORT).write_text(page, encoding="utf-8")
         (out.folder / RESULT).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -11,10 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drift_data.hostile import visible
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
-
-_READ = 4_000  # characters of a message that are read; the page shows fewer
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,21 @@ class Cell:
         return f"{self.other}-as-{self.given}"
 
 
-def read_cells(workspace: Workspace, matched: pl.DataFrame, each: int) -> list[Cell]:
+def read_cells(workspace: Workspace, matched: pl.DataFrame, each: int, characters: int) -> list[Cell]:
     """Return the cells that have turns: disagreements first, then by size.
 
     Args:
         workspace: holds the conversations.
         matched: rows of `matching.match`.
         each: turns that are picked of a cell, in the order of a hash: the same ones every time.
+        characters: of a message that are kept, spelled out as `visible` does.
     """
     picked = {
         (other, given): _pick(matched.filter(pl.col("gold_label") == other, pl.col("label") == given), each)
         for other in LABELS
         for given in LABELS
     }
-    texts = _texts(workspace, {key for _, rows in picked.values() for key in map(_key, rows)})
+    texts = _texts(workspace, {key for _, rows in picked.values() for key in map(_key, rows)}, characters)
     cells = [Cell(*labels, turns, rows) for labels, (turns, rows) in picked.items() if turns]
     cells.sort(key=lambda cell: (cell.other == cell.given, -cell.turns))
     numbers = iter(range(1, 1 + sum(len(cell.excerpts) for cell in cells)))
@@ -73,8 +73,10 @@ def _key(row: Mapping[str, Any]) -> tuple[str, int]:
     return row["conversation_id"], row["turn"]
 
 
-def _texts(workspace: Workspace, keys: set[tuple[str, int]]) -> dict[tuple[str, int], dict[str, str]]:
-    """Return the judged reply and the feedback of some turns."""
+def _texts(
+    workspace: Workspace, keys: set[tuple[str, int]], characters: int
+) -> dict[tuple[str, int], dict[str, str]]:
+    """Return the judged reply and the feedback of some turns, bounded and safe to show."""
     turns: dict[str, list[int]] = {}
     for name, turn in keys:
         turns.setdefault(name, []).append(turn)
@@ -85,7 +87,7 @@ def _texts(workspace: Workspace, keys: set[tuple[str, int]]) -> dict[tuple[str, 
             for turn in turns[row["conversation_id"]]:
                 reply, feedback = row["messages"][turn - 1 : turn + 1]
                 found[row["conversation_id"], turn] = {
-                    "reply": reply["content"][:_READ],
-                    "feedback": feedback["content"][:_READ],
+                    "reply": visible(reply["content"], characters, keep="\n\t"),
+                    "feedback": visible(feedback["content"], characters, keep="\n\t"),
                 }
     return found

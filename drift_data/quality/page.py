@@ -81,7 +81,9 @@ def _curves(choice: Choice) -> list[tuple[str, float, list[Point], Markup | None
             for point in points
             if point.recall is not None and point.precision is not None
         )
-        found.append((label, chosen, shown, _chart(label, chosen, points, curve) if len(curve) > 1 else None))
+        found.append(
+            (label, chosen, shown, _chart(label, chosen, points, curve) if len(set(curve)) > 1 else None)
+        )
     return found
 
 
