@@ -4,7 +4,7 @@ from pathlib import Path
 
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
 from drift_data.judge.llm.cost import FREE
-from drift_data.judge.score.estimate import estimate
+from drift_data.judge.score.estimate import estimate, paid_before
 from drift_data.judge.score.judge import LLMJudge
 from drift_data.label import label as label_turns
 from drift_data.label import label_table
@@ -58,10 +58,14 @@ def label(
         def announce() -> None:
             nonlocal announced
             if not announced:  # the passes of a batch run are one labelling
+                if options.judge == "openai":
+                    options.server.key()  # raises where it is missing, before the estimate takes its time
                 _announce(workspace, asked, llm, options, sample)
+                if options.budget is not None and options.judge != "batch":  # which sees to that itself
+                    asked.meter.foreseen = paid_before(workspace, llm, asked.store, sample)
             announced = True
 
-        more = again or _budget_has_changed(workspace, table, options)
+        more = again or _budget_has_changed(workspace, table, options) or _has_news(workspace, table, options)
         try:
             in_rounds(
                 lambda: label_turns(
@@ -78,7 +82,7 @@ def label(
             print(awaiting)
             return
     say(workspace, table)
-    _say_what_is_left(workspace, table, sample)
+    _say_what_is_left(workspace, table, options, sample)
 
 
 def _announce(
@@ -107,7 +111,13 @@ def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions)
     return bool(manifest.made_by.get("price", {}).get("budget") != options.budget)
 
 
-def _say_what_is_left(workspace: Workspace, table: str, sample: int | None) -> None:
+def _has_news(workspace: Workspace, table: str, options: LabelOptions) -> bool:
+    """Say whether results were given that may hold answers to what a finished table lacks."""
+    manifest = workspace.manifest(table) if options.judge == "batch" and options.batch.results else None
+    return manifest is not None and any(manifest.dropped.get(reason) for reason in _PASSING)
+
+
+def _say_what_is_left(workspace: Workspace, table: str, options: LabelOptions, sample: int | None) -> None:
     """Print what it took, what all conversations would take, and how to go on."""
     manifest = workspace.require(table)
     price, requests = manifest.made_by.get("price"), manifest.made_by.get("requests")
@@ -123,6 +133,9 @@ def _say_what_is_left(workspace: Workspace, table: str, sample: int | None) -> N
         whole = total * conversations / min(sample, conversations)
         print(f"all {conversations:,} conversations would cost about {whole:,.2f}, by this sample")
     if (count := sum(manifest.dropped.get(reason, 0) for reason in _PASSING)) > 0:
-        print(f"{count:,} turns got no answer. To ask for them once more: the same command with AGAIN=1.")
+        instead = " instead of FINAL=1" if options.batch.final else ""
+        print(
+            f"{count:,} turns got no answer. To ask for them once more: the same command with AGAIN=1{instead}."
+        )
     if (count := manifest.dropped.get("over_budget", 0)) > 0:
         print(f"BUDGET ends here: {count:,} turns are not labelled. To go on: the same command with more.")

@@ -237,8 +237,12 @@ def test_kill_repeats_at_most_what_was_on_its_way(tmp_path: Path) -> None:
 
 def test_key_is_asked_for_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with Store(tmp_path / FILE) as store, pytest.raises(UserError, match=r"set \$OPENAI_API_KEY"):
-        Client(store, Meter(), ServerOptions(), ClientOptions())
+    with (
+        Store(tmp_path / FILE) as store,
+        Client(store, Meter(), ServerOptions(), ClientOptions()) as made,
+        pytest.raises(UserError, match=r"set \$OPENAI_API_KEY"),
+    ):
+        list(made.run(questions(1)))
 
 
 def test_report_says_what_went_wrong_on_the_way(tmp_path: Path) -> None:

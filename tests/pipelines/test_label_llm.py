@@ -1,5 +1,6 @@
 """`drift label` with a language model behind a real server: what is asked, what it costs, what comes out."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -211,6 +212,34 @@ def test_a_budget_ends_the_run_cleanly_and_more_money_goes_on_where_it_ended(dri
         }
 
 
+def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: Drift, tmp_path: Path) -> None:
+    chats = {name: ["Hello", "Hi", f"Wrong {name}"] for name in "abcdefgh"}
+    first = sorted(chats, key=lambda name: hashlib.sha256(name.encode()).digest())  # in a sample
+    in_order = write_chats(tmp_path / "more.jsonl", {name: chats[name] for name in reversed(first)})
+    assert drift("convert", "--source", "chat", "--input", in_order)[0] == 0
+    with LLMServer(scoring_answer) as server:
+        short = ("--set", "label.sampling.max_tokens=100", "--set", "label.client.connections=1")
+        assert drift.label(server, "--sample", 2, *short)[0] == 0  # the last two of the table
+        paid = drift.workspace.require("labels/openai-sample").made_by["price"]["now"]
+        asked = server.received
+        assert drift.label(server, "--budget", paid + 0.0005, *short)[0] == 0  # no room for another request
+        price = drift.workspace.require("labels/openai").made_by["price"]
+        assert server.received == asked == 2 and price["now"] == 0 and price["before"] == pytest.approx(paid)
+
+
+def test_an_estimate_and_other_thresholds_need_no_key(drift: Drift, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
+    with LLMServer(scoring_answer, key="sk-right") as server:
+        assert drift.label(server)[0] == 0
+    monkeypatch.delenv("OPENAI_API_KEY")
+    plain = ("label", "--judge", "openai", "--model", "test")
+    code, said = drift(*plain, "--estimate")
+    assert code == 0 and "3 more are answered already" in said
+    code, said = drift(*plain, "--set", "label.thresholds.dsat=9")
+    assert code == 0, said
+    assert set(drift.labels().values()) == {"SAT", "NEUTRAL"}
+
+
 def test_a_budget_without_a_price_is_an_error_before_anything_is_asked(drift: Drift) -> None:
     with LLMServer(scoring_answer) as server:
         code, said = drift.label(server, "--model", "dear", "--budget", 1)
@@ -287,6 +316,38 @@ def test_a_second_process_on_the_workspace_is_told_and_asks_nothing(drift: Drift
     assert drift.labels() == LABELLED
 
 
+def write_results(path: Path, lines: list[dict]) -> Path:
+    with path.open("w") as file:
+        for line in lines:
+            message = {"role": "assistant", "content": scoring_answer(line["body"])}
+            body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            response = {"status_code": 200, "body": body}
+            file.write(
+                json.dumps({"custom_id": line["custom_id"], "response": response, "error": None}) + "\n"
+            )
+    return path
+
+
+def test_results_that_come_after_the_end_was_declared_are_read(drift: Drift, tmp_path: Path) -> None:
+    batch = ("--judge", "batch", "--model", "test", "--set", PRICES, "--offline")
+    assert drift("label", *batch)[0] == 0
+    (requests,) = drift.work.glob("batch/**/requests-*.jsonl")
+    lines = [json.loads(line) for line in requests.read_text().splitlines()]
+    first, late = (
+        write_results(tmp_path / f"{n}.jsonl", part) for n, part in enumerate((lines[:2], lines[2:]))
+    )
+    code, said = drift("label", *batch, "--results", first, "--final")
+    assert code == 0 and "AGAIN=1 instead of FINAL=1" in said
+    assert drift.labels("batch").items() < LABELLED.items()
+    assert drift("label", *batch, "--results", late)[0] == 0
+    assert drift.labels("batch") == LABELLED
+
+
+def test_files_for_others_to_answer_need_no_key_and_the_error_says_so(drift: Drift, tmp_path: Path) -> None:
+    code, said = drift("label", "--judge", "batch", "--model", "test")
+    assert code == 1 and "OFFLINE=1" in said
+
+
 def test_request_files_go_out_and_answers_of_another_party_come_back(drift: Drift, tmp_path: Path) -> None:
     batch = ("--judge", "batch", "--model", "test", "--set", PRICES)
     code, said = drift("label", *batch, "--offline")
@@ -294,15 +355,7 @@ def test_request_files_go_out_and_answers_of_another_party_come_back(drift: Drif
     (requests,) = drift.work.glob("batch/**/requests-*.jsonl")
     lines = [json.loads(line) for line in requests.read_text().splitlines()]
     assert {(line["method"], line["url"]) for line in lines} == {("POST", "/v1/chat/completions")}
-    results = tmp_path / "results.jsonl"
-    with results.open("w") as file:
-        for line in reversed(lines):
-            message = {"role": "assistant", "content": scoring_answer(line["body"])}
-            body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-            response = {"status_code": 200, "body": body}
-            file.write(
-                json.dumps({"custom_id": line["custom_id"], "response": response, "error": None}) + "\n"
-            )
+    results = write_results(tmp_path / "results.jsonl", lines[::-1])
     code, said = drift("label", *batch, "--results", results)
     assert code == 0, said
     assert drift.labels("batch") == LABELLED

@@ -196,7 +196,10 @@ class BatchFiles:
 
     def _connected(self) -> BatchAPI:
         if self._api is None:
-            self._api = BatchAPI(self._server)
+            try:
+                self._api = BatchAPI(self._server)
+            except UserError as error:
+                raise UserError(f"{error} To have files answered by others instead: OFFLINE=1.") from error
         return self._api
 
     # one task

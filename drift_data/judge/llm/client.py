@@ -51,15 +51,11 @@ class Client:
         meter: counts tokens and money.
         server: where it is.
         options: see there.
-
-    Raises:
-        UserError: the server needs a key and there is none.
     """
 
     kind = "openai"
 
     def __init__(self, store: Store, meter: Meter, server: ServerOptions, options: ClientOptions) -> None:
-        server.key()
         self._store, self._meter, self._server, self._options = store, meter, server, options
         self._limiter = Limiter(options.connections)
         self._failures: Counter[str] = Counter()
@@ -69,7 +65,7 @@ class Client:
         """Drive tasks, and yield each when it is finished.
 
         Raises:
-            UserError: the key is refused, the model unknown, the account empty, or the server gone.
+            UserError: the key is missing or refused, the model unknown, the account empty, or the server gone.
         """
         self._run = run = self._drive(iter(tasks))
         return run

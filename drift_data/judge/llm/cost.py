@@ -56,6 +56,7 @@ class Meter:
     output_tokens: int = 0
     spent_now: float = 0.0
     spent_before: float = 0.0  # price of the answers that were in the store
+    foreseen: float = 0.0  # of `spent_before`, where it is known before those answers are come upon
     _reserved: dict[str, float] = field(default_factory=dict)
     _system_tokens: tuple[str, int] | None = None  # of the last system message: most requests share it
 
@@ -65,7 +66,8 @@ class Meter:
             return True
         if self._system_tokens is None or self._system_tokens[0] != request.system:
             self._system_tokens = (request.system, self.count_tokens(request.system))
-        left = self.budget - self.spent_before - self.spent_now - sum(self._reserved.values())
+        before = max(self.spent_before, self.foreseen)
+        left = self.budget - before - self.spent_now - sum(self._reserved.values())
         tokens, longest = self._system_tokens[1], request.sampling.max_tokens
         if self.price.of(tokens, 0, longest, batch=self.batch) > left:
             return False  # whatever the user message: when all is spent, many are refused, and fast

@@ -14,7 +14,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS
-from drift_data.judge.llm.cost import Price
+from drift_data.judge.llm.base import feed_from_store
+from drift_data.judge.llm.cost import Meter, Price
 from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter
 from drift_data.judge.score.judge import LLMJudge
@@ -49,14 +50,22 @@ class Estimate:
         return (
             f"{self.conversations:,} conversations{sample}: {self.requests:,} requests for {self.turns:,} turns"
             + (f", {self.answered:,} more are answered already" if self.answered else "")
-            + f"; {self.input_tokens / 1e6:,.2f}M tokens in ({self.shared_tokens / 1e6:,.2f}M of them the same "
-            f"beginning), about {self.output_tokens / 1e6:,.2f}M out ({self.how}); price {self.price:,.2f}"
+            + f"; {_millions(self.input_tokens)} tokens in ({_millions(self.shared_tokens)} of them the same "
+            f"beginning), about {_millions(self.output_tokens)} out ({self.how}); price {_price(self.price)}"
             + (
-                f", {self.price_cached:,.2f} if the beginning is cached"
+                f", {_price(self.price_cached)} if the beginning is cached"
                 if self.price_cached < self.price
                 else ""
             )
         )
+
+
+def _millions(tokens: int) -> str:
+    return f"{tokens:,}" if tokens < 1e5 else f"{tokens / 1e6:,.2f}M"
+
+
+def _price(price: float) -> str:
+    return f"{price:,.4f}" if price < 1 else f"{price:,.2f}"
 
 
 def estimate(
@@ -111,6 +120,15 @@ def estimate(
         price_cached=price.of(prompt, requests * shared, output, batch=batch) * scale,
         how=counter.how,
     )
+
+
+def paid_before(workspace: Workspace, judge: LLMJudge, store: Store, sample: int | None = None) -> float:
+    """Return the price of the answers that the store has for a labelling: a budget counts them from the start."""
+    meter = Meter()
+    for _, conversations in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):
+        for exchange in judge.exchanges([conversations]):
+            feed_from_store(exchange, store, meter)
+    return meter.spent_before
 
 
 def _even(workspace: Workspace, total: int, sample: int | None) -> Iterator[pa.RecordBatch]:
