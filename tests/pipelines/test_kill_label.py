@@ -76,8 +76,10 @@ def test_kills_at_random_moments_change_no_label_and_repeat_only_what_was_in_fli
         set(needed.values()) == {1} and len(needed) > CHATS
     )  # some answers were asked for twice, differently
 
-    choose, working = random.Random(KILLS), 0
-    share = len(needed) / KILLS * 0.8  # requests a life, so that the kills are spread over the whole run
+    choose, kills, working = random.Random(KILLS), 0, 0
+    share = (
+        len(needed) / KILLS * 0.5
+    )  # requests a life, so that the run outlives the kills on a busy machine, too
     server, url = serve(logs["killed"], 0.1)
     try:
         for _ in range(KILLS):
@@ -86,9 +88,11 @@ def test_kills_at_random_moments_change_no_label_and_repeat_only_what_was_in_fli
             while process.poll() is None and len(lines(logs["killed"])) - before < wanted:
                 time.sleep(0.005)
             time.sleep(choose.random() * 0.15)
-            assert process.poll() is None, "the run ended before all kills: give it more chats"
+            if process.poll() is not None:  # it was quicker than the kill
+                break
             process.send_signal(signal.SIGKILL)
             process.wait()
+            kills += 1
             working += len(lines(logs["killed"])) > before
         assert label(works["killed"], url, 32).wait() == 0
     finally:
@@ -96,9 +100,9 @@ def test_kills_at_random_moments_change_no_label_and_repeat_only_what_was_in_fli
 
     asked = Counter(lines(logs["killed"]))
     excess = sum(asked.values()) - len(needed)
-    print(f"{KILLS} kills, {working} while it asked; {len(needed)} requests needed, {excess} repeated")
+    print(f"{kills} kills, {working} while it asked; {len(needed)} requests needed, {excess} repeated")
     assert asked.keys() == needed.keys()
-    assert excess <= KILLS * CONNECTIONS
+    assert excess <= kills * CONNECTIONS
     assert working >= KILLS / 2
     tables = [Workspace(work).read("labels/openai") for work in works.values()]
     assert tables[0].equals(tables[1])
