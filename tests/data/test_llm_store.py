@@ -6,8 +6,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from hypothesis import strategies as st
 from llm_tasks import request
 
 from drift_data.judge.llm.request import Answer, Request, Sampling, Schema
-from drift_data.judge.llm.store import Store
+from drift_data.judge.llm.store import _TABLES, _VERSION, Store
 from drift_data.workspace import UserError
 
 ANSWER = Answer("yes", "stop", 100, 40, 3, 0.25)
@@ -166,3 +170,33 @@ def test_other_files_and_other_versions_are_refused(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(UserError, match="another version of the tool"):
         Store(tmp_path / "new.sqlite")
+
+
+def test_store_that_another_process_holds_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.1))
+    with closing(sqlite3.connect(tmp_path / "judge.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match="held by another process") as raised:
+            Store(tmp_path / "judge.sqlite")
+    assert "Move it away" not in str(raised.value)
+
+
+def test_file_that_cannot_be_opened_is_not_called_broken(tmp_path: Path) -> None:
+    (tmp_path / "judge.sqlite").mkdir()
+    with pytest.raises(UserError, match="cannot be opened") as raised:
+        Store(tmp_path / "judge.sqlite")
+    assert "Move it away" not in str(raised.value)
+
+
+def test_store_that_two_make_at_once_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "judge.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor() as threads:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("BEGIN IMMEDIATE")
+        second = threads.submit(lambda: Store(path).close())
+        time.sleep(0.3)  # it has seen a file without tables, and waits to make them
+        for statement in f"{_TABLES} PRAGMA user_version = {_VERSION}; COMMIT".split(";"):
+            other.execute(statement)
+        second.result(timeout=10)

@@ -56,7 +56,8 @@ class Store:
         path: of the SQLite file; made when it is not there.
 
     Raises:
-        UserError: the file is no such store.
+        UserError: the file is no such store, cannot be opened, or another process holds it.
+        OSError: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,20 +71,43 @@ class Store:
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._open()
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path} is no store of requests: {error}. Move it away; a new one will be made."
-            ) from error
+            raise self._unusable(error) from error
         self._texts: dict[str, int] = {}
 
     def _open(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
+        version = self._version()
+        if version == 0:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                version = self._version()  # another process may have made it meanwhile
+                if version == 0:
+                    for statement in _TABLES.split(";"):
+                        self._database.execute(statement)
+                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
+                    version = _VERSION
+        if version != _VERSION:
             raise UserError(
                 f"{self.path} was written by another version of the tool (layout {version}, this one reads "
                 f"{_VERSION}). Move it away; a new one will be made."
             )
-        if version == 0:
-            self._database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def _version(self) -> int:
+        return int(self._database.execute("PRAGMA user_version").fetchone()[0])
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> Exception:
+        """Return what it means that the file cannot be opened."""
+        code = error.sqlite_errorcode & 0xFF  # without the details
+        if code == sqlite3.SQLITE_FULL:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return UserError(f"{self.path} is held by another process. Wait for it to end, and run again.")
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
+            return UserError(
+                f"{self.path} is no store of requests: {error}. Move it away; a new one will be made."
+            )
+        return UserError(
+            f"{self.path} cannot be opened: {error}. Is it a file that you may write, on a disk that works?"
+        )
 
     def get(self, key: str) -> Answer | None:
         """Return the stored answer to a request."""
