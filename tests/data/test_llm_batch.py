@@ -235,6 +235,24 @@ def test_a_request_that_cannot_succeed_is_not_asked_again(desk: Desk, tmp_path: 
     assert answers["question 3"].error == "request_refused"
 
 
+def test_refusals_and_broken_answers_are_told_apart_as_by_the_client(desk: Desk, tmp_path: Path) -> None:
+    rows = lines(desk.awaits(questions(4)).files)
+    ids = [row["custom_id"] for row in rows]
+    broken = echo(rows[3])
+    broken["response"]["body"]["choices"][0]["finish_reason"] = "abort"
+    back = [
+        failed(ids[0], 400, "This model's maximum context length is 4096 tokens."),
+        failed(ids[1], 413, "Payload too large"),
+        failed(ids[2], 403, "Your input was flagged: moderation"),
+        broken,
+    ]
+    answers = desk.run(questions(4), results=(write(tmp_path / "back.jsonl", back),), final=True)
+    assert answers["question 0"].error == answers["question 1"].error == "prompt_too_long"
+    assert (answers["question 2"].error, answers["question 2"].finish_reason) == (None, CONTENT_FILTER)
+    assert answers["question 3"].error == "request_failed"
+    assert answers["question 3"].detail == "finish_reason abort: QUESTION 3"
+
+
 def test_a_request_that_fails_in_round_after_round_is_given_up(desk: Desk, tmp_path: Path) -> None:
     rows = lines(desk.awaits(questions(2)).files)
     write(tmp_path / "1.jsonl", [echo(rows[0]), failed(rows[1]["custom_id"], 500)])

@@ -1,8 +1,10 @@
 """The client over a real socket: what is asked, how often, how many at once, and what stays when it is stopped."""
 
+import asyncio
 import gc
 import itertools
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -10,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from llm_server import Body, Cut, LLMServer, Reply
+from llm_server import Body, Cut, Fault, LLMServer, Reply
 from llm_tasks import Question, client, questions, request
 
-from drift_data.judge.llm.client import Client, ClientOptions
+from drift_data.judge.llm.client import Client, ClientOptions, _Crowd
 from drift_data.judge.llm.cost import Meter, Price
 from drift_data.judge.llm.request import Answer, Schema
 from drift_data.judge.llm.server import ServerOptions
@@ -134,6 +136,38 @@ def test_tokens_are_counted_for_a_server_that_does_not(tmp_path: Path) -> None:
     assert (task.answer.input_tokens, task.answer.output_tokens) == (15 + 3, 4)
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {},
+        {"prompt_tokens": 5, "total_tokens": 5},
+        {"prompt_tokens": None, "completion_tokens": None},
+        {"prompt_tokens": 10**30, "completion_tokens": 2},
+        {"prompt_tokens": -5, "completion_tokens": -2},
+        "many",
+    ],
+)
+def test_tokens_that_cannot_be_read_cost_no_answer(usage: object, tmp_path: Path) -> None:
+    choice = {"message": {"role": "assistant", "content": "four"}, "finish_reason": "stop"}
+    raw = json.dumps({"choices": [choice], "usage": usage}).encode()
+    with (
+        LLMServer(lambda body, count: Fault(200, raw=raw)) as server,
+        client(server.base_url, tmp_path, Meter(count_tokens=len)) as made,
+    ):
+        (task,) = made.run([Question("why")])
+    assert (task.answer.text, task.answer.input_tokens, task.answer.output_tokens) == ("four", 15 + 3, 4)
+
+
+def test_no_more_tokens_are_cached_than_were_sent(tmp_path: Path) -> None:
+    meter = Meter(price=Price(input=1_000_000, output=0, cached_input=0))
+    with (
+        LLMServer(lambda body, count: Reply("four", cached_tokens=1_000)) as server,
+        client(server.base_url, tmp_path, meter) as made,
+    ):
+        (task,) = made.run([Question("why")])
+    assert task.answer.cached_tokens == task.answer.input_tokens and task.answer.price == 0
+
+
 def test_budget_is_kept_and_used_up(tmp_path: Path) -> None:
     # Each request may cost 100 tokens of answer, and costs 1: room for many more than the first guess.
     meter = Meter(price=Price(input=0, output=1_000_000), budget=150, count_tokens=len)
@@ -220,6 +254,43 @@ def test_interrupt_ends_it_without_noise(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("where", ["as a run ends", "twice in a task", "while closing"])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::ResourceWarning")
+def test_interrupt_at_a_bad_moment_is_an_interrupt_and_nothing_else(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The loop's own handler raises at once, wherever it is, when the coroutine that the loop runs has just ended.
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def good(_: Answer) -> bool:
+        loop = asyncio.get_running_loop()
+        if where == "twice in a task":
+            interrupt()
+            interrupt()
+        elif where == "as a run ends":  # two rounds of the loop on: right after the client's own coroutine
+            loop.call_soon(loop.call_soon, interrupt)
+        return True
+
+    if where == "while closing":
+        disperse = _Crowd.disperse
+
+        async def closing(crowd: _Crowd[Question]) -> None:
+            interrupt()
+            await disperse(crowd)
+
+        monkeypatch.setattr(_Crowd, "disperse", closing)
+    with LLMServer(latency=0.01) as server:
+        with client(server.base_url, tmp_path) as made, pytest.raises(KeyboardInterrupt):
+            list(made.run([Question("first", good=good), *questions(50 * (where != "while closing"))]))
+        until = time.monotonic() + 2
+        while server.connections and time.monotonic() < until:
+            time.sleep(0.01)
+        assert server.connections == 0
+    gc.collect()
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_kill_repeats_at_most_what_was_on_its_way(tmp_path: Path) -> None:
     kills, needed = 3, 400
     with LLMServer(latency=0.01) as server:
@@ -233,6 +304,20 @@ def test_kill_repeats_at_most_what_was_on_its_way(tmp_path: Path) -> None:
             stored = store.count()
     assert server.received <= stored + kills * 8
     assert max(server.counts.values()) <= 1 + kills
+
+
+@pytest.mark.parametrize("key", ["sk-in two", "sk-one\nsk-two", "sk-é", "Bearer sk-one"])
+def test_what_cannot_be_a_key_is_told_and_not_shown(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with (
+        LLMServer() as server,
+        client(server.base_url, tmp_path) as made,
+        pytest.raises(UserError, match=r"\$OPENAI_API_KEY") as raised,
+    ):
+        list(made.run(questions(3)))
+    assert "sk-" not in str(raised.value) and server.received == 0
 
 
 def test_key_is_asked_for_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

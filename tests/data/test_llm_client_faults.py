@@ -54,8 +54,9 @@ def test_what_may_pass_is_tried_again(fault: Action, reason: str, tmp_path: Path
     assert server.received == 11
 
 
+@pytest.mark.parametrize("status", [429, 500])
 @pytest.mark.parametrize("header", ["seconds", "milliseconds", "date"])
-def test_retry_after_keeps_all_requests_back(header: str, tmp_path: Path) -> None:
+def test_retry_after_keeps_all_requests_back(header: str, status: int, tmp_path: Path) -> None:
     times: list[float] = []
 
     def answer(body: Body, count: int) -> Action:
@@ -67,7 +68,7 @@ def test_retry_after_keeps_all_requests_back(header: str, tmp_path: Path) -> Non
             "milliseconds": {"retry-after-ms": "1000"},
             "date": {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)},
         }[header]
-        return Fault(429, headers=headers)
+        return Fault(status, headers=headers)
 
     with LLMServer(answer) as server, client(server.base_url, tmp_path, connections=1) as made:
         assert all(task.answer.error is None for task in made.run(questions(20)))
@@ -193,6 +194,18 @@ def test_key_that_a_server_repeats_is_cut_out(tmp_path: Path, monkeypatch: pytes
     ):
         list(made.run(questions(3)))
     assert KEY not in str(raised.value)
+
+
+def test_page_of_a_firewall_is_no_word_about_the_key(tmp_path: Path) -> None:
+    page = Fault(403, raw=b"<html>Sorry, you have been blocked</html>")
+    with (
+        LLMServer(lambda body, count: page if "3" in asked(body) else None) as server,
+        client(server.base_url, tmp_path) as made,
+    ):
+        done = {task.user: task.answer for task in made.run(questions(20))}
+    refused = {user: answer.detail for user, answer in done.items() if answer.error == "request_refused"}
+    assert refused.keys() == {"question 3", "question 13"}
+    assert refused["question 3"] == "status 403: <html>Sorry, you have been blocked</html>"
 
 
 def test_unknown_model_ends_the_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, cast
 from pydantic import BaseModel, Field, ValidationError
 
 from drift_data.hostile import visible
-from drift_data.judge.llm.completion import APIError, Completion, error_of
+from drift_data.judge.llm.completion import APIError, Completion, error_of, refusal_of
 from drift_data.judge.llm.request import CONTENT_FILTER, Answer
 from drift_data.workspace import UserError
 
@@ -27,11 +27,6 @@ _ENDINGS: Final = (".jsonl", ".jsonl.gz")
 _LONGEST_LINE: Final = 64 << 20  # bytes
 _DETAIL: Final = 300  # characters of a failure's message that are kept
 _NEVER_ANSWERED: Final = frozenset({"batch_expired", "batch_cancelled"})  # error codes: nothing was tried
-_HOPELESS: Final = frozenset({400, 401, 403, 404, 413, 422})  # statuses: the same request fails again
-_FILTERED: Final = frozenset({"content_filter", "content_policy_violation"})
-_TOO_LONG: Final = frozenset(
-    {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +145,11 @@ def _result(line: bytes, path: Path, number: int) -> Result | Malformed:
         completion = Completion.model_validate(read.response.body)
     except ValidationError:
         return Result(read.custom_id, Failure("no chat completion", None))
-    return Result(read.custom_id, completion.answer(), usage=completion.usage is not None)
+    answer = completion.answer()
+    if completion.aborted:
+        detail = visible(answer.text, _DETAIL) or None
+        return Result(read.custom_id, Failure(f"finish_reason {answer.finish_reason}", detail))
+    return Result(read.custom_id, answer, usage=completion.usage is not None)
 
 
 def _failed(line: _Line) -> Result:
@@ -158,7 +157,8 @@ def _failed(line: _Line) -> Result:
     status = line.response.status_code if line.response else None
     error = line.error or error_of(line.response.body if line.response else None)
     code = "" if error.code is None else visible(str(error.code), 60)
-    if code in _FILTERED:
+    refused = refusal_of(error, status)
+    if refused == CONTENT_FILTER:
         return Result(line.custom_id, Answer(finish_reason=CONTENT_FILTER))
     detail = visible(error.message, _DETAIL) if error.message else None
     return Result(
@@ -166,14 +166,8 @@ def _failed(line: _Line) -> Result:
         Failure(
             f"status {status}" if status is not None else code or "no response",
             f"{code}: {detail}" if code and detail else detail or code or None,
-            error=_told(code, status),
+            error=refused or "request_failed",
             tried=code not in _NEVER_ANSWERED,
-            hopeless=status in _HOPELESS,
+            hopeless=refused is not None,
         ),
     )
-
-
-def _told(code: str, status: int | None) -> str:
-    if code in _TOO_LONG:
-        return "prompt_too_long"
-    return "request_refused" if status in _HOPELESS else "request_failed"

@@ -123,14 +123,34 @@ class Client:
                     sender.finish()
             finally:
                 if sender is not None:
-                    runner.run(crowd.disperse())
-                    runner.run(sender.close())
+                    _settle(runner.get_loop())
+                    runner.run(_end(crowd, sender))
 
     def _connect(self) -> Sender:
         """Return what sends: only once there is something to send, for its imports take a second."""
         from drift_data.judge.llm.sender import Sender
 
         return Sender(self._store, self._meter, self._server, self._options, self._limiter, self._failures)
+
+
+def _settle(loop: asyncio.AbstractEventLoop) -> None:
+    """Go round once. An interrupt at the end of a run leaves that run's stop behind, which would stop the next."""
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """Take the exception of a task; only an interrupt can be one, and the loop has raised it already."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _end(crowd: _Crowd[Any], sender: Sender) -> None:
+    """Give up what is on its way and close all connections, even when interrupted meanwhile."""
+    try:
+        await crowd.disperse()
+    finally:
+        await sender.close()
 
 
 class _Crowd(Generic[T]):
@@ -151,7 +171,9 @@ class _Crowd(Generic[T]):
 
     def add(self, task: T, sender: Sender, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to drive a task."""
-        self._going.add(loop.create_task(self._drive(task, sender)))
+        going = loop.create_task(self._drive(task, sender))
+        going.add_done_callback(_heard)
+        self._going.add(going)
 
     async def finished(self, *, wait: bool) -> list[T]:
         """Return the tasks that are finished; with `wait`, at least one.

@@ -7,7 +7,6 @@ shown at all, because some servers repeat parts of it.
 from __future__ import annotations
 
 import email.utils
-import re
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -17,24 +16,13 @@ import httpx2
 import openai
 
 from drift_data.hostile import visible
-from drift_data.judge.llm.completion import APIError, error_of
+from drift_data.judge.llm.completion import REQUEST_REFUSED, APIError, error_of, refusal_of
 from drift_data.judge.llm.request import CONTENT_FILTER, Answer
 from drift_data.judge.llm.server import ServerOptions
 from drift_data.workspace import UserError
 
 NO_CONNECTION: Final = "no connection"  # reason of a failure
 _NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
-_FILTERED: Final = frozenset({"content_filter", "content_policy_violation"})
-_TOO_LONG: Final = frozenset(
-    {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
-)
-# How vLLM, SGLang, llama.cpp, TGI and others say it.
-_TOO_LONG_WORDS: Final = re.compile(
-    r"context (length|size|window)|maximum (context|model) length|longer than the (model|maximum)"
-    r"|(prompt|input)\b.{0,60}\btoo long",
-    re.IGNORECASE,
-)
-_FLAGGED_WORDS: Final = re.compile(r"flagged|moderation|content policy", re.IGNORECASE)
 _BUSY: Final = frozenset({429, 503, 504, 529})
 _THROTTLED: Final = frozenset({429, 529})
 _GONE: Final = frozenset({502, 503, 504})  # a gateway has nobody behind it
@@ -122,7 +110,7 @@ class Faults:
         told = f"{failure.reason}: {failure.detail}" if failure.detail else failure.reason
         if failure.unreachable:
             return UserError(f"{self._server.url} cannot be reached ({told}). Is the server up? {_GO_ON}")
-        if failure.error == "request_refused":
+        if failure.error == REQUEST_REFUSED:
             return UserError(
                 f"{self._server.url} refuses the requests ({told}). Check the model and label.sampling, or whether "
                 f"the server knows response_format with a JSON schema. {_GO_ON}"
@@ -133,9 +121,12 @@ class Faults:
 
     def _of_status(self, error: openai.APIStatusError, model: str) -> Answer | Failure:
         status, said, host = error.status_code, error_of(error.body), self._server.host
-        words = self.shown(said.message)
-        if status == 403 and _FLAGGED_WORDS.search(said.message or ""):
+        words, refused = self.shown(said.message), refusal_of(said, status)
+        if refused == CONTENT_FILTER:
             return Answer(finish_reason=CONTENT_FILTER)
+        if status == 403 and isinstance(error.body, str):
+            # A page, no error of the API: a firewall before it, which dislikes what one of the logs says.
+            return Failure("status 403", words, error=REQUEST_REFUSED, again=False)
         if status in (401, 403):
             raise UserError(
                 f"{host} refuses the key in ${self._server.api_key_env} (status {status}). Check the key and what "
@@ -160,16 +151,12 @@ class Faults:
             return Failure(
                 f"status {status}",
                 words,
-                busy=status in _BUSY,
+                busy=status in _BUSY or wait > 0,
                 unreachable=status in _GONE,
                 throttled=status in _THROTTLED or wait > 0,
                 wait=wait,
             )
-        if _FILTERED & _codes(said):
-            return Answer(finish_reason=CONTENT_FILTER)
-        if status == 413 or _TOO_LONG & _codes(said) or _TOO_LONG_WORDS.search(said.message or ""):
-            return Failure(f"status {status}", words, error="prompt_too_long", again=False)
-        return Failure(f"status {status}", words, error="request_refused", again=False)
+        return Failure(f"status {status}", words, error=refused or REQUEST_REFUSED, again=False)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

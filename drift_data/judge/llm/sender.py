@@ -21,7 +21,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from drift_data.judge.llm.completion import Completion
+from drift_data.judge.llm.completion import PROMPT_TOO_LONG, Completion
 from drift_data.judge.llm.cost import Meter
 from drift_data.judge.llm.faults import NO_CONNECTION, Failure, Faults
 from drift_data.judge.llm.limiter import Limiter
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 KIND: Final = "openai"
 _CONNECT: Final = 10.0  # seconds to reach the server
 _KEEP_ALIVE: Final = 4.0  # seconds; less than the 5 after which most servers close an idle connection
-_ABORTED: Final = frozenset({"abort", "error"})  # finish reasons of a server that stopped in mid-answer
 _PATIENT: Final = 10  # times the breaker, once it is known that the server does answer such requests
 
 
@@ -179,7 +178,7 @@ class Sender:
         except ValidationError:
             raise Failure("no chat completion", self._faults.shown(response.text)) from None
         answer = completion.answer()
-        if answer.finish_reason in _ABORTED:
+        if completion.aborted:
             raise Failure(f"finish_reason {answer.finish_reason}", self._faults.shown(answer.text))
         if completion.usage is None:
             count = self._meter.count_tokens
@@ -215,7 +214,7 @@ class Sender:
 
     def _count(self, failure: Failure) -> None:
         """Take a request's failure for good down, and end the run when there are too many in a row."""
-        if failure.error == "prompt_too_long":
+        if failure.error == PROMPT_TOO_LONG:
             return
         self._last_failure, self._failed_in_a_row = failure, self._failed_in_a_row + 1
         # Requests that fail by themselves are asked last, run after run, and must not end each of them.

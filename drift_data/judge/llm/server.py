@@ -54,9 +54,14 @@ class ServerOptions(BaseModel):
         """Return the key from the environment; "none" for a server that may need none.
 
         Raises:
-            UserError: OpenAI needs a key and there is none.
+            UserError: OpenAI needs a key and there is none, or what is there cannot be one.
         """
         key = os.environ.get(self.api_key_env, "").strip()
+        if not all("!" <= character <= "~" for character in key):
+            raise UserError(
+                f"${self.api_key_env} holds no key: there are blanks, line breaks or characters in it that no key "
+                "has. Set it to the key alone, without quotation marks or Bearer."
+            )
         if not key and self.at_openai:
             raise UserError(
                 f"There is no key for {self.host}: set ${self.api_key_env}, or name a server by BASE_URL=."
