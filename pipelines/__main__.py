@@ -5,6 +5,7 @@ goes to a log file). The heavy libraries are imported by the stage that needs th
 """
 
 import errno
+import json
 import os
 import sys
 import tempfile
@@ -52,7 +53,8 @@ def _open(
     work: Path, recipe: str, overrides: list[str] | None, **named: str | None
 ) -> tuple[Workspace, Recipe]:
     """Return the workspace and the recipe; options with a flag of their own win over `--set`."""
-    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    # Quoted, or a date would be no name and a number no model.
+    given = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in named.items() if v is not None]
     loaded = load_recipe(recipe, [*(overrides or []), *given])
     if loaded.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"

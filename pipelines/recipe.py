@@ -38,7 +38,7 @@ class LabelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     judge: Literal["local", "dataset", "openai", "vllm", "batch"] = "local"
-    name: str | None = Field(None, pattern=r"^[\w.:-]+$")  # of the label table; None: the judge's kind
+    name: str | None = Field(None, pattern=r"^\w[\w.:-]*$")  # of the label table; None: the judge's kind
     thresholds: Thresholds = Thresholds()
     # What follows is for judges that ask a language model.
     model: str | None = None  # its name on the server; for vllm a folder or Hub id

@@ -240,6 +240,14 @@ def test_an_estimate_and_other_thresholds_need_no_key(drift: Drift, monkeypatch:
     assert set(drift.labels().values()) == {"SAT", "NEUTRAL"}
 
 
+def test_what_looks_like_a_date_or_a_number_is_a_name(drift: Drift) -> None:
+    with LLMServer(scoring_answer) as server:
+        code, said = drift.label(server, "--name", "2026-05-01", "--model", "12")
+        assert code == 0, said
+        assert {body["model"] for body in server.requests} == {"12"}
+    assert drift.labels("2026-05-01") == LABELLED
+
+
 def test_a_budget_without_a_price_is_an_error_before_anything_is_asked(drift: Drift) -> None:
     with LLMServer(scoring_answer) as server:
         code, said = drift.label(server, "--model", "dear", "--budget", 1)
@@ -291,6 +299,8 @@ def test_a_wrong_key_stops_the_run_at_once_and_is_not_shown(
         (("--judge", "openai", "--model", "m", "--base-url", "localhost:8000"), "base_url"),
         (("--judge", "local", "--offline"), "JUDGE=batch"),
         (("--judge", "gpt"), "label.judge"),
+        (("--name", "."), "label.name"),  # the folder of all labels
+        (("--name", ".."), "label.name"),
         (("--judge", "batch", "--model", "m", "--rubric", "nowhere.yaml", "--offline"), "nowhere.yaml"),
         (("--thresholds", "nowhere.yaml"), "nowhere.yaml"),
     ],

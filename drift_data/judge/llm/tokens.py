@@ -51,7 +51,7 @@ def _from_file(name: str) -> TokenCounter:
     except Exception as error:  # the library raises plain Exception
         raise UserError(
             f"The tokenizer {name} cannot be read: {error}. Give a folder with tokenizer.json or a Hub id "
-            "(label.llm.tokenizer), or leave it out."
+            "(label.tokenizer), or leave it out."
         ) from error
     return TokenCounter(
         lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + _PER_MESSAGE,
