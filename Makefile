@@ -46,8 +46,8 @@ label: setup ## conversations → labels  [JUDGE=local|dataset|openai|vllm|batch
 	@$(DRIFT) label $(COMMON) $(ASK) $(call option,NAME,name) $(call option,RUBRIC,rubric) $(call option,THRESHOLDS,thresholds) \
 	  $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again) $(call flag,FINAL,final)
 
-calibrate: setup ## thresholds and a quality report of labels  GOLD=labelled turns | AGAINST=judge  [LABELS=judge]
-	@$(DRIFT) calibrate $(COMMON) $(call option,GOLD,gold) $(call option,AGAINST,against) $(call option,LABELS,labels)
+calibrate: setup ## thresholds and a quality report of labels  GOLD=labelled turns | AGAINST=judge  [LABELS=judge RUBRIC=the one it used]
+	@$(DRIFT) calibrate $(COMMON) $(call option,GOLD,gold) $(call option,AGAINST,against) $(call option,LABELS,labels) $(call option,RUBRIC,rubric)
 
 seed: setup ## labels → dsat, sat and seed  [LABELS=judge]
 	@$(DRIFT) seed $(COMMON) $(call option,LABELS,labels)

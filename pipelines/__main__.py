@@ -192,12 +192,14 @@ def calibrate(
         str | None, typer.Option(help="Instead of --gold: another judge's labels; reports agreement.")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Judge to measure; default: the last made.")] = None,
+    rubric: Annotated[Path | None, typer.Option(help="The one it used; default: the recipe's.")] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     overrides: Set = None,
 ) -> None:
     """Choose the thresholds of a judge on labelled turns, and report how good its labels are."""
-    workspace, loaded = _open(work, recipe, overrides)
+    used = {} if rubric is None else {"label.rubric": str(rubric)}
+    workspace, loaded = _open(work, recipe, overrides, **used)
     from pipelines.stages import quality
 
     quality.calibrate(workspace, loaded, gold, labels, against)

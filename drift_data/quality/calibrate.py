@@ -118,7 +118,7 @@ def _present(labels: str, manifest: Manifest, rubric: Rubric) -> Thresholds | No
     if manifest.options.get("rubric") != rubric.hash:
         raise UserError(
             f"{labels} was made with the rubric {manifest.options.get('rubric')}, and this is {rubric.name} "
-            f"({rubric.hash}). Name the rubric that the judge used, or label again."
+            f"({rubric.hash}). Name the rubric that the judge used with RUBRIC=, or label again."
         )
     return Thresholds.model_validate(values)
 

@@ -169,6 +169,11 @@ def test_another_model_or_another_rubric_is_asked_afresh(drift: Drift, tmp_path:
         assert drift.label(server, "--rubric", rubric)[0] == 0
         assert server.received == 9
         assert "- Gratitude: d\n" in server.requests[-1]["messages"][0]["content"]
+    gold = tmp_path / "gold.csv"
+    gold.write_text("conversation_id,turn,label\na,2,DSAT\nc,2,DSAT\n")
+    code, said = drift("calibrate", "--gold", gold)
+    assert code == 1 and "RUBRIC=" in said
+    assert drift("calibrate", "--gold", gold, "--rubric", rubric)[0] == 0
 
 
 def test_an_estimate_asks_nothing_and_is_near_what_it_then_takes(drift: Drift) -> None:
