@@ -15,7 +15,7 @@ option = $(if $($(1)),--$(2) "$($(1))")
 flag = $(if $($(1)),--$(2))
 # Of the stages that ask a language model.
 ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_URL,base-url) $(call option,BUDGET,budget) \
-  $(call flag,OFFLINE,offline) $(foreach r,$(RESULTS),--results "$(r)")
+  $(call flag,OFFLINE,offline) $(call flag,FINAL,final) $(foreach r,$(RESULTS),--results "$(r)")
 # SQL goes through the environment as it was typed: its quotes and dollar signs are neither Make's nor the shell's.
 override SQL := $(value SQL)
 export SQL
@@ -44,7 +44,7 @@ rubric: setup ## learn a rubric  INPUT=thumbs.jsonl | LABELS=judge  JUDGE=openai
 
 label: setup ## conversations → labels  [JUDGE=local|dataset|openai|vllm|batch MODEL=… BASE_URL=… BUDGET=… SAMPLE=… ESTIMATE=1]
 	@$(DRIFT) label $(COMMON) $(ASK) $(call option,NAME,name) $(call option,RUBRIC,rubric) $(call option,THRESHOLDS,thresholds) \
-	  $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again) $(call flag,FINAL,final)
+	  $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again)
 
 calibrate: setup ## thresholds and a quality report of labels  GOLD=labelled turns | AGAINST=judge  [LABELS=judge RUBRIC=the one it used]
 	@$(DRIFT) calibrate $(COMMON) $(call option,GOLD,gold) $(call option,AGAINST,against) $(call option,LABELS,labels) $(call option,RUBRIC,rubric)

@@ -45,6 +45,9 @@ Offline = Annotated[bool, typer.Option("--offline", help="JUDGE=batch: only writ
 Results = Annotated[
     list[str] | None, typer.Option(help="JUDGE=batch: files, folders or globs of what came back.")
 ]
+Final = Annotated[
+    bool, typer.Option("--final", help="JUDGE=batch: ask no more for what has no answer, go on without.")
+]
 
 WORK = Path("data/work")
 
@@ -73,7 +76,7 @@ def _asking(
     }
 
 
-def _by_files(recipe: Recipe, offline: bool, results: list[str] | None, final: bool = False) -> Recipe:
+def _by_files(recipe: Recipe, offline: bool, results: list[str] | None, final: bool) -> Recipe:
     """Return the recipe with what this call says about request and result files."""
     if not (offline or results or final):
         return recipe
@@ -135,6 +138,7 @@ def rubric(
     budget: Budget = None,
     offline: Offline = False,
     results: Results = None,
+    final: Final = False,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     overrides: Set = None,
@@ -143,7 +147,7 @@ def rubric(
     workspace, loaded = _open(work, recipe, overrides, **_asking(judge, model, base_url, budget))
     from pipelines.stages import rubric as stage
 
-    stage.rubric(workspace, _by_files(loaded, offline, results), inputs or [], labels)
+    stage.rubric(workspace, _by_files(loaded, offline, results, final), inputs or [], labels)
 
 
 @app.command()
@@ -166,9 +170,7 @@ def label(
     again: Annotated[bool, typer.Option("--again", help="Ask once more for turns without a label.")] = False,
     offline: Offline = False,
     results: Results = None,
-    final: Annotated[
-        bool, typer.Option("--final", help="JUDGE=batch: ask nothing more, label what has an answer.")
-    ] = False,
+    final: Final = False,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     overrides: Set = None,

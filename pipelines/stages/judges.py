@@ -67,6 +67,12 @@ def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[A
         yield Asking(backend, sampling, store, meter, counter, price)
 
 
+def say_if_free(asked: Asking, options: LabelOptions) -> None:
+    """Print that a model of some server counts as free, where nobody has said what it costs."""
+    if asked.price == FREE and options.judge != "vllm":
+        print(f"the recipe has no price for {options.model} (label.prices): it counts as free")
+
+
 def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:
     if kind == "vllm":
         from drift_data.judge.llm.vllm import InProcess

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
-from drift_data.judge.llm.cost import FREE
 from drift_data.judge.score.estimate import estimate, paid_before
 from drift_data.judge.score.judge import LLMJudge
 from drift_data.label import label as label_turns
@@ -12,7 +11,7 @@ from drift_data.quality.thresholds import read_thresholds
 from drift_data.workspace import Workspace
 from pipelines.recipe import LabelOptions, Recipe
 from pipelines.stages.data import say
-from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge
+from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, say_if_free
 
 # Reasons of turns without a label that may go away when they are asked for again.
 _PASSING = ("request_failed", "no_answer")
@@ -99,8 +98,7 @@ def _announce(
         sample=sample,
     )
     print(f"estimate: {expected}")
-    if asked.price == FREE and options.judge != "vllm":
-        print(f"the recipe has no price for {options.model} (label.prices): it counts as free")
+    say_if_free(asked, options)
 
 
 def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from drift_data.judge.learn.estimate import estimate
+from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.stage import FILE, LEARNED, REASONS, learn_rubric
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
 from drift_data.judge.rubric import load_rubric
@@ -9,7 +11,7 @@ from drift_data.schema import DSAT, SAT
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.data import say
-from pipelines.stages.judges import asking
+from pipelines.stages.judges import asking, say_if_free
 
 
 def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: str | None) -> None:
@@ -30,6 +32,27 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
     if labels and "/" not in labels:
         labels = f"labels/{labels}"
     with asking(workspace, options, options.judge) as asked:
+        announced = False
+
+        def announce(extractions: Sequence[Extraction]) -> None:
+            nonlocal announced
+            if not announced:  # the passes of a batch run are one learning
+                if options.judge == "openai":
+                    options.server.key()  # raises where it is missing
+                batch = options.judge == "batch"
+                counted = estimate(
+                    extractions,
+                    asked.sampling,
+                    options.learn,
+                    asked.store,
+                    asked.counter,
+                    asked.price,
+                    batch=batch,
+                )
+                print(f"estimate: {counted}")
+                say_if_free(asked, options)
+            announced = True
+
         try:
             in_rounds(
                 lambda: learn_rubric(
@@ -39,6 +62,7 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
                     options.learn,
                     inputs=inputs,
                     labels=labels or None,
+                    announce=announce,
                 )
             )
         except AwaitingResults as awaiting:

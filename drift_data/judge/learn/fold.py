@@ -9,6 +9,7 @@ from drift_data.judge.learn.answer import read_items, taken_names
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.prompt import Prompts
 from drift_data.judge.learn.question import INVALID, Question
+from drift_data.judge.llm.base import Needed
 from drift_data.judge.llm.request import Answer, Request, Sampling
 from drift_data.judge.rubric import RubricItem
 
@@ -27,7 +28,7 @@ class Step:
     key: str  # of the request
 
 
-class Fold:
+class Fold(Needed):
     """A `Task`: one request a batch, each with the items that came out of the one before.
 
     A batch that gets no answer that can be used is passed over, and the items stay as they were. A request

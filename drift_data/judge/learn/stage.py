@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tqdm import tqdm
@@ -52,6 +52,7 @@ def learn_rubric(
     *,
     inputs: Sequence[str] = (),
     labels: str | None = None,
+    announce: Callable[[Sequence[Extraction]], None] = lambda _: None,
 ) -> bool:
     """Learn a rubric and write `rubric/learned`, with `rubric/reasons` and `rubric/folds` to see how.
 
@@ -62,6 +63,7 @@ def learn_rubric(
         options: see there.
         inputs: files, folders, globs or a Hub id of chats with thumbs, see `examples.from_files`.
         labels: folder of a label table to take for thumbs instead, such as "labels/simulated".
+        announce: told what will be asked of the conversations, before the first request is sent.
 
     Returns:
         False when the same rubric was there already.
@@ -86,7 +88,10 @@ def learn_rubric(
         else:
             drawn = from_labels(workspace, labels, options.per_label, options.seed)
         reasons.rows_in = len(drawn.examples) + drawn.unreadable
-        extractions = _extract(drawn, backend, prompts, sampling, options)
+        _say_drawn(drawn)
+        extractions = [Extraction(example, prompts, sampling, options) for example in drawn.examples]
+        announce(extractions)
+        _extract(extractions, backend)
         folds = _fold(write_reasons(reasons, extractions), backend, prompts, sampling, options)
         write_folds(folded, folds)
         rubric = rubric_of(folds)
@@ -122,16 +127,12 @@ def _protect_edits(workspace: Workspace) -> None:
         )
 
 
-def _extract(
-    drawn: Drawn, backend: Backend, prompts: Prompts, sampling: Sampling, options: LearnOptions
-) -> list[Extraction]:
-    """Return the finished extractions in the order of the examples.
+def _extract(tasks: Sequence[Extraction], backend: Backend) -> None:
+    """Finish the extractions.
 
     Raises:
         UserError: most failed, or the budget ended.
     """
-    _say_drawn(drawn)
-    tasks = [Extraction(example, prompts, sampling, options) for example in drawn.examples]
     with tqdm(
         total=len(tasks), desc="rubric: extract", unit=" conv", mininterval=0.5, file=sys.stderr
     ) as bar:
@@ -149,7 +150,6 @@ def _extract(
             f"{failures.total():,} of {len(tasks):,} conversations got no answer that can be used ({reasons}). "
             "What was answered is kept: run again when the server is well, or choose another MODEL=."
         )
-    return tasks
 
 
 def _say_drawn(drawn: Drawn) -> None:

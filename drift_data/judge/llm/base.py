@@ -25,6 +25,10 @@ class Task(Protocol):
         """Take the answer to `request` and decide on the next one. An answer with `error` ends the task."""
 
 
+class Needed:
+    """Marks a task without whose answers the run comes to nothing: it is asked even where others are given up."""
+
+
 T = TypeVar("T", bound=Task)
 
 

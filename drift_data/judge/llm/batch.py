@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from drift_data.judge.llm.base import T, Task
+from drift_data.judge.llm.base import Needed, T, Task
 from drift_data.judge.llm.batch_api import BatchAPI, Sender, Sent
 from drift_data.judge.llm.batch_files import RequestWriter, keys, rounds
 from drift_data.judge.llm.batch_ledger import ASKED, COUNTED, FAILED, OVER_BUDGET, Ledger
@@ -52,7 +52,7 @@ class BatchOptions(BaseModel):
 
     offline: bool = False  # only write files; somebody else sends them
     results: tuple[str, ...] = ()  # result and error files, folders or globs to read answers from
-    final: bool = False  # ask nothing more: what has no answer stays without
+    final: bool = False  # ask nothing more but what is needed: what has no answer stays without
     requests_per_file: int = Field(50_000, gt=0)  # the API's limits
     bytes_per_file: int = Field(200_000_000, gt=0)
     enqueued_tokens: int | None = Field(None, gt=0)  # of prompts at the API at once: the account's limit
@@ -206,16 +206,18 @@ class BatchFiles:
 
     def _advance(self, task: Task, ledger: Ledger, writer: RequestWriter, at: _Pass) -> bool:
         """Give a task the answers there are, and queue what it asks beyond them; say whether it is finished."""
-        follows = False
+        follows, final = False, self._options.final and not isinstance(task, Needed)
         while (request := task.request) is not None:
-            answer = self._known(request, ledger, at) or self._queue(request, ledger, writer, at, follows)
+            answer = self._known(request, ledger, at, final) or self._queue(
+                request, ledger, writer, at, follows
+            )
             if answer is None:
                 return False
             follows = answer.error is None
             task.receive(answer)
         return True
 
-    def _known(self, request: Request, ledger: Ledger, at: _Pass) -> Answer | None:
+    def _known(self, request: Request, ledger: Ledger, at: _Pass, final: bool) -> Answer | None:
         """Return what is known of a request: its answer, or that there will be none."""
         key = request.key
         answer = self._store.get(key)
@@ -234,7 +236,7 @@ class BatchFiles:
             return None
         if failure and failure.tried and (failure.hopeless or failures >= self._options.tries):
             told = f"{failure.reason}, tried {failures} times"
-        elif self._options.final:
+        elif final:
             told = failure.reason if failure else MISSING
         else:
             return None
