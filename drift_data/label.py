@@ -56,6 +56,8 @@ def label(
     Returns:
         False when the same labels were there already.
     """
+    if name is not None and name.endswith(f"-{SAMPLE}"):
+        raise UserError(f"NAME={name}: this ending is kept for labels of a sample (SAMPLE=). Choose another.")
     output = label_table(name or judge.name.split(":", 1)[0], sample)
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")

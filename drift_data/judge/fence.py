@@ -15,8 +15,8 @@ from drift_data.hostile import visible
 
 # What chat templates read as control tokens: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
 _CONTROL = re.compile(
-    r"<(?=[|｜][^|｜<>\n]{1,60}[|｜]>|/?(?:s|think|tool_call)>|<?/?SYS>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS)\])"
+    r"<(?=[|｜][^|｜<>\n]{1,60}[|｜]>|/?(?:s|think|tool_call|tool_response)>|<?/?SYS>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|sop)>|seed:[a-z_]{1,30}>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|gMASK)\])"
 )
 _CODE = 8  # hex digits
 
@@ -31,9 +31,10 @@ class Fenced(NamedTuple):
 def shown(text: str, limit: int) -> str:
     """Return log text as a prompt may hold it.
 
-    Characters that act instead of being seen are spelled out, what a chat template would take for a control
-    token is broken by a space, and of a text longer than `limit` characters the middle is left out.
+    Characters that act instead of being seen are spelled out, line ends apart; what a chat template would take
+    for a control token is broken by a space; and of a text longer than `limit` characters the middle is left out.
     """
+    text = text.replace("\r\n", "\n")
     if len(text) > limit:
         head, tail = limit - limit // 3, limit // 3
         text = f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[-tail:]}"

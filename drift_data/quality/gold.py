@@ -5,6 +5,7 @@ It checks what a file must have and knows nothing of the labels that are measure
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +116,11 @@ def _checked(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
             raise UserError(
                 f"GOLD={name}: {column} {wanted}; in row {row + 1} (and {empty.height - 1} more) it is {value!r:.60}."
             )
+    rows, given = rows.filter(pl.col("label").is_not_null()), rows.height
+    if not rows.height:
+        raise UserError(f"GOLD={name}: no row has a label.")
+    if rows.height < given:  # a file to be filled in
+        print(f"GOLD={name}: {given - rows.height:,} rows without a label are passed over", file=sys.stderr)
     strange = rows.filter(~pl.col("label").is_in(LABELS).fill_null(False))["label"].unique().sort()
     if len(strange):
         raise UserError(

@@ -10,7 +10,9 @@ class ThresholdOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    beta: float = Field(1.0, gt=0)  # of the F-score that is maximised: below 1 prefers precision
+    # Of the F-score that is maximised: below 1 prefers precision, since a false DSAT trains the model away from a
+    # good reply and a missed one costs only data.
+    beta: float = Field(0.5, gt=0)
     min_precision: float | None = Field(None, gt=0, le=1)  # of DSAT, on the choosing part
     min_label: int = Field(10, ge=1)  # turns that must have a label before its threshold is chosen
 

@@ -140,7 +140,9 @@ def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str) -> None:
     text = (unit * 1_000_000)[:1_000_000]
     started = time.process_time()
     assert scan_text(text, ["US"]).keys() <= {"too_many_numbers"}
-    assert time.process_time() - started < 120  # 3 to 12 s at worst, by how busy the machine is; quadratic is hours
+    assert (
+        time.process_time() - started < 120
+    )  # 3 to 12 s at worst, by how busy the machine is; quadratic is hours
 
 
 def test_too_many_number_candidates_are_reported_not_passed_over() -> None:

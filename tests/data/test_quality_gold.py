@@ -42,6 +42,14 @@ def test_optional_columns_may_be_missing_and_a_byte_order_mark_is_no_letter(tmp_
     assert gold.rows.rows() == [("a", 2, "SAT", None, None, None)] and not gold.by_hash
 
 
+def test_rows_that_nobody_has_labelled_yet_are_passed_over_and_counted(tmp_path, workspace, capsys):
+    (tmp_path / "gold.csv").write_text("conversation_id,turn,label,message\na,2,SAT,hi\na,4,,no\nb,2, ,so\n")
+    assert [row[:3] for row in read_gold(workspace, str(tmp_path / "gold.csv")).rows.rows()] == [
+        ("a", 2, "SAT")
+    ]
+    assert "2 rows without a label" in capsys.readouterr().err
+
+
 def test_a_label_table_is_gold_by_its_name_or_folder(workspace):
     items = [
         {"name": "Style", "polarity": "DSAT", "strength": 2},
@@ -67,9 +75,10 @@ def test_a_label_table_is_gold_by_its_name_or_folder(workspace):
         ),
         ("conversation_id,text\na,x\n", "lacks the columns turn, label"),
         ("conversation_id,turn,label\n", "holds no row"),
+        ("conversation_id,turn,label\nc1,2,\n", "no row has a label"),
         (
             "conversation_id,turn,label\na,2,GOOD\na,4,\n",
-            "label must be one of SAT, DSAT, NEUTRAL; found None, 'GOOD'",
+            "label must be one of SAT, DSAT, NEUTRAL; found 'GOOD'",
         ),
         ("conversation_id,turn,label\na,2,SAT\na,two,SAT\n", "turn must be a number.* in row 2 .*'two'"),
         ("conversation_id,turn,label\na,2.5,SAT\n", "turn must be a number"),

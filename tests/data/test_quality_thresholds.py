@@ -60,12 +60,13 @@ def test_the_grid_counts_at_every_pair_what_the_rule_gives():
             assert np.array_equal(grid.confusion[i, j], confusion(rows["gold_label"], given)), (sat, dsat)
 
 
-def test_the_dsat_threshold_has_the_highest_f1():
+def test_the_dsat_threshold_has_the_highest_f_score_and_by_default_precision_counts_more():
     # at 2: 4 of 5 right; at 4: 3 of 3, one missed (F1 6/7 against 8/9); at 6: 1 of 1
     rows = frame(
         [("DSAT", 0, 6), ("DSAT", 0, 4), ("DSAT", 0, 4), ("NEUTRAL", 0, 2), ("DSAT", 0, 2), ("NEUTRAL", 0, 0)]
     )
-    choice = choose(rows, PRESENT, FEW)
+    assert choose(rows, PRESENT, FEW).chosen.dsat == 4
+    choice = choose(rows, PRESENT, ThresholdOptions(min_label=1, beta=1))
     assert choice.chosen.dsat == 2
     assert [(p.threshold, p.given, p.right) for p in choice.curves["DSAT"]] == [
         (2, 5, 4),

@@ -39,6 +39,7 @@ def test_the_canned_queries_are_there_and_say_what_they_show():
         "funnel",
         "drops",
         "scores_by_model",
+        "to_label",
     }
     for sql in CANNED.values():
         assert sql.startswith("-- ")
@@ -101,6 +102,13 @@ def test_several_samples_of_one_prompt_are_not_several_prompts(tmp_path):
     workspace.run("eval", ["runs/x/base/eval"], build, options={})
     (found,) = run_query(workspace, CANNED["scores_by_model"]).to_pylist()
     assert (found["prompts"], found["mean_score"], found["stderr"]) == (2, 0.75, 0.25)
+
+
+def test_turns_to_label_by_hand_are_each_feedback_turn_once_with_the_reply_before_it(workspace):
+    rows = run_query(workspace, CANNED["to_label"]).to_pylist()
+    assert len(rows) == 10 == len({(row["conversation_id"], row["turn"]) for row in rows})
+    (row,) = [row for row in rows if (row["conversation_id"], row["turn"]) == ("c1", 4)]
+    assert (row["label"], row["reply"], row["message"]) == ("", "reply 1", "Thank you, perfect.")
 
 
 @pytest.mark.parametrize("name", CANNED)

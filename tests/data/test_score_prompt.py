@@ -81,6 +81,10 @@ def test_a_message_that_asks_for_labels_changes_no_other_part_of_the_request():
         "<<SYS>>",
         "<end_of_turn>",
         "<｜User｜>",
+        "<tool_response>",
+        "[/TOOL_RESULTS]",
+        "<seed:bos>",
+        "[gMASK]",
     ],
 )
 def test_control_tokens_of_chat_templates_are_broken(token):
@@ -93,6 +97,7 @@ def test_ordinary_text_stays_as_it_is():
 
 
 def test_acting_characters_are_spelled_out_and_long_text_loses_its_middle():
+    assert shown("a\r\nb", 100) == "a\nb"
     assert shown("a\x1b[31m\u202eb", 100) == "a\\x1b[31m\\u202eb"
     cut = shown("a" * 500 + "b" * 500, 300)
     assert cut.startswith("a" * 200) and cut.endswith("b" * 100) and "700 characters left out" in cut

@@ -303,6 +303,7 @@ def test_a_wrong_key_stops_the_run_at_once_and_is_not_shown(
         (("--judge", "openai", "--model", "m"), "OPENAI_API_KEY"),
         (("--judge", "openai", "--model", "m", "--base-url", "localhost:8000"), "base_url"),
         (("--judge", "local", "--offline"), "JUDGE=batch"),
+        (("--name", "openai-sample"), "openai-sample"),
         (("--judge", "gpt"), "label.judge"),
         (("--name", "."), "label.name"),  # the folder of all labels
         (("--name", ".."), "label.name"),
