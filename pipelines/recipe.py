@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from drift_data.clean import CleanOptions
 from drift_data.judge.decide import Thresholds
@@ -112,10 +113,14 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = (
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
-        )
-        raise UserError(f"Recipe {name}: " + "; ".join(lines)) from error
+        # Not chained: the library's own words show the values, and one that is given for a server may be a key.
+        raise UserError(f"Recipe {name}: " + "; ".join(map(_told, error.errors()))) from None
+
+
+def _told(error: ErrorDetails) -> str:
+    where = ".".join(map(str, error["loc"]))
+    got = "" if "server" in error["loc"] else f" (got {error['input']!r:.80})"
+    return f"{where}: {error['msg']}{got}"
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

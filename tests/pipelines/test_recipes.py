@@ -55,6 +55,21 @@ def test_a_wrong_override_is_named(overrides: list[str], message: str) -> None:
         load_recipe("paper-7b", overrides)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "label.server.base_url=http://me:sk-secret@example.org/v1",
+        "label.server.base_url=http://example.org:sk-secret/v1",
+        "label.server.api_key_env=sk-secret",
+        "label.server.key=sk-secret",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_shown(override: str) -> None:
+    with pytest.raises(UserError, match=r"label\.server\.") as raised:
+        load_recipe("paper-7b", [override])
+    assert "secret" not in repr([raised.value, raised.value.__cause__])
+
+
 def test_an_unknown_recipe_lists_those_that_ship() -> None:
     with pytest.raises(UserError, match=r"demo, paper-14b, paper-7b, ultrafeedback-7b"):
         load_recipe("paper")

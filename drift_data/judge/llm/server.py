@@ -6,7 +6,7 @@ import os
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from drift_data.workspace import UserError
 
@@ -19,15 +19,20 @@ class ServerOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_url: str | None = None  # such as http://localhost:8000/v1; None: OpenAI
-    api_key_env: str = "OPENAI_API_KEY"  # environment variable with the key, which is kept nowhere else
+    # Name of the environment variable with the key, which is kept nowhere else.
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
 
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        address = urlsplit(value)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        try:
+            address = urlsplit(value)
+            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # its words show the value
+            usable = False
+        if not usable:
             raise ValueError("a base URL looks like http://localhost:8000/v1")
         if address.username or address.password or address.query:
             raise ValueError(
