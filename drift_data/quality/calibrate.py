@@ -19,6 +19,7 @@ from drift_data.quality.matching import CONVERSATIONS, Match, match
 from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.page import render
 from drift_data.quality.result import Quality, View, gain, items, refusal, strengths, view
+from drift_data.quality.steady import steady
 from drift_data.quality.thresholds import (
     CHOOSING,
     REPORTING,
@@ -131,7 +132,7 @@ def _views(
     if present is None:
         return [everywhere, _nothing("all NEUTRAL, all turns", matched, options.seed)], None, {}
     choosing, reporting = (matched.filter(part=part) for part in (CHOOSING, REPORTING))
-    choice = choose(choosing, present, options)
+    choice = steady(choosing, choose(choosing, present, options), options, options.seed)
     old, new = (reporting.select(decided(value)).to_series() for value in (present, choice.chosen))
     views = [
         view("as labelled, reporting part", reporting, old, options.seed),
