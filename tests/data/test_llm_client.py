@@ -259,7 +259,7 @@ def test_interrupt_ends_it_without_noise(tmp_path: Path) -> None:
 def test_interrupt_at_a_bad_moment_is_an_interrupt_and_nothing_else(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The loop's own handler raises at once, wherever it is, when the coroutine that the loop runs has just ended.
+    # asyncio's own handler raises at once, wherever it is, when the coroutine that the loop runs has just ended.
     def interrupt() -> None:
         signal.raise_signal(signal.SIGINT)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, cast
@@ -118,13 +121,15 @@ class Client:
                             sender = sender or self._connect()
                             crowd.add(task, sender, runner.get_loop())
                     if crowd.size:
-                        yield from runner.run(crowd.finished(wait=fed < _FED))
+                        with _late_interrupt(lambda: runner.get_loop().call_soon_threadsafe(crowd.wake)):
+                            finished = runner.run(crowd.finished(wait=fed < _FED))
+                        yield from finished
                 if sender is not None:
                     sender.finish()
             finally:
                 if sender is not None:
-                    _settle(runner.get_loop())
-                    runner.run(_end(crowd, sender))
+                    with _late_interrupt(lambda: None):
+                        runner.run(_end(crowd, sender))
 
     def _connect(self) -> Sender:
         """Return what sends: only once there is something to send, for its imports take a second."""
@@ -133,24 +138,37 @@ class Client:
         return Sender(self._store, self._meter, self._server, self._options, self._limiter, self._failures)
 
 
-def _settle(loop: asyncio.AbstractEventLoop) -> None:
-    """Go round once. An interrupt at the end of a run leaves that run's stop behind, which would stop the next."""
-    loop.call_soon(loop.stop)
-    loop.run_forever()
-
-
-def _heard(task: asyncio.Task[None]) -> None:
-    """Take the exception of a task; only an interrupt can be one, and the loop has raised it already."""
-    if not task.cancelled():
-        task.exception()
-
-
 async def _end(crowd: _Crowd[Any], sender: Sender) -> None:
-    """Give up what is on its way and close all connections, even when interrupted meanwhile."""
+    """Give up what is on its way and close all connections."""
+    await crowd.disperse()
+    await sender.close()
+
+
+@contextmanager
+def _late_interrupt(notice: Callable[[], object]) -> Iterator[None]:
+    """Raise an interrupt (Ctrl-C) only when the block ends, in which an event loop runs; `notice` is called at once.
+
+    asyncio's own handler cancels the coroutine that the loop runs, and where that has just ended it raises in
+    the midst of whatever the loop does then, which leaves the loop and the connections broken.
+    """
+    first = threading.current_thread() is threading.main_thread()
+    if not first or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = False
+
+    def keep(*_: object) -> None:
+        nonlocal came
+        came = True
+        notice()
+
+    signal.signal(signal.SIGINT, keep)
     try:
-        await crowd.disperse()
+        yield
     finally:
-        await sender.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 class _Crowd(Generic[T]):
@@ -171,12 +189,14 @@ class _Crowd(Generic[T]):
 
     def add(self, task: T, sender: Sender, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to drive a task."""
-        going = loop.create_task(self._drive(task, sender))
-        going.add_done_callback(_heard)
-        self._going.add(going)
+        self._going.add(loop.create_task(self._drive(task, sender)))
+
+    def wake(self) -> None:
+        """Have `finished` wait no longer, even when nothing is."""
+        self._news.set()
 
     async def finished(self, *, wait: bool) -> list[T]:
-        """Return the tasks that are finished; with `wait`, at least one.
+        """Return the tasks that are finished; with `wait`, at least one, unless woken.
 
         Raises:
             UserError: there is no point in going on.
