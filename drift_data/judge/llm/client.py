@@ -119,7 +119,8 @@ class Client:
                             yield task
                         else:
                             sender = sender or self._connect()
-                            crowd.add(task, sender, runner.get_loop())
+                            with _late_interrupt(lambda: None):
+                                crowd.add(task, sender, runner.get_loop())
                     if crowd.size:
                         with _late_interrupt(lambda: runner.get_loop().call_soon_threadsafe(crowd.wake)):
                             finished = runner.run(crowd.finished(wait=fed < _FED))
@@ -146,10 +147,13 @@ async def _end(crowd: _Crowd[Any], sender: Sender) -> None:
 
 @contextmanager
 def _late_interrupt(notice: Callable[[], object]) -> Iterator[None]:
-    """Raise an interrupt (Ctrl-C) only when the block ends, in which an event loop runs; `notice` is called at once.
+    """Raise an interrupt (Ctrl-C) only when the block ends, which hands work to the event loop or runs it.
 
     asyncio's own handler cancels the coroutine that the loop runs, and where that has just ended it raises in
     the midst of whatever the loop does then, which leaves the loop and the connections broken.
+
+    Args:
+        notice: called at once, so that the block ends soon.
     """
     first = threading.current_thread() is threading.main_thread()
     if not first or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
