@@ -53,7 +53,9 @@ class LabelOptions(BaseModel):
     batch: BatchOptions = BatchOptions()
     tokenizer: str | None = None  # folder, tokenizer.json or Hub id: counts tokens before they are sent
     prices: dict[str, Price] = {}  # of models, per million tokens, in one currency
-    budget: float | None = Field(None, ge=0)  # of one label table, answers in the store included
+    budget: float | None = Field(
+        None, ge=0, allow_inf_nan=False
+    )  # of one label table, answers in the store included
 
 
 class Recipe(BaseModel):

@@ -56,7 +56,7 @@ def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[A
             f"BUDGET={options.budget:g} says nothing without the price of {options.model}. Put it into the recipe, "
             f"per million tokens: label: {{prices: {{{options.model}: {{input: …, output: …}}}}}}."
         )
-    at_openai = kind != "vllm" and options.server.base_url is None
+    at_openai = kind != "vllm" and options.server.at_openai
     tokenizer = options.tokenizer or (options.model if kind == "vllm" else None)
     counter = token_counter(options.model, tokenizer, openai=at_openai)
     meter = Meter(price, options.budget, counter.count, batch=kind == "batch")

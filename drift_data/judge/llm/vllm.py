@@ -58,6 +58,9 @@ class InProcess:
             open_tasks = []
             for task in going:
                 assert task.request is not None  # only such tasks are going
+                if task.request.key not in answers:  # its turn comes when it is known what the others cost
+                    open_tasks.append(task)
+                    continue
                 task.receive(answers[task.request.key])
                 if feed_from_store(task, self._store, self._meter):
                     yield task
@@ -66,23 +69,23 @@ class InProcess:
             going = open_tasks
 
     def _answers(self, requests: Mapping[str, Request]) -> dict[str, Answer]:
-        """Ask the engine; each answer is in the store before the next round begins."""
+        """Ask the engine; each answer is in the store before the next round begins.
+
+        A request that the budget has no room for until others are paid has no answer yet.
+        """
         answers: dict[str, Answer] = {}
         asked: list[tuple[Request, list[int]]] = []
         for key, request in requests.items():
-            prompt = self._prompt(request)
-            if len(prompt) + request.sampling.max_tokens > self._options.max_model_len:
-                room = self._options.max_model_len - request.sampling.max_tokens
+            prompt, room = self._prompt(request), self._options.max_model_len - request.sampling.max_tokens
+            if len(prompt) > room:
                 detail = f"{len(prompt)} tokens, where max_model_len leaves room for {room}"
                 answers[key] = Answer(error="prompt_too_long", detail=detail)
-            elif not self._meter.reserve(request):
+                self._meter.settle(request, answers[key])
+            elif self._meter.reserve(request):
+                asked.append((request, prompt))
+            elif not asked:  # nothing is under way that may come cheaper than it could
                 answers[key] = Answer(error="over_budget")
                 self._meter.over_budget += 1
-                continue
-            else:
-                asked.append((request, prompt))
-                continue
-            self._meter.settle(request, answers[key])
         started = time.monotonic()
         for (request, prompt), output in zip(asked, self._generate(asked), strict=True):
             reply = output.outputs[0]
