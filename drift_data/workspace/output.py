@@ -19,6 +19,7 @@ from drift_data.workspace.errors import AccountingError
 from drift_data.workspace.manifest import MANIFEST, Manifest
 from drift_data.workspace.table import TableWriter
 
+_TEMPORARY = ".tmp"  # folder of the workspace where outputs are filled
 DROPPED = "dropped"  # folder of the workspace with the rows that were left out, table by table
 
 
@@ -76,16 +77,21 @@ class Build:
         return self._outputs[name]
 
 
+def clear_leftovers(root: Path) -> None:
+    """Remove what a killed run has left behind in a workspace; nothing of it is needed."""
+    shutil.rmtree(root / _TEMPORARY, ignore_errors=True)
+
+
 class Staging:
     """Temporary folders of a stage's outputs; removed in any case, also those that a killed run left behind."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.folder = root, root / ".tmp"
+        self.root, self.folder = root, root / _TEMPORARY
         self._names = names
         self.outputs: dict[str, Output] = {}
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        clear_leftovers(self.root)
         for name in self._names:
             self.outputs[name] = Output(
                 name, self.folder / "new" / name, self.folder / "new" / DROPPED / name

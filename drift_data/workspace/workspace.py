@@ -23,7 +23,7 @@ from drift_data.workspace.manifest import (
     plain_json,
     tool_version,
 )
-from drift_data.workspace.output import DROPPED, Build, Staging
+from drift_data.workspace.output import DROPPED, Build, Staging, clear_leftovers
 
 _MAKERS = {  # first part of a folder's name → the Make target that makes it
     "simulated": "simulate",
@@ -173,6 +173,7 @@ class Workspace:
         """
         digests, files = {name: self.require(name).digest for name in inputs}, dict(files or {})
         with self.lock():
+            clear_leftovers(self.root)  # of a run that was killed, perhaps just after it had published
             if not again and self.is_done(outputs, options, digests, files):
                 print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)
                 return False

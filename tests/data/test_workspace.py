@@ -123,6 +123,16 @@ def test_a_second_process_is_told_and_stops(tmp_path: Path) -> None:
     assert "Another process is working in" in done.stderr
 
 
+def test_what_a_process_killed_just_after_publishing_left_behind_is_cleared_by_the_next_run(
+    tmp_path: Path,
+) -> None:
+    ws = Workspace(tmp_path)
+    assert ws.run("count", ["numbers"], write_numbers(1), options={})
+    (tmp_path / ".tmp" / "old" / "numbers").mkdir(parents=True)
+    assert not ws.run("count", ["numbers"], write_numbers(1), options={})
+    assert not (tmp_path / ".tmp").exists()
+
+
 def test_a_process_killed_while_it_writes_leaves_no_table_and_the_next_run_makes_it(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys, time
