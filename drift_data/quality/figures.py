@@ -82,6 +82,13 @@ def against_rest(table: npt.NDArray[Any], at: int) -> npt.NDArray[Any]:
     return np.stack([np.stack([both, true - both], -1), np.stack([given - both, rest], -1)], -2)
 
 
+def f_score(right: npt.ArrayLike, given: npt.ArrayLike, true: npt.ArrayLike, beta: float) -> Floats:
+    """Return the F-score of counts, recall weighing `beta` times as much as precision; 0 where nothing is right."""
+    right, weight = np.asarray(right, np.float64), beta * beta
+    whole = weight * np.asarray(true, np.float64) + np.asarray(given, np.float64)
+    return np.asarray((1 + weight) * right / np.maximum(whole, 1e-9), np.float64)
+
+
 def number(value: float | np.floating[Any] | Floats) -> float | None:
     """Return a single figure as it is stored: None for NaN."""
     return None if np.isnan(value) else float(value)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from drift_data.quality.bootstrap import COVERED, resampled
-from drift_data.quality.figures import Floats
+from drift_data.quality.figures import f_score
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.thresholds import Choice, decided
 from drift_data.schema import DSAT, SAT
@@ -51,7 +51,7 @@ def steady(rows: pl.DataFrame, choice: Choice, options: ThresholdOptions, seed: 
             if right < options.min_precision * given or not given:
                 continue
         true, given_new, right_new, given_old, right_old = resampled(found, seed).T
-        gains = _f_score(right_new, given_new, true, options.beta) - _f_score(
+        gains = f_score(right_new, given_new, true, options.beta) - f_score(
             right_old, given_old, true, options.beta
         )
         if np.quantile(gains, (1 - COVERED) / 2) <= 0:
@@ -61,8 +61,3 @@ def steady(rows: pl.DataFrame, choice: Choice, options: ThresholdOptions, seed: 
                 f"stays {old:g}."
             )
     return choice.model_copy(update={"chosen": kept, "notes": notes})
-
-
-def _f_score(right: Floats, given: Floats, true: Floats, beta: float) -> Floats:
-    weight = beta * beta
-    return np.asarray((1 + weight) * right / np.maximum(weight * true + given, 1e-9), np.float64)

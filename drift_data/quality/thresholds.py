@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from drift_data.hostile import visible
 from drift_data.judge.decide import Thresholds
-from drift_data.quality.figures import Counts, Floats, figures, number
+from drift_data.quality.figures import Counts, Floats, f_score, figures, number
 from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
@@ -193,9 +193,8 @@ def _at_least(histogram: Counts, axis: int) -> Counts:
 
 
 def _f_score(confusion: Counts, label: str, beta: float) -> Floats:
-    at, weight = LABELS.index(label), beta * beta
-    right, true, given = confusion[..., at, at], confusion[..., at, :].sum(-1), confusion[..., at].sum(-1)
-    return np.asarray((1 + weight) * right / np.maximum(weight * true + given, 1e-9), np.float64)
+    at = LABELS.index(label)
+    return f_score(confusion[..., at, at], confusion[..., at].sum(-1), confusion[..., at, :].sum(-1), beta)
 
 
 def _best(score: Floats, precision: Floats, values: Floats, present: float, allowed: np.ndarray) -> int:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drift_data.hostile import visible
 from drift_data.judge.learn.question import Unusable
-from drift_data.judge.llm.request import Schema
+from drift_data.judge.llm.request import Schema, closed_object
 from drift_data.judge.rubric import RubricItem
 from drift_data.schema import DSAT
 
@@ -48,7 +48,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def reasons_schema() -> Schema:
     """Return the schema of an extraction's answer."""
-    return Schema("reasons", _closed(reasons={"type": "array", "items": {"type": "string"}}))
+    return Schema("reasons", closed_object(reasons={"type": "array", "items": {"type": "string"}}))
 
 
 def items_schema(polarity: str) -> Schema:
@@ -56,16 +56,7 @@ def items_schema(polarity: str) -> Schema:
     fields: dict[str, Any] = {"name": {"type": "string"}, "definition": {"type": "string"}}
     if polarity == DSAT:
         fields["asks_for_change"] = {"type": "boolean"}
-    return Schema("rubric", _closed(items={"type": "array", "items": _closed(**fields)}))
-
-
-def _closed(**properties: object) -> dict[str, object]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return Schema("rubric", closed_object(items={"type": "array", "items": closed_object(**fields)}))
 
 
 def read_reasons(text: str, most: int, conversation: str) -> tuple[str, ...]:

@@ -6,12 +6,9 @@ A question that is asked again says all that was wrong before, in our words: so 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from drift_data.judge.llm.request import CONTENT_FILTER, LENGTH, REFUSAL, Answer, Request, Sampling
-
-INVALID: Final = "invalid_answer"  # reason of a failure, besides the errors of a backend
-_DECLINED: Final = {CONTENT_FILTER: "content_filter", REFUSAL: "model_refused"}
+from drift_data.judge.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 
 T = TypeVar("T")
 
@@ -66,8 +63,8 @@ class Question(Generic[T]):
         if answer.error is not None:
             self.failure = (answer.error, answer.detail)
             return
-        if answer.finish_reason in _DECLINED:
-            self.failure = (_DECLINED[answer.finish_reason], None)
+        if answer.finish_reason in DECLINED:
+            self.failure = (DECLINED[answer.finish_reason], None)
             return
         try:
             if answer.finish_reason == LENGTH:

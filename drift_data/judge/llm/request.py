@@ -20,6 +20,11 @@ LENGTH: Final = "length"
 CONTENT_FILTER: Final = "content_filter"
 REFUSAL: Final = "refusal"  # ours: the model used the API's own field to decline
 
+# Why a task has nothing to show, besides the errors of a backend: finish_reasons that a second try would only
+# repeat, and answers that could not be used however often they were asked for.
+DECLINED: Final = {CONTENT_FILTER: "content_filter", REFUSAL: "model_refused"}
+INVALID: Final = "invalid_answer"
+
 Dialect = Literal["openai", "compatible"]
 
 
@@ -56,6 +61,16 @@ class Schema:
     def text(self) -> str:
         """Return it as canonical JSON."""
         return canonical({"name": self.name, "schema": self.schema})
+
+
+def closed_object(**properties: object) -> dict[str, object]:
+    """Return the schema of an object that has exactly these properties, as strict structured outputs want it."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 @dataclass(frozen=True)

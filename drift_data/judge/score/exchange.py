@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from drift_data.judge.llm.request import CONTENT_FILTER, LENGTH, REFUSAL, Answer, Request, Sampling
+from drift_data.judge.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.score.answer import TurnAnswer, read_answer
 from drift_data.judge.score.prompt import Prompts
 from drift_data.judge.score.windows import Window
-
-# Reasons of turns without a label, besides the errors of a backend.
-INVALID: Final = "invalid_answer"
-_DECLINED: Final = {CONTENT_FILTER: "content_filter", REFUSAL: "model_refused"}
 
 
 class Exchange:
@@ -52,8 +46,8 @@ class Exchange:
         self._request, self._attempt = None, self._attempt + 1
         if answer.error is not None:
             return self._give_up(answer.error, answer.detail)
-        if answer.finish_reason in _DECLINED:
-            return self._give_up(_DECLINED[answer.finish_reason], None)
+        if answer.finish_reason in DECLINED:
+            return self._give_up(DECLINED[answer.finish_reason], None)
         faults = dict.fromkeys(self._open, "truncated")
         if answer.finish_reason == LENGTH:
             self._sampling = self._sampling.model_copy(update={"max_tokens": self._sampling.max_tokens * 2})
