@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from drift_data.hostile import visible
 
 # What chat templates read as control tokens: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
@@ -19,6 +21,19 @@ _CONTROL = re.compile(
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|gMASK)\])"
 )
 _CODE = 8  # hex digits
+
+
+class ShownOptions(BaseModel):
+    """How much of each message a prompt shows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user_characters: int = Field(3_000, ge=200, description="of a user message; its middle is left out")
+    reply_characters: int = Field(1_200, ge=200, description="of an assistant's or system message")
+
+    def limit(self, role: str) -> int:
+        """Return how many characters of a message are shown."""
+        return self.user_characters if role == "user" else self.reply_characters
 
 
 class Fenced(NamedTuple):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from drift_data.judge.fence import ShownOptions
 
 
-class LearnOptions(BaseModel):
+class LearnOptions(ShownOptions):
     """How many conversations are read, how much of each is shown, and how reasons become items."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     per_label: int = Field(500, gt=0, description="conversations read at most, of satisfied and of others")
     seed: int = Field(0, description="decides which, where there are more")
@@ -17,9 +17,3 @@ class LearnOptions(BaseModel):
     items: int = Field(10, gt=0, description="items of a polarity at most")
     tries: int = Field(3, gt=0, description="answers asked for until one can be used")
     characters: int = Field(24_000, gt=0, description="of a conversation shown; the oldest messages go first")
-    user_characters: int = Field(3_000, ge=200, description="of a user message; its middle is left out")
-    reply_characters: int = Field(1_200, ge=200, description="of an assistant's or system message")
-
-    def limit(self, role: str) -> int:
-        """Return how many characters of a message are shown."""
-        return self.user_characters if role == "user" else self.reply_characters

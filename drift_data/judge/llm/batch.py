@@ -31,7 +31,6 @@ from drift_data.judge.llm.batch_rounds import (
     AwaitingResults,
     counted,
     findings,
-    in_rounds,
     nothing_answered,
 )
 from drift_data.judge.llm.cost import Meter
@@ -39,8 +38,6 @@ from drift_data.judge.llm.request import Answer, Request
 from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.store import Store
 from drift_data.workspace import UserError
-
-__all__ = ["AnotherRound", "AwaitingResults", "BatchFiles", "BatchOptions", "in_rounds"]
 
 KIND: Final = "batch"
 
@@ -96,7 +93,6 @@ class BatchFiles:
         self._read, self._said = set[Path](), set[str]()
         self._passes = self._rounds = 0
         self._queued: Counter[str] = Counter()  # why requests are in the last files
-        self._system_tokens: tuple[str, int] = ("", 0)
         self._under_way: list[Sent] = []
         self._api: BatchAPI | None = None
 
@@ -247,11 +243,7 @@ class BatchFiles:
     def _keep(self, request: Request, answer: Answer, usage: bool, ledger: Ledger) -> Answer:
         """Store an answer that came back, with its price."""
         if not usage:
-            answer = replace(
-                answer,
-                input_tokens=self._tokens(request),
-                output_tokens=self._meter.count_tokens(answer.text) if answer.text else 0,
-            )
+            answer = self._meter.counted(request, answer)
         answer = replace(answer, price=self._meter.priced(answer))
         self._store.put(request, answer, backend=KIND)
         ledger.mark(request.key, ASKED | COUNTED)
@@ -274,7 +266,7 @@ class BatchFiles:
             return None
         if ledger.is_queued(key, at.number):
             return None
-        tokens = self._tokens(request)
+        tokens = meter.prompt_tokens(request)
         most = meter.price.of(tokens, 0, request.sampling.max_tokens, batch=True)
         if meter.budget is not None and meter.spent_before + meter.spent_now + at.held + most > meter.budget:
             if at.held:
@@ -297,12 +289,6 @@ class BatchFiles:
         elif ledger.lines:
             self._queued[MISSING] += 1
         return None
-
-    def _tokens(self, request: Request) -> int:
-        """Return the estimated tokens of a prompt; the system message, which all share, is counted once."""
-        if request.system != self._system_tokens[0]:
-            self._system_tokens = (request.system, self._meter.count_tokens(request.system))
-        return self._system_tokens[1] + self._meter.count_tokens(request.user)
 
     # the round
 

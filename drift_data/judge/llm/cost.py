@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,18 +64,31 @@ class Meter:
         """Set aside the most a request can cost; False when the budget does not allow it now."""
         if self.budget is None:
             return True
-        if self._system_tokens is None or self._system_tokens[0] != request.system:
-            self._system_tokens = (request.system, self.count_tokens(request.system))
         before = max(self.spent_before, self.foreseen)
         left = self.budget - before - self.spent_now - sum(self._reserved.values())
-        tokens, longest = self._system_tokens[1], request.sampling.max_tokens
-        if self.price.of(tokens, 0, longest, batch=self.batch) > left:
+        longest = request.sampling.max_tokens
+        if self.price.of(self._shared_tokens(request), 0, longest, batch=self.batch) > left:
             return False  # whatever the user message: when all is spent, many are refused, and fast
-        most = self.price.of(tokens + self.count_tokens(request.user), 0, longest, batch=self.batch)
+        most = self.price.of(self.prompt_tokens(request), 0, longest, batch=self.batch)
         if most > left:
             return False
         self._reserved[request.key] = most
         return True
+
+    def prompt_tokens(self, request: Request) -> int:
+        """Return the estimated tokens of a prompt."""
+        return self._shared_tokens(request) + self.count_tokens(request.user)
+
+    def _shared_tokens(self, request: Request) -> int:
+        """Return those of the system message; most requests share it, and it is counted once."""
+        if self._system_tokens is None or self._system_tokens[0] != request.system:
+            self._system_tokens = (request.system, self.count_tokens(request.system))
+        return self._system_tokens[1]
+
+    def counted(self, request: Request, answer: Answer) -> Answer:
+        """Return an answer that came without its tokens, with estimates of them."""
+        output = self.count_tokens(answer.text) if answer.text else 0
+        return replace(answer, input_tokens=self.prompt_tokens(request), output_tokens=output)
 
     @property
     def waiting(self) -> bool:

@@ -181,12 +181,7 @@ class Sender:
         if completion.aborted:
             raise Failure(f"finish_reason {answer.finish_reason}", self._faults.shown(answer.text))
         if completion.usage is None:
-            count = self._meter.count_tokens
-            answer = replace(
-                answer,
-                input_tokens=count(request.system) + count(request.user),
-                output_tokens=count(answer.text) if answer.text else 0,
-            )
+            answer = self._meter.counted(request, answer)
         return answer
 
     async def _response(self, request: Request, place: _Place) -> httpx2.Response | Exception:

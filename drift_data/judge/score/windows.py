@@ -9,25 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from drift_data.judge.fence import ShownOptions
 from drift_data.turns import feedback_turns
 
 
-class WindowOptions(BaseModel):
+class WindowOptions(ShownOptions):
     """How much of a conversation one request shows, in messages and characters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     turns: int = Field(10, gt=0, description="feedback turns judged at most")
     context: int = Field(4, ge=0, description="messages shown before the first judged reply: the overlap")
     characters: int = Field(24_000, gt=0, description="shown in all; one judged turn always fits")
-    user_characters: int = Field(3_000, ge=200, description="of a user message; its middle is left out")
-    reply_characters: int = Field(1_200, ge=200, description="of an assistant's or system message")
-
-    def limit(self, role: str) -> int:
-        """Return how many characters of a message are shown."""
-        return self.user_characters if role == "user" else self.reply_characters
 
 
 @dataclass(frozen=True, slots=True)
