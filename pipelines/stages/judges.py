@@ -1,9 +1,10 @@
 """Which judge labels: makes it from the recipe, with its store, its prices and its budget."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec
 
 from drift_data.judge.base import Judge
 from drift_data.judge.dataset import DatasetJudge
@@ -17,6 +18,8 @@ from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.judge import LLMJudge
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import LabelOptions
+
+P = ParamSpec("P")
 
 BATCH_FOLDER = "batch"  # request and result files of the Batch API
 
@@ -65,6 +68,19 @@ def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[A
         backend = _backend(workspace.root, kind, store, meter, options)
         stack.callback(backend.close)
         yield Asking(backend, sampling, store, meter, counter, price)
+
+
+def once(say: Callable[P, None]) -> Callable[P, None]:
+    """Return what does the same, but only the first time: the passes of a batch run are one piece of work."""
+    done = False
+
+    def first(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal done
+        if not done:
+            say(*args, **kwargs)
+        done = True
+
+    return first
 
 
 def say_if_free(asked: Asking, options: LabelOptions) -> None:

@@ -11,7 +11,7 @@ from drift_data.quality.thresholds import read_thresholds
 from drift_data.workspace import Workspace
 from pipelines.recipe import LabelOptions, Recipe
 from pipelines.stages.data import say
-from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, say_if_free
+from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, once, say_if_free
 
 # Reasons of turns without a label that may go away when they are asked for again.
 _PASSING = ("request_failed", "no_answer")
@@ -52,17 +52,14 @@ def label(
         if estimate_only:
             _announce(workspace, asked, llm, options, sample)
             return
-        announced = False
 
+        @once
         def announce() -> None:
-            nonlocal announced
-            if not announced:  # the passes of a batch run are one labelling
-                if options.judge == "openai":
-                    options.server.key()  # raises where it is missing, before the estimate takes its time
-                _announce(workspace, asked, llm, options, sample)
-                if options.budget is not None and options.judge != "batch":  # which sees to that itself
-                    asked.meter.foreseen = paid_before(workspace, llm, asked.store, sample)
-            announced = True
+            if options.judge == "openai":
+                options.server.key()  # raises where it is missing, before the estimate takes its time
+            _announce(workspace, asked, llm, options, sample)
+            if options.budget is not None and options.judge != "batch":  # which sees to that itself
+                asked.meter.foreseen = paid_before(workspace, llm, asked.store, sample)
 
         more = again or _budget_has_changed(workspace, table, options) or _has_news(workspace, table, options)
         try:

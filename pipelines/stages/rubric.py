@@ -11,7 +11,7 @@ from drift_data.schema import DSAT, SAT
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.data import say
-from pipelines.stages.judges import asking, say_if_free
+from pipelines.stages.judges import asking, once, say_if_free
 
 
 def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: str | None) -> None:
@@ -32,26 +32,22 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
     if labels and "/" not in labels:
         labels = f"labels/{labels}"
     with asking(workspace, options, options.judge) as asked:
-        announced = False
 
+        @once
         def announce(extractions: Sequence[Extraction]) -> None:
-            nonlocal announced
-            if not announced:  # the passes of a batch run are one learning
-                if options.judge == "openai":
-                    options.server.key()  # raises where it is missing
-                batch = options.judge == "batch"
-                counted = estimate(
-                    extractions,
-                    asked.sampling,
-                    options.learn,
-                    asked.store,
-                    asked.counter,
-                    asked.price,
-                    batch=batch,
-                )
-                print(f"estimate: {counted}")
-                say_if_free(asked, options)
-            announced = True
+            if options.judge == "openai":
+                options.server.key()  # raises where it is missing
+            counted = estimate(
+                extractions,
+                asked.sampling,
+                options.learn,
+                asked.store,
+                asked.counter,
+                asked.price,
+                batch=options.judge == "batch",
+            )
+            print(f"estimate: {counted}")
+            say_if_free(asked, options)
 
         try:
             in_rounds(

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from drift_data.judge import fence
 from drift_data.judge.fence import Fenced, fenced, shown
 from drift_data.judge.llm.request import Sampling
 from drift_data.judge.rubric import load_rubric
@@ -107,6 +108,13 @@ def test_fences_differ_from_whatever_is_in_the_text():
     first = fenced([Fenced("[0] user", "x")])
     code = re.search("<([0-9a-f]+)>", first)[1]
     assert code not in fenced([Fenced("[0] user", "x"), Fenced("[1] user", code)]).replace(f"\n{code}\n", "")
+
+
+def test_a_code_that_stands_in_the_text_is_passed_over(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fence, "_CODE", 1)  # so that a text can hold all codes but one
+    for free in "0123456789abcdef":
+        text = "0123456789abcdef".replace(free, "")
+        assert fenced([Fenced("[0] user", text)]) == f"[0] user\n<{free}>\n{text}\n</{free}>"
 
 
 def test_a_request_is_known_by_what_determines_its_answer():

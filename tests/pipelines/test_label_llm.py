@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -181,6 +182,11 @@ def test_an_estimate_asks_nothing_and_is_near_what_it_then_takes(drift: Drift) -
         code, said = drift.label(server, "--estimate")
         assert code == 0 and "3 requests for 7 turns" in said and server.received == 0
         assert not drift.workspace.path("labels").exists()
+        estimated = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) (?:tokens in|out)", said)]
+        assert drift.label(server)[0] == 0
+    tokens = drift.workspace.require("labels/openai").made_by["tokens"]
+    assert estimated[0] == pytest.approx(tokens["input"], rel=0.05)
+    assert estimated[1] == pytest.approx(tokens["output"], rel=0.5)  # by rule of thumb
 
 
 def test_a_sample_is_labelled_beside_the_whole_and_paid_only_once(drift: Drift) -> None:
