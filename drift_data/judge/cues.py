@@ -23,6 +23,7 @@ class Sign(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     item: str
+    polarity: Literal["SAT", "DSAT"]
     strength: int = Field(ge=1, le=10)
     cues: list[str] = Field(min_length=1)
     max_chars: int = Field(gt=0)  # of the user's message
@@ -63,16 +64,17 @@ class Cues(BaseModel):
         opening = pl.DataFrame({"text": replies.str.head(_REFUSAL_OPENING)})
         return opening.select(searchable(pl.col("text")).str.contains_any(self._refusals)).to_series()
 
-    def signs_in(self, turns: pl.DataFrame) -> pl.DataFrame:
+    def signs_in(self, turns: pl.DataFrame, polarity: Literal["SAT", "DSAT"]) -> pl.DataFrame:
         """Return the signs found, each item once a turn and with its strongest phrase.
 
         Args:
             turns: `at` (number of the turn), `text` (the user's message), `code`, `refusal` (of the reply).
+            polarity: of the items that are looked for.
 
         Returns:
             `at`, `item`, `strength`, `phrase`; the rows of a turn from strong to weak.
         """
-        table = self._table
+        table = self._table.filter(polarity=polarity)
         found = turns.select(
             "at",
             "code",

@@ -1,0 +1,122 @@
+"""Reads the conversations written for this project, with their labels. Knows no feature and no model.
+
+A file holds conversations in plain text, made for people to read and extend:
+
+    === en coding
+    U: Write a function that …
+    A: Here it is: …
+    U[DSAT Factual_Error 3]: It throws a KeyError.
+    A: Sorry, …
+    U[NEUTRAL]: Now the tests.
+
+`===` opens a conversation with its language (ISO 639-1) and a topic; a message goes on over the following lines until
+the next `U` or `A`. Every user message after the first is a feedback turn and carries its label in brackets: SAT or
+DSAT with the item and the strength (1 weak, 2 clear, 3 in so many words), or NEUTRAL. `A(refusal):` marks a refusal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from drift_data.schema import DSAT, NEUTRAL, SAT
+
+FOLDER: Final = "corpus"
+_OPENING: Final = re.compile(r"=== (?P<language>[a-z]{2}) (?P<topic>\S.*)")
+_MESSAGE: Final = re.compile(
+    r"(?:(?P<user>U)(?:\[(?P<label>NEUTRAL|(?:DSAT|SAT) \w+ [123])\])?|(?P<reply>A)(?P<refusal>\(refusal\))?): ?(?P<text>.*)"
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The label of one feedback turn."""
+
+    label: str
+    item: str | None = None
+    strength: int = 0  # 1 to 3; 0 for NEUTRAL
+
+
+@dataclass
+class Example:
+    """One conversation."""
+
+    name: str  # file and line
+    language: str
+    topic: str
+    messages: list[dict[str, str]] = field(default_factory=list)  # role, content
+    marks: dict[int, Mark] = field(default_factory=dict)  # index of the feedback message → label
+    refusals: set[int] = field(default_factory=set)  # indices of replies
+
+
+def read_corpus(items: frozenset[str] | set[str]) -> list[Example]:
+    """Return all conversations of the package, file by file.
+
+    Args:
+        items: names that a rubric knows, as `SAT:Praise` or `DSAT:Style`.
+
+    Raises:
+        ValueError: a line that is none of the format, with its place.
+    """
+    found: list[Example] = []
+    for path in sorted((files(__package__) / FOLDER).iterdir(), key=lambda path: path.name):
+        if path.name.endswith(".txt"):
+            found.extend(read_examples(path, items))
+    return found
+
+
+def read_examples(path: Traversable, items: frozenset[str] | set[str]) -> Iterator[Example]:
+    """Yield the conversations of one file, each checked."""
+    example: Example | None = None
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        place = f"{path.name}:{number}"
+        if opening := _OPENING.fullmatch(line):
+            if example is not None:
+                yield _checked(example)
+            example = Example(place, opening["language"], opening["topic"].strip())
+        elif message := _MESSAGE.fullmatch(line):
+            if example is None:
+                raise ValueError(f"{place}: a message before the first ===")
+            _add(example, message, place, items)
+        elif example is not None and example.messages:
+            example.messages[-1]["content"] += "\n" + line
+        elif line.strip():
+            raise ValueError(f"{place}: expected `U:` after ===, not {line[:40]!r}")
+    if example is not None:
+        yield _checked(example)
+
+
+def _add(example: Example, message: re.Match[str], place: str, items: frozenset[str] | set[str]) -> None:
+    role, at = ("user" if message["user"] else "assistant"), len(example.messages)
+    if role != ("user", "assistant")[at % 2]:
+        raise ValueError(f"{place}: two messages of one side in a row")
+    if role == "user" and (message["label"] is None) != (at == 0):
+        raise ValueError(f"{place}: every user message but the first carries a label, such as U[NEUTRAL]:")
+    if role == "user" and at:
+        mark = _mark(message["label"])
+        if mark.item is not None and f"{mark.label}:{mark.item}" not in items:
+            raise ValueError(f"{place}: the rubric has no {mark.label} item {mark.item}")
+        example.marks[at] = mark
+    if message["refusal"]:
+        example.refusals.add(at)
+    example.messages.append({"role": role, "content": message["text"]})
+
+
+def _mark(text: str) -> Mark:
+    label, *rest = text.split()
+    assert label in (SAT, DSAT, NEUTRAL)
+    return Mark(label, rest[0], int(rest[1])) if rest else Mark(label)
+
+
+def _checked(example: Example) -> Example:
+    for message in example.messages:
+        message["content"] = message["content"].rstrip()
+        if not message["content"]:
+            raise ValueError(f"{example.name}: a message of this conversation is empty")
+    if not example.marks:
+        raise ValueError(f"{example.name}: the conversation has no feedback turn")
+    return example
