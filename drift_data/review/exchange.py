@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from drift_data.hostile import visible
@@ -15,7 +16,7 @@ from drift_data.hostile import visible
 LONGEST: Final = 30_000  # characters of a message that can be unfolded
 _HEAD: Final = {"context": 0, "reply": 2_500, "message": 4_000}  # shown before anything is unfolded
 _SUMMARY: Final = 160
-_BEFORE, _AFTER = 10, 2  # messages of the conversation around the judged reply and its answer
+_EARLIER, _BEFORE, _AFTER = 20, 3, 2  # messages around the judged reply and its answer; earlier ones are folded
 _EVIDENCE: Final = 1_000
 
 Span = tuple[int, int]
@@ -46,8 +47,9 @@ class Said:
 class Exchange:
     """The judged reply, the user's message after it, and what was said before and after."""
 
-    before: Sequence[Said]
+    earlier: Sequence[Said]
     left_out: int  # messages before these
+    before: Sequence[Said]
     reply: Said
     message: Said
     after: Sequence[Said]
@@ -64,9 +66,11 @@ def exchange(messages: Sequence[Mapping[str, Any]], turn: int, evidence: str | N
     """
     span = find(messages[turn]["content"], evidence) if evidence else None
     start = max(0, turn - 1 - _BEFORE)
+    first = max(0, start - _EARLIER)
     return Exchange(
+        earlier=[said(message, "context") for message in messages[first:start]],
+        left_out=first,
         before=[said(message, "context") for message in messages[start : turn - 1]],
-        left_out=start,
         reply=said(messages[turn - 1], "reply"),
         message=said(messages[turn], "message", span),
         after=[said(message, "context") for message in messages[turn + 1 : turn + 1 + _AFTER]],
@@ -108,6 +112,6 @@ def _pieces(text: str, start: int, end: int, span: Span | None) -> list[Piece]:
     cuts = [start, min(max(first, start), end), min(max(last, start), end), end]
     pieces = [
         Piece(visible(text[a:b], b - a, keep="\n\t"), marked)
-        for (a, b), marked in zip(zip(cuts, cuts[1:], strict=False), (False, True, False), strict=True)
+        for (a, b), marked in zip(pairwise(cuts), (False, True, False), strict=True)
     ]
     return [piece for piece in pieces if piece.text]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,14 +109,24 @@ class Journal:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(
                 f"{path} cannot be used as a journal of reviews: {error}. If it is none, move it away."
             ) from error
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the file for writing: what is done inside is done as a whole or not at all."""
+        try:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.OperationalError as error:
+            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(self.path)) from error
+
     def _open(self) -> None:
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")  # two processes may come to make it
+        with self._writing():  # two processes may come to make it
             version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
             if version == 0:
                 for statement in _TABLE.split(";\n"):
@@ -136,7 +146,7 @@ class Journal:
         """Keep a decision, and return it with its number.
 
         Raises:
-            OSError: the disk is full; nothing was kept.
+            OSError: it cannot be written, as when the disk is full; nothing was kept.
         """
         values = [
             decision.reviewer,
@@ -157,22 +167,20 @@ class Journal:
             _now(),
         ]
         marks = ", ".join("?" * len(values))
-        try:
-            cursor = self._database.execute(
-                f"INSERT INTO decisions ({_COLUMNS}, decided_at) VALUES ({marks})", values
-            )
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
-            raise
+        insert = f"INSERT INTO decisions ({_COLUMNS}, decided_at) VALUES ({marks})"
+        with self._writing():
+            cursor = self._database.execute(insert, values)
         assert cursor.lastrowid is not None
         return replace(decision, id=cursor.lastrowid)
 
     def undo(self, reviewer: str, number: int) -> Decision | None:
-        """Take a decision back and return it; None when it is not the last one on its turn any more."""
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            found = [d for d in self._read(reviewer, "AND id = ?", [number])]
+        """Take a decision back and return it; None when it is not the last one on its turn any more.
+
+        Raises:
+            OSError: as `add`.
+        """
+        with self._writing():
+            found = self._read(reviewer, "AND id = ?", [number])
             if not found:
                 return None
             newer = self._database.execute(
@@ -207,8 +215,7 @@ class Journal:
 
     def found_again(self, reviewer: str, keys: Iterable[tuple[str, int]], conversations: str) -> None:
         """Remember that the texts of some turns are in this table of conversations, as they were read."""
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
+        with self._writing():
             self._database.executemany(
                 "UPDATE decisions SET conversations = ? WHERE reviewer = ? AND conversation_id = ? AND turn = ?",
                 [(conversations, reviewer, *key) for key in keys],

@@ -104,14 +104,13 @@ class Queue:
 
     def mask(self, chosen: Selection, codes: Codes) -> Flags:
         """Return for every turn whether it is in a selection."""
-        where = self._where(chosen)
-        if chosen.state == "open":
-            return where & (codes == OPEN)
-        if chosen.state == "done":
-            return where & (codes != OPEN)
-        if chosen.state == "differ":
-            return where & (codes != OPEN) & (codes != self.labels)
-        return where
+        states: dict[str, Flags] = {
+            "all": np.ones(len(self), np.bool_),
+            "open": codes == OPEN,
+            "done": codes != OPEN,
+            "differ": (codes != OPEN) & (codes != self.labels),
+        }
+        return np.logical_and(self._where(chosen), states[chosen.state])
 
     def progress(self, chosen: Selection, codes: Codes) -> tuple[int, int]:
         """Return how many turns of a selection, its state aside, are reviewed, and how many there are."""

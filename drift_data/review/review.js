@@ -27,6 +27,8 @@ function nameOf(event) {
   if (event.key === "/" || event.key === "?") return event.key; // on some keyboards digits with Shift
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
   if (digit) return (event.shiftKey ? "Shift+" : "") + digit[1];
+  const letter = /^Key([A-Z])$/.exec(event.code);
+  if (letter && event.key > "\x7f") return letter[1].toLowerCase(); // a layout without Latin letters
   return event.key.length === 1 ? event.key.toLowerCase() : event.key;
 }
 
@@ -51,7 +53,7 @@ document.addEventListener("keydown", (event) => {
   const element = targets.get(key);
   if (!element) return;
   event.preventDefault();
-  if (event.repeat || performance.now() - shown < GUARD) return;
+  if (event.repeat || (element.type === "submit" && performance.now() - shown < GUARD)) return;
   act(element);
 });
 
@@ -66,6 +68,7 @@ window.addEventListener("pageshow", () => (leaving = false));
 filtersButton.addEventListener("click", () => showFilters(filters.hidden));
 document.getElementById("help-button").addEventListener("click", () => help.showModal());
 
-// A reader of the screen begins with what the user says.
+// The judged turn is in sight, and after a decision a reader of the screen goes on with it.
 const message = document.getElementById("message");
+if (message) message.scrollIntoView({ block: "nearest" });
 if (message && document.getElementById("notice")) message.focus({ preventScroll: true });

@@ -9,6 +9,7 @@ from typing import Final
 
 from drift_data.workspace import UserError
 
+HUMAN: Final = "human:"
 _LONGEST: Final = 40
 
 
@@ -21,7 +22,7 @@ class Reviewer:
     @property
     def judge(self) -> str:
         """Return what the column `judge` says, such as "human:ann"."""
-        return f"human:{self.name}"
+        return f"{HUMAN}{self.name}"
 
     @property
     def table(self) -> str:

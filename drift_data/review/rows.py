@@ -26,7 +26,7 @@ class Rows:
         self._name = workspace.path(table)
         self._paths = workspace.shards(table)
         counts = [pq.read_metadata(path).num_rows for path in self._paths]
-        self._starts = [0, *accumulate(counts)]
+        self._starts: list[int] = [0, *accumulate(counts)]
         self._columns = ", ".join(f'"{column}"' for column in columns)
         self._database = duckdb.connect(config={"memory_limit": _MEMORY, "threads": 2})
 
@@ -43,7 +43,7 @@ class Rows:
         path = glob.escape(str(self._paths[shard]))  # a path, not a pattern
         query = f"SELECT {self._columns} FROM read_parquet($path, file_row_number = true) WHERE file_row_number = $at"
         try:
-            found = self._database.execute(query, {"path": path, "at": number - self._starts[shard]})
+            found = self._database.sql(query, params={"path": path, "at": number - self._starts[shard]})
             return dict(found.to_arrow_table().to_pylist()[0])
         except (duckdb.Error, IndexError) as error:
             raise UserError(f"{self._name} has changed meanwhile. Load the page again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -47,8 +48,8 @@ class Selection(BaseModel):
         return narrowed or self.order in ("uncertain", "disagreements") or self.state == "differ"
 
     def query(self) -> dict[str, str]:
-        """Return what differs from the default, as parameters of an address."""
-        return {name: str(value) for name, value in self.model_dump(exclude_defaults=True).items()}
+        """Return the parameters of an address: the order, and what else differs from the default."""
+        return {"order": self.order, **self.model_dump(exclude_defaults=True)}
 
 
 def selection(values: Mapping[str, str], said: str = "FILTER=") -> Selection:
@@ -69,12 +70,12 @@ def selection(values: Mapping[str, str], said: str = "FILTER=") -> Selection:
 
 
 def parse(text: str) -> Selection:
-    """Return the selection of a text such as "order=uncertain label=DSAT".
+    """Return the selection of a text such as "order=uncertain label=DSAT"; a value may hold spaces.
 
     Raises:
         UserError: as `selection`.
     """
-    pairs = [word.partition("=") for word in text.split()]
+    pairs = [part.partition("=") for part in re.split(r"\s+(?=\w+=)", text.strip()) if part]
     wrong = next((name for name, equals, _ in pairs if not equals), None)
     if wrong is not None:
         raise UserError(

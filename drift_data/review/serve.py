@@ -59,6 +59,7 @@ def _listening(port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((ADDRESS, number))
+            listener.listen()  # so that the address answers once it is told
             return listener
         except OSError as error:
             listener.close()

@@ -19,7 +19,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from drift_data.report.html import environment
-from drift_data.review.journal import Decision
 from drift_data.review.measure import ENOUGH
 from drift_data.review.queue import Key
 from drift_data.review.security import Gate, read_form
@@ -52,6 +51,7 @@ class Pages:
         self.token = secrets.token_urlsafe(24)
         self._pages = environment(_SHOWN, "drift_data.review")
         self._pages.filters["key"] = show_key
+        self._pages.globals["address"] = address
         self._template = self._pages.get_template("page.html.jinja")
 
     def app(self, key: str, cookie: str) -> Starlette:
@@ -98,15 +98,15 @@ class Pages:
             self.session.refresh()
             decision = self.session.decide(answer, chosen)
         except (Stale, UserError) as error:
-            return self._trouble(f"Nothing was saved: {error}.", 409)
+            return self._trouble(f"Nothing was saved: {error}", 409)
         except (ValueError, KeyError):
             return self._trouble("The form is not complete. Nothing was saved; load the page again.", 400)
         except OSError as error:
-            return self._trouble(f"NOT SAVED: {error.strerror}. Free some space and decide again.", 507)
+            return self._not_kept(error)
         number = self.session.queue.number(*answer.key)
         following = self.session.queue.step(chosen, self.session.codes, number)
         at = {} if following is None else {"at": show_key(self.session.queue.key(following))}
-        return _lead(chosen, at | {"saved": str(decision.id)})
+        return RedirectResponse(address(chosen, **at, saved=str(decision.id)), 303)
 
     async def undo(self, request: Request) -> Response:
         """Take a decision back, and show its turn."""
@@ -121,11 +121,13 @@ class Pages:
             return self._trouble(str(error), 503)
         except (ValueError, KeyError):
             return self._trouble("The form is not complete. Load the page again.", 400)
+        except OSError as error:
+            return self._not_kept(error)
         if decision is None:
             return self._trouble(
                 "That decision was taken back or changed already, perhaps in another tab.", 409
             )
-        return _lead(chosen, {"at": show_key(decision.key), "undone": decision.label})
+        return RedirectResponse(address(chosen, at=show_key(decision.key), undone=decision.label), 303)
 
     async def style(self, request: Request) -> Response:
         """Return the style sheet: that of all reports, and what this page adds."""
@@ -162,7 +164,7 @@ class Pages:
             thresholds=session.queue.manifest.options.get("thresholds") or {},
             same_rubric=session.queue.manifest.options.get("rubric") in (None, session.options.rubric.hash),
             chosen=chosen,
-            query=chosen.query(),
+            selection=json.dumps(chosen.query()),
             orders=self._orders(),
             states=STATES,
             items=session.queue.items(),
@@ -204,6 +206,12 @@ class Pages:
         same = "as" if last.label == last.judge_label else f"{last.judge_label} for"
         return f"Saved: {last.label}; {same} the judge."
 
+    def _not_kept(self, error: OSError) -> Response:
+        return self._trouble(
+            f"NOT SAVED: {error.filename} cannot be written ({error.strerror}). Mend that and decide again.",
+            507,
+        )
+
     def _trouble(self, text: str, status: int) -> Response:
         page = self._pages.get_template("trouble.html.jinja")
         return HTMLResponse(page.render(trouble=text), status)
@@ -220,18 +228,20 @@ def read_key(text: str) -> Key | None:
     return (unquote(name), int(turn)) if colon and turn.isascii() and turn.isdigit() else None
 
 
-def _lead(chosen: Selection, more: Mapping[str, str]) -> Response:
-    # The order is always named: an address without parameters is the start of the session.
-    return RedirectResponse("/?" + urlencode({"order": chosen.order, **chosen.query(), **more}), 303)
+def address(chosen: Selection, **more: str) -> str:
+    """Return the address of a selection, and of a turn in it."""
+    return "/?" + urlencode({**chosen.query(), **more})
 
 
 def _prefilled(turn: Turn, session: Session) -> Mapping[str, Any]:
     """Return what is ticked: the reviewer's own, else the judge's, nothing when that is hidden."""
-    source: Decision | Mapping[str, Any] | None = turn.mine.last if turn.mine else turn.judged
+    names: set[str]
+    refused: tuple[bool | None, bool | None]
     if turn.hidden:
-        names, refused, label = set[str](), (None, None), ""
-    elif isinstance(source, Decision):
-        names, refused, label = set(source.items), (source.refusal, source.correct_refusal), source.label
+        names, refused, label = set(), (None, None), ""
+    elif turn.mine is not None:
+        mine = turn.mine.last
+        names, refused, label = set(mine.items), (mine.refusal, mine.correct_refusal), mine.label
     else:
         names = {item["name"] for item in turn.judged["items"] or ()}
         refused, label = (turn.judged["refusal"], turn.judged["correct_refusal"]), turn.judged["label"]

@@ -199,13 +199,14 @@ class Session:
 
         Raises:
             Stale: the conversation is not what was read, or the judge has no such turn any more.
+            OSError: the journal cannot be written, as when the disk is full.
         """
         number = self.queue.number(*answer.key)
         if number is None:
-            raise Stale(f"{self.options.labels} has no such turn any more")
+            raise Stale(f"{self.options.labels} has no such turn any more.")
         shown = self._conversations.read(int(self.queue.places[number]))
         if text_digest(shown["messages"], answer.key[1]) != answer.text:
-            raise Stale("the conversation was changed since you read it")
+            raise Stale("the conversation was changed since you read it. Load the page again.")
         judged = self._labels.read(number)
         decision = self.journal.add(
             Decision(

@@ -83,7 +83,6 @@ def write_table(
         out.drop([_dropped(turn) for turn in reviewed if turn.key in changed], DROPPED)
         out.made_by = {
             "judge": reviewer.judge,
-            "partial": "holds the reviewed turns only",
             "reviewed": sorted({turn.last.labels for turn in kept}),
             "blind": sum(turn.blind for turn in kept),
             "random": sum(turn.random for turn in kept),
@@ -150,7 +149,7 @@ def _reason(turn: Reviewed) -> str:
     parts = [
         f"{decision.judge} said {decision.judge_label}",
         "decided blind" if turn.blind else "the judge's label was shown",
-        filters or "order=random",
+        filters,
     ]
     if turn.unbiased != decision.label:
         parts.insert(2, f"changed from {turn.unbiased} when it was seen")

@@ -3,7 +3,7 @@
 import getpass
 
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import latest_labels
+from drift_data.label import labels_named, latest_labels
 from drift_data.review.reviewer import reviewer as reviewer_of
 from drift_data.review.selection import parse
 from drift_data.review.serve import serve
@@ -20,7 +20,7 @@ def review(
     against: str | None,
     *,
     blind: bool,
-    shown: str,
+    chosen: str,
     port: int | None,
 ) -> None:
     """Serve the page until Ctrl-C.
@@ -32,17 +32,17 @@ def review(
         reviewer: a name; by default the one of the login.
         against: other labels, to begin where the two differ.
         blind: hide what the judge says until it is decided.
-        shown: what comes first, such as "order=uncertain label=DSAT".
+        chosen: what is shown first, such as "order=uncertain label=DSAT".
         port: to listen on.
     """
     options = Options(
-        labels=_table(labels) if labels else latest_labels(workspace),
+        labels=labels_named(labels) if labels else latest_labels(workspace),
         reviewer=reviewer_of(reviewer if reviewer is not None else _login()),
         rubric=load_rubric(recipe.label.rubric),
-        against=_table(against) if against else None,
+        against=labels_named(against) if against else None,
         blind=blind,
     )
-    start = parse(shown)
+    start = parse(chosen)
     session = Session(workspace, options)
     serve(session, start, port, lambda address: _say(session, address))
     if session.pending:
@@ -57,11 +57,6 @@ def _say(session: Session, address: str) -> None:
     options = session.options
     print(f"review of {options.labels} as {options.reviewer.judge}: {len(session.queue):,} labelled turns")
     print(f"open {address}\nCtrl-C ends it; every decision is saved at once", flush=True)
-
-
-def _table(name: str) -> str:
-    """Return the folder of labels; "human:ann" is the judge of "labels/human-ann"."""
-    return name if "/" in name else f"labels/{name.replace(':', '-')}"
 
 
 def _login() -> str:
