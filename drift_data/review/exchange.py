@@ -16,7 +16,11 @@ from drift_data.hostile import visible
 LONGEST: Final = 30_000  # characters of a message that can be unfolded
 _HEAD: Final = {"context": 0, "reply": 2_500, "message": 4_000}  # shown before anything is unfolded
 _SUMMARY: Final = 160
-_EARLIER, _BEFORE, _AFTER = 20, 3, 2  # messages around the judged reply and its answer; earlier ones are folded
+_EARLIER, _BEFORE, _AFTER = (
+    20,
+    3,
+    2,
+)  # messages around the judged reply and its answer; earlier ones are folded
 _EVIDENCE: Final = 1_000
 
 Span = tuple[int, int]

@@ -207,9 +207,9 @@ class Journal:
         return found[0] if found else None
 
     def revision(self, reviewer: str) -> list[int]:
-        """Return the number of the last decision and how many were taken back: it changes with each change."""
+        """Return how many decisions there are and how many of them were taken back: it changes with each change."""
         row = self._database.execute(
-            "SELECT coalesce(max(id), 0), count(undone_at) FROM decisions WHERE reviewer = ?", [reviewer]
+            "SELECT count(*), count(undone_at) FROM decisions WHERE reviewer = ?", [reviewer]
         ).fetchone()
         return [int(value) for value in row]
 

@@ -6,7 +6,7 @@ Only keys, labels and what can be filtered by is in memory: some hundred bytes a
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -117,11 +117,13 @@ class Queue:
         where = self._where(chosen)
         return int((where & (codes != OPEN)).sum()), int(where.sum())
 
+    @cached_property
     def languages(self) -> list[tuple[str, int]]:
         """Return the languages with their turns, the most frequent first."""
         found = self.rows["language"].drop_nulls().value_counts(sort=True).head(100)
         return [(str(name), int(count)) for name, count in found.iter_rows()]
 
+    @cached_property
     def items(self) -> list[tuple[str, int]]:
         """Return the items that the judge saw with their turns, the most frequent first."""
         found = self.rows["items"].explode().drop_nulls().value_counts(sort=True).head(100)

@@ -46,6 +46,10 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || help.open) return;
   const focus = document.activeElement;
   if (event.key === "Escape" && !filters.hidden) return showFilters(false);
+  if (event.key === "Enter" && filters.contains(focus)) {
+    event.preventDefault();
+    return filters.requestSubmit();
+  }
   if (focus.tagName === "SELECT" || filters.contains(focus)) return; // they have keys of their own
   if (event.key === "Enter" && focus.matches("a, button, summary, input")) return;
   const key = nameOf(event);

@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -94,7 +94,7 @@ class Pages:
         if answer is None:
             return self._trouble("The form is not complete. Nothing was saved; load the page again.", 400)
         try:
-            chosen = selection(json.loads(form["selection"][0]), "The form:")
+            chosen = selection(dict(parse_qsl(form["selection"][0])), "The form:")
             self.session.refresh()
             decision = self.session.decide(answer, chosen)
         except (Stale, UserError) as error:
@@ -114,7 +114,7 @@ class Pages:
         if isinstance(form, Response):
             return form
         try:
-            chosen = selection(json.loads(form["selection"][0]), "The form:")
+            chosen = selection(dict(parse_qsl(form["selection"][0])), "The form:")
             self.session.refresh()
             decision = self.session.undo(int(form["decision"][0]))
         except UserError as error:
@@ -164,11 +164,11 @@ class Pages:
             thresholds=session.queue.manifest.options.get("thresholds") or {},
             same_rubric=session.queue.manifest.options.get("rubric") in (None, session.options.rubric.hash),
             chosen=chosen,
-            selection=json.dumps(chosen.query()),
+            selection=urlencode(chosen.query()),
             orders=self._orders(),
             states=STATES,
-            items=session.queue.items(),
-            languages=session.queue.languages(),
+            items=session.queue.items,
+            languages=session.queue.languages,
             done=done,
             total=total,
             turn=turn,

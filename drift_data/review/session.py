@@ -246,9 +246,9 @@ class Session:
 
     def _take_up(self, number: int, decision: Decision) -> None:
         """Add a decision of this session to what is in memory."""
-        before = [decision.id, self._revision[1]]
+        expected = [self._revision[0] + 1, self._revision[1]]
         self._revision = self.journal.revision(self.options.reviewer.name)
-        if self._revision != before or decision.key in self._changed:
+        if self._revision != expected or decision.key in self._changed:  # another process decided, too
             self._changed.discard(decision.key)
             self._read_journal()
             return
