@@ -75,11 +75,14 @@ def write_table(
         UserError: another process is working in the workspace, or there are no current conversations.
     """
 
+    polarities = rubric.polarities
+
     def build(outputs: Build) -> None:
         out = outputs[reviewer.table]
         kept = [turn for turn in reviewed if turn.key not in changed]
         out.rows_in = len(reviewed)
-        out.table(LABEL_ROWS).write_rows([_row(turn, reviewer, rubric) for turn in kept])
+        said_by = {"judge": reviewer.judge, "rubric": rubric.hash}
+        out.table(LABEL_ROWS).write_rows([_row(turn, polarities) | said_by for turn in kept])
         out.drop([_dropped(turn) for turn in reviewed if turn.key in changed], DROPPED)
         out.made_by = {
             "judge": reviewer.judge,
@@ -121,7 +124,7 @@ def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) ->
     return set(wanted) - found
 
 
-def _row(turn: Reviewed, reviewer: Reviewer, rubric: Rubric) -> dict[str, Any]:
+def _row(turn: Reviewed, polarities: Mapping[str, str]) -> dict[str, Any]:
     decision = turn.last
     return {
         "conversation_id": decision.conversation_id,
@@ -130,15 +133,13 @@ def _row(turn: Reviewed, reviewer: Reviewer, rubric: Rubric) -> dict[str, Any]:
         "sat_score": float(STRENGTH * (decision.label == SAT)),
         "dsat_score": float(STRENGTH * (decision.label == DSAT)),
         "items": [
-            {"name": name, "polarity": rubric.polarities.get(name), "strength": STRENGTH}
+            {"name": name, "polarity": polarities.get(name), "strength": STRENGTH}
             for name in decision.items
         ],
         "reason": _reason(turn),
         "evidence": None,
         "refusal": decision.refusal,
         "correct_refusal": decision.correct_refusal,
-        "judge": reviewer.judge,
-        "rubric": rubric.hash,
     }
 
 
