@@ -133,8 +133,7 @@ def _row(turn: Reviewed, polarities: Mapping[str, str]) -> dict[str, Any]:
         "sat_score": float(STRENGTH * (decision.label == SAT)),
         "dsat_score": float(STRENGTH * (decision.label == DSAT)),
         "items": [
-            {"name": name, "polarity": polarities.get(name), "strength": STRENGTH}
-            for name in decision.items
+            {"name": name, "polarity": polarities.get(name), "strength": STRENGTH} for name in decision.items
         ],
         "reason": _reason(turn),
         "evidence": None,

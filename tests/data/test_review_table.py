@@ -9,6 +9,7 @@ from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_lab
 from review_sample import answer, build_conversations, build_labels, session, to_review
 
 from drift_data.label import labels_named, latest_labels
+from drift_data.mine import MineOptions, mine
 from drift_data.quality.calibrate import calibrate, compare
 from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.result import Quality
@@ -191,6 +192,18 @@ def test_a_persons_partial_labels_are_never_the_default(workspace, ann):
     assert latest_labels(workspace) == "labels/other"
     decide(ann, ("a", 2), "DSAT")
     assert latest_labels(workspace) == "labels/other"
+
+
+def test_mining_a_persons_labels_takes_the_reviewed_turns_only(workspace, ann):
+    decide(ann, ("b", 2), "DSAT")
+    decide(ann, ("d", 2), "DSAT", items=frozenset({"Ignored"}))
+    decide(ann, ("a", 2), "NEUTRAL")
+    mine(workspace, TABLE, MineOptions())
+    found = {
+        row["conversation_id"]: (row["turn"], row["feedback"], row["items"])
+        for row in rows(workspace, "dsat")
+    }
+    assert found == {"b": (2, "message 2 of b", ["Style"]), "d": (2, "message 2 of d", ["Ignored"])}
 
 
 def test_calibrate_compares_the_reviewed_turns_only(workspace, ann):
