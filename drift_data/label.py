@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.decide import Thresholds, decide
-from drift_data.review.reviewer import HUMAN, reviewer
+from drift_data.review.reviewer import HUMAN, PERSON, reviewer
 from drift_data.sampling import conversation_batches
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
 from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
@@ -59,6 +59,10 @@ def label(
     """
     if name is not None and name.endswith(f"-{SAMPLE}"):
         raise UserError(f"NAME={name}: this ending is kept for labels of a sample (SAMPLE=). Choose another.")
+    if name is not None and name.startswith(PERSON):
+        raise UserError(
+            f"NAME={name}: this beginning is kept for the labels of `make review`. Choose another."
+        )
     output = label_table(name or judge.name.split(":", 1)[0], sample)
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")

@@ -16,7 +16,7 @@ import polars as pl
 
 from drift_data.quality.result import View, view
 from drift_data.review.journal import Reviewed
-from drift_data.review.queue import OPEN, Codes, Key, Queue
+from drift_data.review.queue import OPEN, Codes, Queue
 from drift_data.schema import LABELS
 
 ENOUGH: Final = 20  # conversations for an interval to be shown
@@ -57,16 +57,6 @@ def measure(queue: Queue, reviewed: Mapping[int, Reviewed]) -> Measured:
         other=_view("random", queue, few, labels, queue.others),
         other_every=_view("all reviewed", queue, numbers, given, queue.others),
     )
-
-
-def by_number(queue: Queue, reviewed: Sequence[Reviewed], changed: set[Key]) -> dict[int, Reviewed]:
-    """Return what was reviewed by the turn's number, without turns that the judge has no label for."""
-    found: dict[int, Reviewed] = {}
-    for turn in reviewed:
-        number = queue.number(*turn.key)
-        if number is not None and turn.key not in changed:
-            found[number] = turn
-    return found
 
 
 def _view(

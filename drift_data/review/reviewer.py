@@ -9,7 +9,8 @@ from typing import Final
 
 from drift_data.workspace import UserError
 
-HUMAN: Final = "human:"
+HUMAN: Final = "human:"  # how a person's judge begins
+PERSON: Final = "human-"  # and the folder of the labels: a colon is in no portable name
 _LONGEST: Final = 40
 
 
@@ -26,8 +27,8 @@ class Reviewer:
 
     @property
     def table(self) -> str:
-        """Return the folder of the person's labels; a colon is in no portable folder name."""
-        return f"labels/human-{self.name}"
+        """Return the folder of the person's labels."""
+        return f"labels/{PERSON}{self.name}"
 
 
 def reviewer(name: str) -> Reviewer:

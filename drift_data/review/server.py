@@ -7,6 +7,7 @@ turn. One request is answered at a time: there is one reviewer.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
@@ -159,8 +160,6 @@ class Pages:
         reloaded, session.reloaded = session.reloaded, False
         html = self._template.render(
             options=session.options,
-            workspace=str(session.workspace.root),
-            judge=session.queue.manifest.options.get("judge", session.options.labels),
             thresholds=session.queue.manifest.options.get("thresholds") or {},
             same_rubric=session.queue.manifest.options.get("rubric") in (None, session.options.rubric.hash),
             chosen=chosen,
@@ -174,7 +173,6 @@ class Pages:
             turn=turn,
             form=None if turn is None else _prefilled(turn, session),
             refusals={value: said for value, (said, _, _) in _REFUSALS.items()},
-            labels=LABELS,
             keys={DSAT: "d", NEUTRAL: "n", SAT: "s"},
             measured=session.measured(),
             enough=ENOUGH,
@@ -183,9 +181,7 @@ class Pages:
             missing=missing,
             reloaded=reloaded,
             pending=session.pending,
-            reviewed=len(session.reviewed),
             token=self.token,
-            trouble=None,
         )
         return HTMLResponse(html, 404 if missing else 200)
 
@@ -225,7 +221,7 @@ def show_key(key: Key) -> str:
 def read_key(text: str) -> Key | None:
     """Return the key that `show_key` wrote."""
     turn, colon, name = text.partition(":")
-    return (unquote(name), int(turn)) if colon and turn.isascii() and turn.isdigit() else None
+    return (unquote(name), int(turn)) if colon and re.fullmatch("[0-9]{1,9}", turn) else None
 
 
 def address(chosen: Selection, **more: str) -> str:

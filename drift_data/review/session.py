@@ -14,7 +14,7 @@ import numpy as np
 from drift_data.judge.rubric import Rubric
 from drift_data.review.exchange import Exchange, exchange
 from drift_data.review.journal import FILE, Decision, Journal, Reviewed, after
-from drift_data.review.measure import Measured, by_number, measure
+from drift_data.review.measure import Measured, measure
 from drift_data.review.queue import OPEN, Key, Queue
 from drift_data.review.reviewer import Reviewer
 from drift_data.review.rows import Rows
@@ -98,19 +98,17 @@ class Session:
 
     def __init__(self, workspace: Workspace, options: Options) -> None:
         self.workspace, self.options = workspace, options
-        tables = [options.labels, *([options.against] if options.against else [])]
-        if options.reviewer.table in tables:
+        self._tables = [CONVERSATIONS, options.labels, *([options.against] if options.against else [])]
+        if options.reviewer.table in self._tables:
             raise UserError(
                 f"{options.reviewer.table} is what {options.reviewer.name} writes: it cannot be what is reviewed. "
                 "Choose another LABELS=, AGAINST= or REVIEWER=."
             )
-        for table in (CONVERSATIONS, *tables):
-            workspace.require(table)
+        self._made = self._digests()
         self.journal = Journal(workspace.root / FILE)
         self.pending: str | None = None  # why the table does not have the last decision yet
         self.reloaded = False  # tables were made anew since the last page
         check_table(workspace, options.reviewer, self.journal.revision(options.reviewer.name))
-        self._made = self._digests()
         self._load()
         manifest = workspace.manifest(options.reviewer.table)
         if self._revision != (manifest.options["revision"] if manifest else [0, 0]) or self._is_old():
@@ -127,12 +125,7 @@ class Session:
         Raises:
             UserError: one of them is not there, or does not fit the others: it is just being made.
         """
-        names = [
-            CONVERSATIONS,
-            self.options.labels,
-            *([self.options.against] if self.options.against else []),
-        ]
-        return [self.workspace.require(name).digest for name in names]
+        return [self.workspace.require(name).digest for name in self._tables]
 
     def _load(self) -> None:
         self.queue = Queue(self.workspace, self.options.labels, self.options.against)
@@ -145,10 +138,13 @@ class Session:
         name = self.options.reviewer.name
         self._revision = self.journal.revision(name)
         self.reviewed = {turn.key: turn for turn in self.journal.reviewed(name)}
-        self._by_number = by_number(self.queue, list(self.reviewed.values()), self._changed)
+        self._by_number: dict[int, Reviewed] = {}
         self.codes = np.full(len(self.queue), OPEN, np.int8)
-        for number, turn in self._by_number.items():
-            self.codes[number] = LABELS.index(turn.last.label)
+        for key, turn in self.reviewed.items():
+            number = self.queue.number(*key)
+            if number is not None and key not in self._changed:
+                self._by_number[number] = turn
+                self.codes[number] = LABELS.index(turn.last.label)
         self._measured: Measured | None = None
 
     def refresh(self) -> None:

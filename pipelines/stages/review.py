@@ -44,6 +44,7 @@ def review(
     )
     start = parse(chosen)
     session = Session(workspace, options)
+    session.queue.step(start, session.codes)  # an order that these labels cannot have is told here
     serve(session, start, port, lambda address: _say(session, address))
     if session.pending:
         raise UserError(

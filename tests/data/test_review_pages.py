@@ -2,6 +2,7 @@
 
 import errno
 import re
+import socket
 
 import pytest
 from converted import rows
@@ -12,9 +13,10 @@ from starlette.testclient import TestClient
 
 from drift_data.review.exchange import LONGEST, exchange, find
 from drift_data.review.selection import parse
+from drift_data.review.serve import serve
 from drift_data.review.server import Pages, read_key, show_key
 from drift_data.schema import CONVERSATIONS
-from drift_data.workspace import Workspace
+from drift_data.workspace import UserError, Workspace
 
 KEY, COOKIE = "secret", "drift_review_1"
 TABLE = "labels/human-ann"
@@ -232,11 +234,19 @@ def test_a_huge_message_makes_no_huge_page(tmp_path):
 
 
 def test_a_turn_or_selection_that_is_not_there_is_said(reader):
-    missing = reader.client.get("/?order=log&at=9:z")
-    assert missing.status_code == 404 and "There is no such turn" in missing.text
+    for at in ("9:z", "9" * 5_000 + ":a", "a", ""):
+        missing = reader.client.get(f"/?order=log&at={at}")
+        assert missing.status_code == 404 and "There is no such turn" in missing.text
     assert "Nothing to review" in reader.client.get("/?language=Klingon").text
     assert reader.client.get("/?order=hardest").status_code == 503
     assert reader.client.get("/?order=disagreements").status_code == 503
+
+
+def test_a_port_that_is_taken_is_told(ann):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"PORT={port} cannot be used: Address already in use"):
+            serve(ann, parse(""), port, ready=print)
 
 
 @pytest.mark.parametrize("key", [("a", 2), ("ü:%/&=#\u202e\0 ", 12), ("", 0)])

@@ -8,7 +8,8 @@ from converted import dropped, rows
 from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_labels
 from review_sample import answer, build_conversations, build_labels, session, to_review
 
-from drift_data.label import labels_named, latest_labels
+from drift_data.judge.local import LocalJudge
+from drift_data.label import label, labels_named, latest_labels
 from drift_data.mine import MineOptions, mine
 from drift_data.quality.calibrate import calibrate, compare
 from drift_data.quality.options import CalibrateOptions
@@ -192,6 +193,13 @@ def test_a_persons_partial_labels_are_never_the_default(workspace, ann):
     assert latest_labels(workspace) == "labels/other"
     decide(ann, ("a", 2), "DSAT")
     assert latest_labels(workspace) == "labels/other"
+
+
+def test_no_judge_may_take_the_table_of_a_person(workspace):
+    with pytest.raises(
+        UserError, match="NAME=human-ann: this beginning is kept for the labels of `make review`"
+    ):
+        label(workspace, LocalJudge(), PRESENT, "human-ann")
 
 
 def test_mining_a_persons_labels_takes_the_reviewed_turns_only(workspace, ann):
