@@ -113,9 +113,19 @@ def test_one_press_decides_one_turn_however_long_the_key_is_held(tmp_path, page)
         for _ in range(5):
             page.keyboard.down("s")  # what a held key sends
         page.keyboard.up("s")
-        page.keyboard.press("n")  # too early: nobody has read the turn
         page.wait_for_timeout(300)
         assert table(workspace) == {HASHED[0]: "SAT"}
+
+
+def test_a_key_that_was_meant_for_the_page_before_decides_nothing(tmp_path, page):
+    workspace = to_review(tmp_path)
+    page.add_init_script("performance.now = () => 1000")  # the first moment of the page goes on for ever
+    with reviewing(workspace, "--labels", "test", "--reviewer", "ann") as (address, _):
+        page.goto(address)
+        page.keyboard.press("s")
+        page.wait_for_timeout(300)
+        assert page.locator("#progress").inner_text() == "0 of 6 reviewed"
+        assert workspace.manifest("labels/human-ann") is None
 
 
 def test_a_blind_review_shows_the_judge_after_the_decision_only(tmp_path, page):
