@@ -20,7 +20,7 @@ ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_U
 override SQL := $(value SQL)
 export SQL
 
-.PHONY: help setup demo simulate convert rubric label calibrate seed warm iter eval report query export publish
+.PHONY: help setup demo simulate convert rubric label review calibrate seed warm iter eval report query export publish
 .PHONY: test lint bench arms clean
 
 help: ## list the targets and their options
@@ -48,6 +48,10 @@ label: setup ## conversations → labels  [JUDGE=local|dataset|openai|vllm|batch
 
 calibrate: setup ## thresholds and a quality report of labels  GOLD=labelled turns | AGAINST=judge  [LABELS=judge RUBRIC=the one it used]
 	@$(DRIFT) calibrate $(COMMON) $(call option,GOLD,gold) $(call option,AGAINST,against) $(call option,LABELS,labels) $(call option,RUBRIC,rubric)
+
+review: setup ## read judged turns in the browser, accept or change labels  [LABELS=judge REVIEWER=name AGAINST=judge BLIND=1 FILTER=… PORT=…]
+	@$(DRIFT) review $(COMMON) $(call option,LABELS,labels) $(call option,REVIEWER,reviewer) $(call option,AGAINST,against) \
+	  $(call flag,BLIND,blind) $(call option,FILTER,filter) $(call option,PORT,port) $(call option,RUBRIC,rubric)
 
 seed: setup ## labels → dsat, sat and seed  [LABELS=judge]
 	@$(DRIFT) seed $(COMMON) $(call option,LABELS,labels)
@@ -80,7 +84,7 @@ lint: setup ## ruff, mypy, import borders
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
 
 bench: setup ## benchmarks with their tables
-	@for bench in convert judge resume; do $(PY) benches/$$bench.py || exit 1; done
+	@for bench in convert judge resume review; do $(PY) benches/$$bench.py || exit 1; done
 
 arms: setup ## the demo over SEEDS with its control arms, the README's table  [SEEDS="1 2 3"]
 	@$(PY) benches/arms.py $(SEEDS)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.decide import Thresholds, decide
+from drift_data.review.reviewer import HUMAN, PERSON, reviewer
 from drift_data.sampling import conversation_batches
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
 from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
@@ -58,6 +59,10 @@ def label(
     """
     if name is not None and name.endswith(f"-{SAMPLE}"):
         raise UserError(f"NAME={name}: this ending is kept for labels of a sample (SAMPLE=). Choose another.")
+    if name is not None and name.startswith(PERSON):
+        raise UserError(
+            f"NAME={name}: this beginning is kept for the labels of `make review`. Choose another."
+        )
     output = label_table(name or judge.name.split(":", 1)[0], sample)
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")
@@ -108,10 +113,19 @@ def label_table(name: str, sample: int | None = None) -> str:
     return f"labels/{name}" if sample is None else f"labels/{name}-{SAMPLE}"
 
 
+def labels_named(name: str) -> str:
+    """Return the folder of labels as typed: "local", "labels/local", or a person's, "human:ann"."""
+    short = name.removeprefix("labels/")
+    if short.startswith(HUMAN):
+        return reviewer(short.removeprefix(HUMAN)).table
+    return name if "/" in name else f"labels/{name}"
+
+
 def latest_labels(workspace: Workspace) -> str:
     """Return the table of labels to mine by default, such as "labels/local".
 
-    The one that the label stage made last; labels that came with the conversations only when there is no other.
+    The one that the label stage made last; labels that came with the conversations only when there is no other,
+    and never a person's, which hold the few turns that were reviewed.
 
     Raises:
         UserError: there are no labels.

@@ -208,6 +208,36 @@ def calibrate(
 
 
 @app.command()
+def review(
+    labels: Annotated[str | None, typer.Option(help="Labels to review; default: the last made.")] = None,
+    reviewer: Annotated[
+        str | None,
+        typer.Option(help="Whose labels they become: labels/human-NAME; default: the login's name."),
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Other labels, to begin where the two differ.")] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Hide what the judge says until it is decided.")
+    ] = False,
+    chosen: Annotated[
+        str, typer.Option("--filter", help='What is shown first, e.g. "order=uncertain language=English".')
+    ] = "",
+    port: Annotated[int | None, typer.Option(help="Of 127.0.0.1; 0: any free one.", min=0, max=65535)] = None,
+    rubric: Annotated[
+        Path | None, typer.Option(help="The one the judge used; default: the recipe's.")
+    ] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Read judged turns in the browser, and accept or change their labels."""
+    used = {} if rubric is None else {"label.rubric": str(rubric)}
+    workspace, loaded = _open(work, recipe, overrides, **used)
+    from pipelines.stages import review as stage
+
+    stage.review(workspace, loaded, labels, reviewer, against, blind=blind, chosen=chosen, port=port)
+
+
+@app.command()
 def seed(
     labels: Annotated[
         str | None, typer.Option(help="Judge whose labels to mine; default: the last made.")

@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta", "br", "use", "path", "line", "rect"}
+VOID = {"meta", "br", "use", "path", "line", "rect", "input", "link"}
 ATTACK = (
     "<script>alert(1)</script><img src=x onerror=alert(2)></dd></article></style>"
     "<style>@import url(https://evil.example/x.css);</style>{{ 7 * 7 }}"

@@ -76,6 +76,7 @@ def calibrate(workspace: Workspace, labels: str, gold: str, rubric: Rubric, opti
         )
         if choice:
             matched = matched.with_columns(decided=decided(choice.chosen))
+        notes += truth.notes
         quality = _quality(labels, manifest, truth.name, account, every, matched, views, notes)
         return quality.model_copy(update={"choice": choice, "gain": gained}), matched
 
@@ -103,7 +104,7 @@ def compare(workspace: Workspace, labels: str, other: str, options: CalibrateOpt
     def measure() -> Measured:
         every, matched, account = match(workspace, labels, second)
         views = [view("all turns that both have", matched, matched["label"], options.seed)]
-        quality = _quality(labels, manifest, other, account, every, matched, views, [])
+        quality = _quality(labels, manifest, other, account, every, matched, views, list(second.notes))
         return quality.model_copy(update={"other_is_gold": False}), matched
 
     folder = f"quality/{_short(labels)}-against-{_short(other)}"

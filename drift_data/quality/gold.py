@@ -14,9 +14,11 @@ from typing import Final
 import polars as pl
 from polars.exceptions import PolarsError
 
+from drift_data.label import labels_named
 from drift_data.quality.tables import KEYS, read_labels
+from drift_data.review.table import STAGE as REVIEW
 from drift_data.schema import LABELS
-from drift_data.workspace import UserError, Workspace, file_digest
+from drift_data.workspace import Manifest, UserError, Workspace, file_digest
 
 FILES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
 COLUMNS: Final = {
@@ -40,6 +42,7 @@ class Gold:
     by_hash: bool = False  # keyed by WildChat's conversation_hash, which may stand for several conversations
     inputs: tuple[str, ...] = ()  # the table it is, if it is one
     files: Mapping[str, str] = field(default_factory=dict)  # the file it is, with its digest
+    notes: tuple[str, ...] = ()  # what the reader of a figure on it should know
 
 
 def read_gold(workspace: Workspace, name: str) -> Gold:
@@ -48,7 +51,7 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
     Args:
         workspace: holds the table, if it is one.
         name: a .csv, .jsonl, .ndjson or .parquet file with `conversation_id` (or `conversation_hash`), `turn`,
-            `label`, and maybe `item`, `strength`, `refusal`; or a label table such as "labels/human:jo" or
+            `label`, and maybe `item`, `strength`, `refusal`; or a label table such as "labels/local" or
             "human:jo".
 
     Raises:
@@ -60,9 +63,10 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
             raise UserError(f"GOLD={name}: there is no such file.")
         rows, by_hash = _checked(name, _raw(path))
         return Gold(path.name, rows, by_hash, files={path.name: file_digest(path)})
-    for table in (name, f"labels/{name}"):
-        if workspace.manifest(table) is not None:
-            return Gold(table, _from_table(workspace, table), inputs=(table,))
+    table = labels_named(name)
+    manifest = workspace.manifest(table)
+    if manifest is not None:
+        return Gold(table, _from_table(workspace, table), inputs=(table,), notes=_notes(table, manifest))
     raise UserError(
         f"GOLD={name} is neither a file ending in {', '.join(FILES)} nor a label table of {workspace.root}."
     )
@@ -157,3 +161,18 @@ def _from_table(workspace: Workspace, table: str) -> pl.DataFrame:
         first.field("strength").cast(pl.Float64).alias("strength"),
         "refusal",
     )
+
+
+def _notes(table: str, manifest: Manifest) -> tuple[str, ...]:
+    """Return in what way a reviewer's choice of turns, or the sight of the judge's label, bends a figure."""
+    if manifest.stage != REVIEW:
+        return ()
+    picked, seen = (manifest.rows_out - manifest.made_by[name] for name in ("random", "blind"))
+    notes = (
+        f"{picked:,} of {manifest.rows_out:,} turns of {table} were picked (uncertain first, by a filter), not "
+        "drawn at random: figures that include them lean. Quote those of the random sample on the page of "
+        "`make review`.",
+        f"{seen:,} of {manifest.rows_out:,} turns of {table} were decided with the judge's label in sight: "
+        "agreement is too high. `make review BLIND=1` hides it.",
+    )
+    return tuple(note for note, count in zip(notes, (picked, seen), strict=True) if count)

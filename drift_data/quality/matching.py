@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from drift_data.quality.gold import Gold
 from drift_data.quality.tables import KEYS, read_labels
+from drift_data.review.table import STAGE as REVIEW
 from drift_data.workspace import UserError, Workspace
 
 CONVERSATIONS = "conversations"
@@ -66,7 +67,8 @@ def match(workspace: Workspace, labels: str, gold: Gold) -> tuple[pl.DataFrame, 
     missing = rows.join(given, on=KEYS, how="anti")
     unlabelled = _unlabelled(workspace, labels)
     judged = {*given["conversation_id"], *(name for name, _ in unlabelled)}
-    reasons.update(_reasons(missing, judged, known, left_out, unlabelled))
+    partial = workspace.require(labels).stage == REVIEW
+    reasons.update(_reasons(missing, judged, known, left_out, unlabelled, partial))
     account = Match(
         turns=matched.height,
         conversations=matched["conversation_id"].n_unique(),
@@ -98,10 +100,13 @@ def _reasons(
     known: Collection[str],
     left_out: dict[str, str],
     unlabelled: dict[tuple[str, int], str],
+    partial: bool,
 ) -> Iterable[str]:
     for name, turn in missing.select(KEYS).iter_rows():
         if (name, turn) in unlabelled:
             yield f"not labelled: {unlabelled[name, turn]}"
+        elif name in known and partial:  # a person's labels, of what that person got to
+            yield "not reviewed"
         elif name in known:
             yield "no feedback turn of the labels" if name in judged else "conversation not labelled"
         elif name in left_out:

@@ -7,6 +7,7 @@ from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.stage import FILE, LEARNED, REASONS, learn_rubric
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
 from drift_data.judge.rubric import load_rubric
+from drift_data.label import labels_named
 from drift_data.schema import DSAT, SAT
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
@@ -29,8 +30,6 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
             f"A rubric is learned by a language model, which JUDGE={options.judge} is not: give "
             "JUDGE=openai, vllm or batch, and MODEL=."
         )
-    if labels and "/" not in labels:
-        labels = f"labels/{labels}"
     with asking(workspace, options, options.judge) as asked:
 
         @once
@@ -57,7 +56,7 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
                     asked.sampling,
                     options.learn,
                     inputs=inputs,
-                    labels=labels or None,
+                    labels=labels_named(labels) if labels else None,
                     announce=announce,
                 )
             )

@@ -56,14 +56,14 @@ def test_a_label_table_is_gold_by_its_name_or_folder(workspace):
         {"name": "Revision", "polarity": "DSAT", "strength": 7},
     ]
     rows = [{**turn("a", 2, label="DSAT", refusal=True), "items": items}, turn("b", 2, label="SAT")]
-    write_labels(workspace, rows, "labels/human:jo", thresholds=None)
-    for name in ("human:jo", "labels/human:jo"):
+    write_labels(workspace, rows, "labels/human-jo", thresholds=None)
+    for name in ("human:jo", "labels/human:jo", "human-jo"):
         gold = read_gold(workspace, name)
         assert gold.rows.rows() == [
             ("a", 2, "DSAT", "Revision", 7.0, True),
             ("b", 2, "SAT", None, None, None),
         ]
-        assert gold.inputs == ("labels/human:jo",) and not gold.files
+        assert gold.inputs == ("labels/human-jo",) and not gold.files
 
 
 @pytest.mark.parametrize(

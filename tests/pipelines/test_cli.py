@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from review_sample import to_review
 
 import pipelines.__main__ as cli
 from drift_data.workspace import Workspace
@@ -16,6 +17,7 @@ STAGES = [
     "convert",
     "rubric",
     "label",
+    "review",
     "calibrate",
     "seed",
     "warm",
@@ -65,6 +67,8 @@ def test_help_of_a_stage_is_printed_and_nothing_is_run(
         (["label"], "Run `make convert` first"),
         (["seed"], "Run `make label` first"),
         (["seed", "--labels", "nobody"], "Run `make convert` first"),
+        (["review"], "Run `make label` first"),
+        (["review", "--labels", "local", "--filter", "hardest"], "FILTER= takes name=value"),
         (["warm", "--recipe", "paper-7b", "--model", "/no/such/model"], "/no/such/model"),
         (["convert", "--source", "telegram"], "telegram"),
         (["convert", "--source", "chat", "--input", "missing.jsonl"], "missing.jsonl"),
@@ -89,6 +93,14 @@ def test_a_mistake_of_the_user_is_one_clear_message_and_exit_code_1(
     assert code == 1
     assert message in said
     assert "Traceback" not in said
+
+
+def test_an_order_that_the_labels_cannot_have_is_told_before_the_page_is_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    work = str(to_review(tmp_path).root)
+    code, said = call(monkeypatch, capsys, "review", "--work", work, "--filter", "order=disagreements")
+    assert code == 1 and "Start with AGAINST=another judge" in said
 
 
 def test_a_fault_of_the_tool_is_exit_code_2_with_the_traceback_in_a_file(

@@ -1,0 +1,76 @@
+"""The review page on the real conversations of `../shared/data/wildchat`, in a real browser, by keyboard."""
+
+from pathlib import Path
+
+import pytest
+from converted import converted, rows
+from review_page import chromium, needs_chromium, press, reviewing
+
+from drift_data.agreement import agreement
+from drift_data.judge.decide import Thresholds
+from drift_data.judge.local import LocalJudge
+from drift_data.judge.rubric import load_rubric
+from drift_data.label import label
+from drift_data.review.reviewer import reviewer
+from drift_data.review.selection import parse
+from drift_data.review.session import Options, Session
+from drift_data.workspace import Workspace
+from pipelines.recipe import load_recipe
+from pipelines.stages.quality import calibrate
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "wildchat"
+pytestmark = [
+    pytest.mark.real,
+    needs_chromium,
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason=f"{DATA} is not there: the real logs are not part of the project"
+    ),
+]
+TABLE = "labels/human-ann"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", DATA / "conversations.jsonl")
+    label(workspace, LocalJudge(), Thresholds())
+    return workspace
+
+
+def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reviewing(workspace, "--reviewer", "ann") as (address, _), chromium() as browser:
+        page = browser.new_page()
+        troubles: list[str] = []
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.goto(address)
+        judged = []
+        for key in "aadnsaaaaa":
+            judged.append(page.locator("#judged").inner_text())
+            press(page, key)
+        page.reload()
+        assert page.locator("#progress").inner_text() == "10 of 1,016 reviewed"
+        found = agreement(workspace, "labels/local", TABLE)
+        assert found.turns == 10 and found.kappa is not None and found.kappa_dsat is not None
+        assert page.locator("#random-three").inner_text() == f"{found.kappa:.2f}"
+        assert page.locator("#random-dsat").inner_text() == f"{found.kappa_dsat:.2f}"
+        assert page.locator("#kappa").inner_text() == f"{found.kappa_dsat:.2f}"
+        assert troubles == []
+    said = [row["label"] for row in rows(workspace, TABLE)]
+    assert said == [*judged[:2], "DSAT", "NEUTRAL", "SAT", *judged[5:]]
+    calibrate(workspace, load_recipe("demo"), "human:ann", "local", None)
+    assert "10 of 10 turns of labels/human-ann were decided with the judge's label" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_every_real_turn_can_be_shown_with_its_evidence_marked(workspace: Workspace) -> None:
+    session = Session(workspace, Options("labels/local", reviewer("bob"), load_rubric()))
+    unmarked = 0
+    for number in range(len(session.queue)):
+        turn = session.turn(number, parse("order=log"))
+        assert turn.exchange.message.role == "user" and turn.exchange.reply.role == "assistant"
+        unmarked += bool(turn.judged["evidence"]) and not turn.exchange.evidence_found
+    assert (len(session.queue), unmarked) == (1_016, 0)
+    session.close()
