@@ -100,11 +100,10 @@ class CascadeJudge:
         self, conversations: Iterable[pa.RecordBatch], waiting: deque[_Certain]
     ) -> Iterator[pa.RecordBatch]:
         """Yield of each batch the conversations to ask about, with the turns; what is certain goes to `waiting`."""
-        low, high = np.float32(self._band.low), np.float32(self._band.high)  # as the scores are
         mine, theirs = tee(conversations)
         for batch, local in zip(mine, self._local.judge(theirs), strict=True):
-            scores = local.rows["dsat_score"].to_numpy()
-            rows = local.rows.filter(pa.array((scores < low) | (scores >= high)))
+            scores = local.rows["dsat_score"].to_numpy()  # float32, as which numpy compares the edges, too
+            rows = local.rows.filter(pa.array((scores < self._band.low) | (scores >= self._band.high)))
             places = {key: place for place, key in enumerate(feedback_keys(batch))}
             certain = [places.pop(key) for key in _keys(rows)]
             waiting.append(_Certain(rows, certain, places))

@@ -1,5 +1,6 @@
 """`drift label --judge cascade`: the uncertain turns go over the wire or into request files, and no others."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -176,6 +177,20 @@ def test_a_budget_counts_what_was_paid_for_these_turns_and_not_for_others(drift:
         cascade(drift, server, "--name", "other", "--budget", 0.1)
     second = drift.workspace.require("labels/other").made_by["price"]
     assert second == {"now": 0, "before": first["now"], "budget": 0.1}
+
+
+def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: Drift, tmp_path: Path) -> None:
+    chats = {name: ["Hello", "Hi", f"I meant {name}"] for name in "abcdefgh"}
+    first = sorted(chats, key=lambda name: hashlib.sha256(name.encode()).digest())  # in a sample
+    in_order = write_chats(tmp_path / "more.jsonl", {name: chats[name] for name in reversed(first)})
+    assert drift("convert", "--source", "chat", "--input", in_order)[0] == 0
+    with LLMServer(scoring_answer) as server:
+        short = ("--set", "label.sampling.max_tokens=100", "--set", "label.client.connections=1")
+        cascade(drift, server, "--sample", 2, *short)  # the last two of the table
+        paid = drift.workspace.require("labels/cascade-sample").made_by["price"]["now"]
+        cascade(drift, server, "--budget", paid + 0.0005, *short)  # no room for another request
+        price = drift.workspace.require("labels/cascade").made_by["price"]
+        assert server.received == 2 and price["now"] == 0 and price["before"] == pytest.approx(paid)
 
 
 def test_a_run_that_failed_goes_on_from_the_store(drift: Drift) -> None:
