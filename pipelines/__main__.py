@@ -34,7 +34,7 @@ Set = Annotated[
 Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
 Model = Annotated[str | None, typer.Option(help="Base model: folder, Hub id, or 'tiny'.")]
 Judge = Annotated[
-    str | None, typer.Option(help="local, dataset, or one that asks a model: openai, vllm, batch.")
+    str | None, typer.Option(help="local, dataset, or one that asks a model: cascade, openai, vllm, batch.")
 ]
 LLM = Annotated[
     str | None, typer.Option("--model", help="Model to ask: its name on the server, or for vllm a folder.")
@@ -80,8 +80,11 @@ def _by_files(recipe: Recipe, offline: bool, results: list[str] | None, final: b
     """Return the recipe with what this call says about request and result files."""
     if not (offline or results or final):
         return recipe
-    if recipe.label.judge != "batch":
-        raise UserError(f"OFFLINE, RESULTS and FINAL are for JUDGE=batch, not {recipe.label.judge}.")
+    if recipe.label.asks != "batch":
+        way_out = ""
+        if recipe.label.judge == "cascade":
+            way_out = f" with label.cascade.llm={recipe.label.asks}. Add SET=label.cascade.llm=batch"
+        raise UserError(f"OFFLINE, RESULTS and FINAL are for JUDGE=batch, not {recipe.label.judge}{way_out}.")
     files = {"offline": offline, "results": tuple(results or ()), "final": final}
     label = recipe.label.model_copy(update={"batch": recipe.label.batch.model_copy(update=files)})
     return recipe.model_copy(update={"label": label})

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from drift_data.clean import CleanOptions
+from drift_data.judge.cascade import Band
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.llm.batch import BatchOptions
@@ -33,14 +34,21 @@ RECIPES = Path(__file__).parent / "recipes"
 TINY = "tiny"  # the model a recipe names when it wants the one made on the spot
 
 
+class CascadeOptions(Band):
+    """Which turns a cascade asks a language model about, and how it is reached."""
+
+    llm: Literal["openai", "vllm", "batch"] = "openai"
+
+
 class LabelOptions(BaseModel):
     """Who labels, and from which summed strengths on a turn counts as SAT or DSAT."""
 
     model_config = ConfigDict(extra="forbid")
 
-    judge: Literal["local", "dataset", "openai", "vllm", "batch"] = "local"
+    judge: Literal["local", "dataset", "cascade", "openai", "vllm", "batch"] = "local"
     name: str | None = Field(None, pattern=r"^\w[\w.:-]*$")  # of the label table; None: the judge's kind
     thresholds: Thresholds = Thresholds()
+    cascade: CascadeOptions = CascadeOptions()
     # What follows is for judges that ask a language model.
     model: str | None = None  # its name on the server; for vllm a folder or Hub id
     server: ServerOptions = ServerOptions()
@@ -56,6 +64,17 @@ class LabelOptions(BaseModel):
     budget: float | None = Field(
         None, ge=0, allow_inf_nan=False
     )  # of one label table, answers in the store included
+
+    @property
+    def asks(self) -> Literal["openai", "vllm", "batch"] | None:
+        """How the judge reaches a language model; None: it asks none."""
+        match self.judge:
+            case "local" | "dataset":
+                return None
+            case "cascade":
+                return self.cascade.llm
+            case way:
+                return way
 
 
 class Recipe(BaseModel):

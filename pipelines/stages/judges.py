@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from drift_data.judge.base import Judge
+from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.dataset import DatasetJudge
 from drift_data.judge.llm.base import Backend
 from drift_data.judge.llm.cost import FREE, Meter, Price
@@ -50,7 +51,7 @@ def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[A
     """
     if options.model is None:
         raise UserError(
-            f"JUDGE={kind} needs MODEL=, e.g. MODEL=gpt-4o-mini, or the model's name on the server of BASE_URL=."
+            f"JUDGE={options.judge} needs MODEL=, e.g. MODEL=gpt-4o-mini, or the model's name on the server of BASE_URL=."
         )
     sampling = Sampling(model=options.model, **options.sampling.model_dump())
     price = options.prices.get(options.model, FREE)
@@ -85,7 +86,7 @@ def once(say: Callable[P, None]) -> Callable[P, None]:
 
 def say_if_free(asked: Asking, options: LabelOptions) -> None:
     """Print that a model of some server counts as free, where nobody has said what it costs."""
-    if asked.price == FREE and options.judge != "vllm":
+    if asked.price == FREE and options.asks != "vllm":
         print(f"the recipe has no price for {options.model} (label.prices): it counts as free")
 
 
@@ -108,7 +109,8 @@ def embedded_judge(workspace: Workspace, kind: str) -> Judge:
     return LocalJudge() if kind == "local" else DatasetJudge(workspace)
 
 
-def llm_judge(asked: Asking, options: LabelOptions) -> LLMJudge:
-    """Return the judge that scores by the recipe's rubric."""
+def llm_judge(asked: Asking, options: LabelOptions) -> LLMJudge | CascadeJudge:
+    """Return the judge that asks by the recipe's rubric: about all turns, or about those the local one is unsure of."""
     rubric = load_rubric(options.rubric)
-    return LLMJudge(asked.backend, asked.sampling, rubric, options.score)
+    llm = LLMJudge(asked.backend, asked.sampling, rubric, options.score)
+    return CascadeJudge(LocalJudge(), llm, options.cascade) if options.judge == "cascade" else llm

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
-from drift_data.judge.score.estimate import estimate, paid_before
-from drift_data.judge.score.judge import LLMJudge
+from drift_data.judge.score.estimate import Asker, estimate, paid_before
 from drift_data.label import label as label_turns
 from drift_data.label import label_table
 from drift_data.quality.thresholds import read_thresholds
@@ -39,7 +38,7 @@ def label(
     options = recipe.label
     limits = options.thresholds if thresholds is None else read_thresholds(thresholds)
     table = label_table(options.name or options.judge, sample)
-    if options.judge in ("local", "dataset"):
+    if options.asks is None:
         if estimate_only:
             print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
             return
@@ -47,7 +46,7 @@ def label(
         label_turns(workspace, judge, limits, options.name, sample=sample, again=again)
         say(workspace, table)
         return
-    with asking(workspace, options, options.judge) as asked:
+    with asking(workspace, options, options.asks) as asked:
         llm = llm_judge(asked, options)
         if estimate_only:
             _announce(workspace, asked, llm, options, sample)
@@ -55,10 +54,12 @@ def label(
 
         @once
         def announce() -> None:
+            # Raises where it is missing, before the estimate takes its time. A cascade may have nothing to ask: its
+            # client looks for the key when it has.
             if options.judge == "openai":
-                options.server.key()  # raises where it is missing, before the estimate takes its time
+                options.server.key()
             _announce(workspace, asked, llm, options, sample)
-            if options.budget is not None and options.judge != "batch":  # which sees to that itself
+            if options.budget is not None and options.asks != "batch":  # which sees to that itself
                 asked.meter.foreseen = paid_before(workspace, llm, asked.store, sample)
 
         more = again or _budget_has_changed(workspace, table, options) or _has_news(workspace, table, options)
@@ -82,7 +83,7 @@ def label(
 
 
 def _announce(
-    workspace: Workspace, asked: Asking, judge: LLMJudge, options: LabelOptions, sample: int | None
+    workspace: Workspace, asked: Asking, judge: Asker, options: LabelOptions, sample: int | None
 ) -> None:
     """Print the estimate."""
     expected = estimate(
@@ -91,7 +92,7 @@ def _announce(
         asked.store,
         asked.counter,
         asked.price,
-        batch=options.judge == "batch",
+        batch=options.asks == "batch",
         sample=sample,
     )
     print(f"estimate: {expected}")
@@ -108,7 +109,7 @@ def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions)
 
 def _has_news(workspace: Workspace, table: str, options: LabelOptions) -> bool:
     """Say whether results were given that may hold answers to what a finished table lacks."""
-    manifest = workspace.manifest(table) if options.judge == "batch" and options.batch.results else None
+    manifest = workspace.manifest(table) if options.asks == "batch" and options.batch.results else None
     return manifest is not None and any(manifest.dropped.get(reason) for reason in _PASSING)
 
 

@@ -25,16 +25,16 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
         labels: instead of them a label table of the workspace, such as "simulated" or "labels/simulated".
     """
     options = recipe.label
-    if options.judge in ("local", "dataset"):
+    if options.asks is None:
         raise UserError(
             f"A rubric is learned by a language model, which JUDGE={options.judge} is not: give "
             "JUDGE=openai, vllm or batch, and MODEL=."
         )
-    with asking(workspace, options, options.judge) as asked:
+    with asking(workspace, options, options.asks) as asked:
 
         @once
         def announce(extractions: Sequence[Extraction]) -> None:
-            if options.judge == "openai":
+            if options.asks == "openai":
                 options.server.key()  # raises where it is missing
             counted = estimate(
                 extractions,
@@ -43,7 +43,7 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
                 asked.store,
                 asked.counter,
                 asked.price,
-                batch=options.judge == "batch",
+                batch=options.asks == "batch",
             )
             print(f"estimate: {counted}")
             say_if_free(asked, options)

@@ -53,3 +53,17 @@ def test_every_feedback_turn_is_judged_once_and_shown_with_its_reply(roles, turn
     for window in found:
         assert list(window.messages) == messages[window.first : window.turns[-1] + 1]
         assert window.first <= window.turns[0] - 1 and len(window.turns) <= turns
+
+
+def test_turns_that_are_not_asked_about_move_no_cut_and_are_shown_only_before_one_that_is():
+    def asked(*turns):
+        options = WindowOptions(turns=3, context=2)
+        return [
+            (w.first, w.first + len(w.messages) - 1, list(w.turns))
+            for w in windows(chat(13), options, set(turns))
+        ]
+
+    assert asked(2, 4, 6, 8, 10, 12) == cut(chat(13), turns=3, context=2)
+    assert asked(2, 4, 6) == [(0, 6, [2, 4, 6])]
+    assert asked(4, 10) == [(0, 4, [4]), (5, 10, [10])]
+    assert asked() == []

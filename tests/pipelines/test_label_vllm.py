@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed here"),
 ]
 CHATS = {
-    f"c{n}": [f"Question {n}", "Answer", f"No, {n} is wrong", "Sorry", f"Thanks, {n}"][: 3 + 2 * (n % 2)]
+    f"c{n}": [f"Question {n}", "Answer", f"That is wrong, {n}", "Sorry", f"Thanks, {n}"][: 3 + 2 * (n % 2)]
     for n in range(12)
 }
 TURNS = sum(len(texts) // 2 for texts in CHATS.values())
@@ -125,3 +126,16 @@ def test_vllm_in_this_process_labels_end_to_end(model: Path, tmp_path: Path) -> 
     manifest = label(tmp_path / "a", "--judge", "vllm", "--model", str(model), "--set", limit)
     workspace = Workspace(tmp_path / "a" / "work")
     check(workspace, manifest)
+
+
+def test_a_cascade_asks_vllm_in_this_process_about_the_uncertain_turns(model: Path, tmp_path: Path) -> None:
+    wide = ("label.cascade.llm=vllm", "label.cascade.high=100", f"label.vllm.max_model_len={CONTEXT}")
+    sets = [part for option in wide for part in ("--set", option)]
+    manifest = label(tmp_path / "a", "--judge", "cascade", "--model", str(model), *sets)
+    rows = Workspace(tmp_path / "a" / "work").read("labels/cascade").to_pylist()
+    thanks = len([texts for texts in CHATS.values() if len(texts) == 5])
+    kinds = Counter(row["judge"].split(":")[0] for row in rows)
+    assert kinds["local"] == thanks and manifest.rows_in == TURNS
+    assert kinds["vllm"] + sum(manifest.dropped.values()) == TURNS - thanks
+    assert manifest.made_by["requests"]["sent"] >= len(CHATS)
+    assert +Counter(manifest.made_by["labelled"]) == Counter(row["judge"] for row in rows)

@@ -6,9 +6,9 @@ Requests are made as the run will make them; of many conversations only an even 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -18,7 +18,8 @@ from drift_data.judge.llm.base import feed_from_store
 from drift_data.judge.llm.cost import Meter, Price
 from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter
-from drift_data.judge.score.judge import LLMJudge
+from drift_data.judge.score.exchange import Exchange
+from drift_data.judge.score.prompt import Prompts
 from drift_data.sampling import CONVERSATIONS, conversation_batches
 from drift_data.workspace import Workspace
 
@@ -27,6 +28,17 @@ _ANSWER_START: Final = 8
 _ANSWER_TURN: Final = 30
 _LOOKED_AT: Final = 5_000  # conversations
 _BATCH: Final = 250
+
+
+class Asker(Protocol):
+    """A judge that asks a language model about all or some of the turns."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """What makes its requests."""
+
+    def exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Exchange]:
+        """Yield the exchanges that conversations take, unasked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ def _price(price: float) -> str:
 
 def estimate(
     workspace: Workspace,
-    judge: LLMJudge,
+    judge: Asker,
     store: Store,
     counter: TokenCounter,
     price: Price,
@@ -122,7 +134,7 @@ def estimate(
     )
 
 
-def paid_before(workspace: Workspace, judge: LLMJudge, store: Store, sample: int | None = None) -> float:
+def paid_before(workspace: Workspace, judge: Asker, store: Store, sample: int | None = None) -> float:
     """Return the price of the answers that the store has for a labelling: a budget counts them from the start."""
     meter = Meter()
     for _, conversations in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):

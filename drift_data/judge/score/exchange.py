@@ -13,7 +13,7 @@ class Exchange:
     """A `Task`: judges the turns of one window.
 
     Args:
-        window: what to judge.
+        window: what to judge; without turns there is nothing to ask, and the exchange is over.
         prompts: makes the requests.
         rubric: the items that an answer may name.
         sampling: model and parameters of the first request; after a cut-off answer the limit is doubled.
@@ -29,7 +29,9 @@ class Exchange:
         self._items = rubric.polarities
         self._texts, self._tries, self._attempt = prompts.shown(window), tries, 1
         self._open = {turn: self._texts[turn] for turn in window.turns}
-        self._request: Request | None = prompts.request(window, self._texts, self._open, sampling)
+        self._request: Request | None = None
+        if self._open:
+            self._request = prompts.request(window, self._texts, self._open, sampling)
 
     @property
     def request(self) -> Request | None:

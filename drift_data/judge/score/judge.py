@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,10 +20,12 @@ from drift_data.judge.rubric import Rubric
 from drift_data.judge.score.answer import MAX_EVIDENCE, TurnAnswer
 from drift_data.judge.score.exchange import Exchange
 from drift_data.judge.score.prompt import Prompts
-from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.judge.score.windows import Window, WindowOptions, windows
 from drift_data.schema import DSAT, SAT
 
+ASKED: Final = "asked"  # column of a batch, list<int32>: the feedback turns to judge; without it, all of them
 _DETAIL = 300  # characters
+_NOTHING = Window(0, (), ())
 
 
 class ScoreOptions(BaseModel):
@@ -60,7 +62,10 @@ class LLMJudge:
         }
 
     def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
-        """Judge batches with many requests in flight; batches are read ahead of their answers."""
+        """Judge batches with many requests in flight; batches are read ahead of their answers.
+
+        A batch with the column `ASKED` is asked about those turns only, and only they are answered.
+        """
         waiting: deque[_Batch] = deque()
         for exchange in self._backend.run(self._exchanges(conversations, waiting)):
             exchange.batch.take(exchange)
@@ -71,7 +76,7 @@ class LLMJudge:
 
     def exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Exchange]:
         """Yield the exchanges that conversations take, unasked: for estimates."""
-        return self._exchanges(conversations, deque())
+        return (one for one in self._exchanges(conversations, deque()) if one.request is not None)
 
     def report(self) -> Mapping[str, Any]:
         """Return requests, tokens and price."""
@@ -84,13 +89,19 @@ class LLMJudge:
             state = _Batch()
             waiting.append(state)
             ids = batch["conversation_id"].to_pylist()
+            asked = batch[ASKED].to_pylist() if ASKED in batch.schema.names else [None] * len(ids)
             for row, messages in enumerate(batch["messages"].to_pylist()):
-                for window in windows(messages or (), self._window):
-                    state.open += 1
-                    exchange = _Exchange(window, self.prompts, self.rubric, self._sampling, self._tries)
-                    exchange.batch, exchange.place, exchange.conversation = state, row, ids[row]
-                    yield exchange
+                for window in windows(messages or (), self._window, asked[row]):
+                    yield self._exchange(window, state, row, ids[row])
             state.asked = True
+            if not state.open:  # comes back at once, so that the batch is handed on before others are read
+                yield self._exchange(_NOTHING, state, 0, "")
+
+    def _exchange(self, window: Window, batch: _Batch, place: int, conversation: str) -> _Exchange:
+        exchange = _Exchange(window, self.prompts, self.rubric, self._sampling, self._tries)
+        exchange.batch, exchange.place, exchange.conversation = batch, place, conversation
+        batch.open += 1
+        return exchange
 
     def _judged(self, batch: _Batch) -> Judged:
         return Judged(pa.Table.from_pylist(batch.rows(self), schema=JUDGED_ROWS), batch.unlabelled)

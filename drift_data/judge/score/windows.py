@@ -6,7 +6,7 @@ Neighbours overlap: each shows some messages from before its first judged reply.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -32,12 +32,16 @@ class Window:
     turns: Sequence[int]  # indices in the conversation of the judged messages, ascending
 
 
-def windows(messages: Sequence[Mapping[str, str]], options: WindowOptions) -> Iterator[Window]:
-    """Yield the windows of a conversation; each feedback turn is judged in exactly one.
+def windows(
+    messages: Sequence[Mapping[str, str]], options: WindowOptions, asked: Collection[int] | None = None
+) -> Iterator[Window]:
+    """Yield the windows of a conversation; each turn that is asked about is judged in exactly one.
 
     Args:
         messages: of one conversation, with `role` and `content`.
         options: sizes.
+        asked: the feedback turns to judge; None: all. They do not move the cuts: a window that is asked about
+            whole is the same, whatever the others are asked; other turns are shown as context only.
     """
     turns = feedback_turns(messages)
     if not turns:
@@ -52,4 +56,7 @@ def windows(messages: Sequence[Mapping[str, str]], options: WindowOptions) -> It
         ):
             taken += 1
         judged, turns = turns[:taken], turns[taken:]
-        yield Window(first, messages[first : judged[-1] + 1], judged)
+        if asked is not None:
+            judged = [turn for turn in judged if turn in asked]
+        if judged:
+            yield Window(first, messages[first : judged[-1] + 1], judged)
