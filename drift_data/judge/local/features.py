@@ -7,7 +7,7 @@ or begins like the one before. All of it is NumPy over whole batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from drift_data.judge.local.ngrams import Grams, Ints, Ragged, Texts, common_end
 from drift_data.turns import feedback_mask, message_starts
 
 VERSION: Final = 1  # raised when the code below changes what comes out
-COMPARED: Final = 2_000  # characters at each end of a user's message that are compared with other messages
+COMPARED: Final = 4_000  # characters at each end of a user's message that are compared with other messages
 SAID: Final = 200  # characters at each end of the judged message that are read as n-grams
 OPENING: Final = 160  # characters of a reply
 FIELDS: Final = ("said", "added", "reply", "next")  # texts that are read as n-grams
@@ -100,6 +100,7 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
         **_related("redoing", openings, reply, openings, previous),
         **_related("answered", openings, following, users, now),
         **_shifted(to_before, row[at]),
+        **_repeated(said, now, first),
         **_plain(frame, now - first, following),
     }
     added = without(words.take(now), users.unique.take(before))
@@ -164,6 +165,20 @@ def _shifted(
         ahead[:-1] = np.where(same, values[1:], NONE)
         found |= {f"previous_{key}": back, f"next_{key}": ahead}
     return found
+
+
+def _repeated(said: Sequence[str], now: Ints, first: Ints) -> dict[str, npt.NDArray[np.float64]]:
+    """Return whether the very same text was sent before, and how many messages ago."""
+    latest: dict[tuple[int, str], int] = {}
+    ago = np.full(len(said), NONE)
+    beginnings = dict(zip(now.tolist(), first.tolist(), strict=True))
+    for number, text in enumerate(said):
+        beginning = beginnings.get(number, number)
+        key = (beginning, text.strip())
+        if key in latest:
+            ago[number] = number - latest[key]
+        latest[key] = number
+    return {"repeated_ago": np.minimum(ago[now], 5)}
 
 
 def _plain(frame: pl.DataFrame, position: Ints, following: Ints) -> dict[str, npt.NDArray[np.float64]]:

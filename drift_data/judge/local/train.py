@@ -40,7 +40,7 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text_strength: float = Field(3.0, gt=0)  # inverse regularisation of the n-grams (C)
-    trees: int = Field(250, ge=1, le=5_000)
+    trees: int = Field(400, ge=1, le=5_000)
     learning_rate: float = Field(0.06, gt=0, le=1)
     seed: int = 0
 
