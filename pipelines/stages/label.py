@@ -43,7 +43,7 @@ def label(
         if estimate_only:
             print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
             return
-        judge = embedded_judge(workspace, options.judge)
+        judge = embedded_judge(workspace, options)
         label_turns(workspace, judge, limits, options.name, sample=sample, again=again)
         say(workspace, table)
         return
