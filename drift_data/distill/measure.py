@@ -12,7 +12,7 @@ from drift_data.distill.money import money
 from drift_data.distill.operating import operating, targets
 from drift_data.distill.result import Distilled, Learning, calibration, named_items
 from drift_data.distill.student import Student
-from drift_data.distill.views import SHIPPED, baselines, scored, views
+from drift_data.distill.views import SHIPPED, baselines, scored, usual_label, views
 from drift_data.quality.result import View, gain, view
 from drift_data.quality.tables import KEYS
 from drift_data.quality.thresholds import decided
@@ -46,11 +46,12 @@ def measured(
     """
     seed, change = task.options.seed, task.rubric.change_items
     learned, apart = rows.filter(~pl.col("held_out")), rows.filter("held_out")
+    usual = usual_label(learned)
     choice = operating(learned, task.thresholds, task.choosing, seed)
-    first = views(learned, task.thresholds, choice.chosen, change, seed)
+    first = views(learned, task.thresholds, choice.chosen, change, usual, seed)
     spent = money(task.teacher.manifest, conversations)
     cascade = curve(learned, task.thresholds.dsat, spent.all_price if spent else None, seed)
-    shipped = baselines(learned, task.thresholds, change)[SHIPPED]
+    shipped = baselines(learned, task.thresholds, change, usual)[SHIPPED]
     return Distilled(
         name=task.name,
         teacher=task.teacher.name,
@@ -65,7 +66,7 @@ def measured(
         views=first,
         gain=gain(learned, learned["predicted"], shipped, seed),
         hold_out=task.options.hold_out,
-        held_out=views(apart, task.thresholds, choice.chosen, change, seed) if apart.height else [],
+        held_out=views(apart, task.thresholds, choice.chosen, change, usual, seed) if apart.height else [],
         choice=choice,
         targets=targets(learned, task.thresholds, seed),
         calibration=calibration(learned),

@@ -15,6 +15,7 @@ from drift_data.report import charts
 from drift_data.report.html import environment
 from drift_data.schema import DSAT
 
+LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
 _FIGURES = {
     name: title for name, title in GOLD_FIGURES.items() if name not in ("accuracy", "macro_f1_present")
 }
@@ -30,6 +31,7 @@ def render(result: Distilled) -> str:
         precision_recall=_precision_recall(result),
         calibration=_calibration(result),
         cascade=_cascade(result.cascade),
+        least_of_bin=LEAST_OF_BIN,
         good=GOOD,
         least=LEAST,
         apart=APART,
@@ -52,7 +54,9 @@ def _precision_recall(result: Distilled) -> Markup | None:
 
 
 def _calibration(result: Distilled) -> Markup | None:
-    points = [(found.predicted, found.observed) for found in result.calibration]
+    points = [
+        (found.predicted, found.observed) for found in result.calibration if found.turns >= LEAST_OF_BIN
+    ]
     if len(points) < 2:
         return None
     summary = "Share of turns that are DSAT over the predicted probability: " + ", ".join(

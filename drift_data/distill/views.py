@@ -26,8 +26,18 @@ def scored(
     )
 
 
+def usual_label(rows: pl.DataFrame) -> str:
+    """Return the label that the teacher gives most often."""
+    return str(rows["gold_label"].sort().mode(maintain_order=True)[0])
+
+
 def views(
-    rows: pl.DataFrame, thresholds: Thresholds, chosen: Thresholds, change_items: Collection[str], seed: int
+    rows: pl.DataFrame,
+    thresholds: Thresholds,
+    chosen: Thresholds,
+    change_items: Collection[str],
+    usual: str,
+    seed: int,
 ) -> list[View]:
     """Return the student's view, the one at the chosen threshold if it is another, and those of the baselines.
 
@@ -36,6 +46,7 @@ def views(
         thresholds: of the recipe.
         chosen: on these turns or on others.
         change_items: items that ask for a change.
+        usual: the label that the teacher gives most often.
         seed: of the intervals.
     """
     title = f"distilled, DSAT from {thresholds.dsat:g}"
@@ -44,12 +55,13 @@ def views(
         labels = rows.select(decided(chosen)).to_series()
         found.append(view(f"distilled, DSAT from {chosen.dsat:g} (chosen)", rows, labels, seed))
     return found + [
-        view(name, rows, labels, seed) for name, labels in baselines(rows, thresholds, change_items).items()
+        view(name, rows, labels, seed)
+        for name, labels in baselines(rows, thresholds, change_items, usual).items()
     ]
 
 
 def baselines(
-    rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str]
+    rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str], usual: str
 ) -> dict[str, pl.Series]:
     """Return the labels of those who have learned nothing from the teacher."""
     shipped = scored(rows, rows["shipped"], rows["shipped_item"], change_items)
@@ -61,9 +73,8 @@ def baselines(
         .then(pl.lit(SAT))
         .otherwise(pl.lit(NEUTRAL))
     )
-    most = rows["gold_label"].value_counts(sort=True)["gold_label"][0]
     return {
         SHIPPED: shipped.select(decided(thresholds)).to_series(),
         "a list of phrases": rows.select(phrases).to_series(),
-        f"all {most}": pl.Series([most], dtype=pl.String).new_from_index(0, rows.height),
+        f"all {usual}": pl.Series([usual], dtype=pl.String).new_from_index(0, rows.height),
     }
