@@ -20,7 +20,7 @@ ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_U
 override SQL := $(value SQL)
 export SQL
 
-.PHONY: help setup demo simulate convert rubric label review calibrate seed warm iter eval report query export publish
+.PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter eval report query export publish
 .PHONY: test lint bench arms clean
 
 help: ## list the targets and their options
@@ -42,9 +42,12 @@ convert: setup ## raw logs → conversations  SOURCE=wildchat|wildfeedback|lmsys
 rubric: setup ## learn a rubric  INPUT=thumbs.jsonl | LABELS=judge  JUDGE=openai|vllm|batch MODEL=…
 	@$(DRIFT) rubric $(COMMON) $(foreach i,$(INPUT),--input "$(i)") $(call option,LABELS,labels) $(ASK)
 
-label: setup ## conversations → labels  [JUDGE=local|dataset|cascade|openai|vllm|batch MODEL=… BASE_URL=… BUDGET=… SAMPLE=… ESTIMATE=1]
+label: setup ## conversations → labels  [JUDGE=local|dataset|cascade|openai|vllm|batch MODEL=… BASE_URL=… BUDGET=… SAMPLE=… ESTIMATE=1 CLASSIFIER=…]
 	@$(DRIFT) label $(COMMON) $(ASK) $(call option,NAME,name) $(call option,RUBRIC,rubric) $(call option,THRESHOLDS,thresholds) \
-	  $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again)
+	  $(call option,CLASSIFIER,classifier) $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again)
+
+distill: setup ## a local judge of your own, from an LLM judge's labels  LABELS=judge-sample | GOLD=labelled turns  [NAME=…]
+	@$(DRIFT) distill $(COMMON) $(call option,LABELS,labels) $(call option,GOLD,gold) $(call option,NAME,name)
 
 calibrate: setup ## thresholds and a quality report of labels  GOLD=labelled turns | AGAINST=judge  [LABELS=judge RUBRIC=the one it used]
 	@$(DRIFT) calibrate $(COMMON) $(call option,GOLD,gold) $(call option,AGAINST,against) $(call option,LABELS,labels) $(call option,RUBRIC,rubric)

@@ -60,6 +60,19 @@ LABEL_ROWS: Final = pa.schema(
     ]
 )
 
+# What a distilled classifier says of its teacher's turns.
+PREDICTIONS: Final = pa.schema(
+    [
+        _ID,
+        _TURN,
+        _key("label", pa.string()),  # the teacher's
+        _key("probability", pa.float32()),  # of DSAT, from models that have not seen the conversation
+        ("item", pa.string()),  # they would name
+        _key("predicted", pa.string()),  # label by the recipe's thresholds
+        _key("held_out", pa.bool_()),  # from the finished model, which has not seen the conversation either
+    ]
+)
+
 _EXAMPLE = [
     ("feedback", pa.string()),
     ("items", pa.list_(pa.field("element", pa.string()))),

@@ -163,6 +163,10 @@ def label(
     thresholds: Annotated[
         Path | None, typer.Option(help="thresholds.yaml that calibrate has written.")
     ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(help="JUDGE=local: model.npz or name of a distilled one; default: the shipped one."),
+    ] = None,
     budget: Budget = None,
     sample: Annotated[
         int | None, typer.Option(help="Label that many conversations only, and extrapolate.", min=1)
@@ -181,7 +185,9 @@ def label(
     """Label every feedback turn SAT, DSAT or NEUTRAL."""
     named = _asking(judge, model, base_url, budget)
     named |= {"label.name": name, "label.rubric": None if rubric is None else str(rubric)}
-    workspace, loaded = _open(work, recipe, overrides, **named)
+    workspace, loaded = _open(work, recipe, overrides, **named, **{"label.classifier": classifier})
+    if classifier is not None and loaded.label.judge not in ("local", "cascade"):
+        raise UserError(f"CLASSIFIER is for JUDGE=local, not {loaded.label.judge}.")
     from pipelines.stages import label as stage
 
     loaded = _by_files(loaded, offline, results, final)
@@ -208,6 +214,27 @@ def calibrate(
     from pipelines.stages import quality
 
     quality.calibrate(workspace, loaded, gold, labels, against)
+
+
+@app.command()
+def distill(
+    labels: Annotated[str | None, typer.Option(help="Labels to learn from, such as openai-sample.")] = None,
+    gold: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled turns: to learn from, or beside --labels to measure the cascade against."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the classifier; default: the labels' name.")] = None,
+    work: Work = WORK,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Train a local judge from the labels of a language model, and report what that costs and saves."""
+    workspace, loaded = _open(work, recipe, overrides)
+    from pipelines.stages import distill as stage
+
+    stage.distill(workspace, loaded, labels, gold, name)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from drift_data.clean import CleanOptions
+from drift_data.distill.options import DistillOptions
 from drift_data.judge.cascade import Band
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.learn.options import LearnOptions
@@ -49,6 +50,8 @@ class LabelOptions(BaseModel):
     name: str | None = Field(None, pattern=r"^\w[\w.:-]*$")  # of the label table; None: the judge's kind
     thresholds: Thresholds = Thresholds()
     cascade: CascadeOptions = CascadeOptions()
+    # Of the local judge: a model.npz, or the name of a distilled one of the workspace; None: the one that ships.
+    classifier: Path | None = None
     # What follows is for judges that ask a language model.
     model: str | None = None  # its name on the server; for vllm a folder or Hub id
     server: ServerOptions = ServerOptions()
@@ -92,6 +95,7 @@ class Recipe(BaseModel):
     clean: CleanOptions = CleanOptions()
     label: LabelOptions = LabelOptions()
     calibrate: CalibrateOptions = CalibrateOptions()
+    distill: DistillOptions = DistillOptions()
     mine: MineOptions = MineOptions()
     tiny: TinyOptions = TinyOptions()
     loop: LoopOptions = LoopOptions()

@@ -50,19 +50,14 @@ def match(workspace: Workspace, labels: str, gold: Gold) -> tuple[pl.DataFrame, 
         UserError: they have no turn in common.
     """
     given = read_labels(workspace, labels, _SCORES)
-    known = set(
-        pa.chunked_array(
-            [batch["conversation_id"] for batch in workspace.batches(CONVERSATIONS, ["conversation_id"])],
-            pa.string(),
-        ).to_pylist()
-    )
+    known = _known(workspace)
     left_out = _left_out(workspace)
     rows, reasons = gold.rows, Counter[str]()
     if gold.by_hash:
         shared = _shared(rows["conversation_id"].unique(), known, left_out)
-        ambiguous = pl.col("conversation_id").is_in(shared)
-        reasons["the hash stands for several conversations"] = rows.filter(ambiguous).height
-        rows = rows.filter(~ambiguous)
+        several = pl.col("conversation_id").is_in(shared)
+        reasons["the hash stands for several conversations"] = rows.filter(several).height
+        rows = rows.filter(~several)
     matched = given.join(rows.rename(_RENAMED), on=KEYS, how="inner").sort(KEYS)
     missing = rows.join(given, on=KEYS, how="anti")
     unlabelled = _unlabelled(workspace, labels)
@@ -82,6 +77,23 @@ def match(workspace: Workspace, labels: str, gold: Gold) -> tuple[pl.DataFrame, 
             f"{given['conversation_id'].head(1).to_list()}."
         )
     return given, matched, account
+
+
+def ambiguous(workspace: Workspace, gold: Gold) -> list[str]:
+    """Return the ids of gold that stand for several conversations: it is keyed by hash, and the hash repeats."""
+    if not gold.by_hash:
+        return []
+    return _shared(gold.rows["conversation_id"].unique(), _known(workspace), _left_out(workspace))
+
+
+def _known(workspace: Workspace) -> set[str]:
+    """Return the ids of all conversations."""
+    return set(
+        pa.chunked_array(
+            [batch["conversation_id"] for batch in workspace.batches(CONVERSATIONS, ["conversation_id"])],
+            pa.string(),
+        ).to_pylist()
+    )
 
 
 def _said(reasons: dict[str, int]) -> str:

@@ -16,7 +16,7 @@ from drift_data.schema import DSAT, LABELS, SAT
 
 _ROWS = 40  # thresholds shown of each label
 # Figure → what it is called: against gold, and between two judges, where nothing is right or wrong.
-_GOLD = {
+GOLD_FIGURES = {
     "accuracy": "accuracy",
     "kappa": "κ, three labels",
     "kappa_dsat": "κ, DSAT or not",
@@ -36,7 +36,7 @@ _JUDGES = {
 
 def figure_titles(quality: Quality) -> dict[str, str]:
     """Return the figures to show, in order, with their titles."""
-    return _GOLD if quality.other_is_gold else _JUDGES
+    return GOLD_FIGURES if quality.other_is_gold else _JUDGES
 
 
 def interval(found: Estimate, digits: int = 3) -> str:

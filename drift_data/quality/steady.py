@@ -57,7 +57,7 @@ def steady(rows: pl.DataFrame, choice: Choice, options: ThresholdOptions, seed: 
         if np.quantile(gains, (1 - COVERED) / 2) <= 0:
             kept = back
             notes.append(
-                f"{label}: a threshold of {new:g} is better on the choosing part, but not beyond chance; it "
+                f"{label}: a threshold of {new:g} is better on the turns it was chosen on, but not beyond chance; it "
                 f"stays {old:g}."
             )
     return choice.model_copy(update={"chosen": kept, "notes": notes})

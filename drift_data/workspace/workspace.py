@@ -32,6 +32,7 @@ _MAKERS = {  # first part of a folder's name → the Make target that makes it
     "labels": "label",
     "rubric": "rubric",
     "quality": "calibrate",
+    "distilled": "distill",
     "dsat": "seed",
     "sat": "seed",
     "base": "warm",

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
 
+from drift_data.distill.distill import FOLDER
 from drift_data.judge.base import Judge
 from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.dataset import DatasetJudge
 from drift_data.judge.llm.base import Backend
 from drift_data.judge.llm.cost import FREE, Meter, Price
 from drift_data.judge.llm.request import Sampling
-from drift_data.judge.llm.store import FILE, Store
+from drift_data.judge.llm.store import FILE as STORE
+from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter, token_counter
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.local.model import FILE, load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.judge import LLMJudge
 from drift_data.workspace import UserError, Workspace
@@ -65,7 +68,7 @@ def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[A
     counter = token_counter(options.model, tokenizer, openai=at_openai)
     meter = Meter(price, options.budget, counter.count, batch=kind == "batch")
     with ExitStack() as stack:
-        store = stack.enter_context(Store(workspace.root / FILE))
+        store = stack.enter_context(Store(workspace.root / STORE))
         backend = _backend(workspace.root, kind, store, meter, options)
         stack.callback(backend.close)
         yield Asking(backend, sampling, store, meter, counter, price)
@@ -104,13 +107,29 @@ def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOp
     return Client(store, meter, options.server, options.client)
 
 
-def embedded_judge(workspace: Workspace, kind: str) -> Judge:
+def embedded_judge(workspace: Workspace, options: LabelOptions) -> Judge:
     """Return a judge that asks nobody: "local" or "dataset"."""
-    return LocalJudge() if kind == "local" else DatasetJudge(workspace)
+    return local_judge(workspace, options) if options.judge == "local" else DatasetJudge(workspace)
 
 
-def llm_judge(asked: Asking, options: LabelOptions) -> LLMJudge | CascadeJudge:
+def local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
+    """Return the local judge with the recipe's classifier.
+
+    Raises:
+        UserError: there is no such classifier.
+    """
+    path = options.classifier
+    if path is not None and path.name == str(path) and path.suffix != ".npz":  # a bare name
+        path = workspace.path(FOLDER) / path / FILE
+    return LocalJudge(None if path is None else load_model(path))
+
+
+def llm_judge(workspace: Workspace, asked: Asking, options: LabelOptions) -> LLMJudge | CascadeJudge:
     """Return the judge that asks by the recipe's rubric: about all turns, or about those the local one is unsure of."""
     rubric = load_rubric(options.rubric)
     llm = LLMJudge(asked.backend, asked.sampling, rubric, options.score)
-    return CascadeJudge(LocalJudge(), llm, options.cascade) if options.judge == "cascade" else llm
+    return (
+        CascadeJudge(local_judge(workspace, options), llm, options.cascade)
+        if options.judge == "cascade"
+        else llm
+    )

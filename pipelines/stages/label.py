@@ -42,12 +42,12 @@ def label(
         if estimate_only:
             print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
             return
-        judge = embedded_judge(workspace, options.judge)
+        judge = embedded_judge(workspace, options)
         label_turns(workspace, judge, limits, options.name, sample=sample, again=again)
         say(workspace, table)
         return
     with asking(workspace, options, options.asks) as asked:
-        llm = llm_judge(asked, options)
+        llm = llm_judge(workspace, asked, options)
         if estimate_only:
             _announce(workspace, asked, llm, options, sample)
             return

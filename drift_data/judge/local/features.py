@@ -42,6 +42,33 @@ class Turns:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def take(self, rows: Ints) -> Turns:
+        """Return some of the turns, each once, in the given order."""
+        place = np.full(len(self), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        grams = {}
+        for field, found in self.grams.items():
+            kept = place[found.rows] >= 0
+            grams[field] = Grams(place[found.rows[kept]], found.hashes[kept])
+        frame = self.frame[rows].with_columns(at=np.arange(len(rows)))
+        return Turns(frame, self.numbers[rows], self.names, grams)
+
+
+def join_turns(parts: Sequence[Turns]) -> Turns:
+    """Return the turns of all parts, of which there is at least one, in their order."""
+    starts = np.cumsum([0, *map(len, parts)])
+    grams = {
+        field: Grams(
+            np.concatenate(
+                [part.grams[field].rows + start for part, start in zip(parts, starts, strict=False)]
+            ),
+            np.concatenate([part.grams[field].hashes for part in parts]),
+        )
+        for field in FIELDS
+    }
+    frame = pl.concat([part.frame for part in parts]).with_columns(at=np.arange(starts[-1]))
+    return Turns(frame, np.concatenate([part.numbers for part in parts]), parts[0].names, grams)
+
 
 def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
     """Return the feedback turns of conversations.

@@ -68,6 +68,7 @@ class Fitted:
 
     model: Model
     out_of_fold: Floats  # calibrated probability of DSAT of each of the teacher's turns
+    guessed: Sequence[str | None]  # the item that these models name, for each of the teacher's turns
     named: int  # of the teacher's DSAT turns with an item that can be named
     named_right: int  # of these, turns for which models that had not seen them name that item
 
@@ -140,6 +141,7 @@ def train(
     return Fitted(
         model,
         probability,
+        [names[item] for item in guessed] if names else [None] * len(teacher),
         int(nameable.sum()),
         int((guessed[nameable] == true[nameable]).sum()) if names else 0,
     )

@@ -1,0 +1,167 @@
+"""The distill stage: a teacher's labels × conversations → a classifier for the local judge, with its report.
+
+Everything reported is of models that have not seen the conversation. Nobody is asked anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import polars as pl
+
+from drift_data.distill.assignment import Assignment
+from drift_data.distill.examples import CONVERSATIONS, Taught, taught, written
+from drift_data.distill.measure import OVER_CAP, UNKNOWN, answered, measured
+from drift_data.distill.options import DistillOptions
+from drift_data.distill.page import render
+from drift_data.distill.student import fit, with_quality
+from drift_data.distill.teacher import capped, read_teacher, read_truth, short_name
+from drift_data.judge.cues import load_cues
+from drift_data.judge.decide import Thresholds
+from drift_data.judge.local.features import VERSION
+from drift_data.judge.local.model import FILE, load_model
+from drift_data.judge.rubric import load_rubric
+from drift_data.quality.options import ThresholdOptions
+from drift_data.quality.result import View
+from drift_data.quality.tables import KEYS
+from drift_data.quality.thresholds import fragment
+from drift_data.schema import DROPPED, LABELS, PREDICTIONS
+from drift_data.workspace import Build, UserError, Workspace
+
+STAGE: Final = "distill"
+FOLDER: Final = "distilled"
+REPORT, RESULT, THRESHOLDS = "report.html", "distill.json", "thresholds.yaml"
+_CARD: Final = ("precision_DSAT", "recall_DSAT", "f1_DSAT", "kappa_dsat", "kappa", "macro_f1")
+
+
+def distill(
+    workspace: Workspace,
+    labels: str | None,
+    gold: str | None,
+    name: str | None,
+    thresholds: Thresholds,
+    choosing: ThresholdOptions,
+    options: DistillOptions,
+) -> str:
+    """Train a classifier from a teacher's labels and report what it is worth.
+
+    Args:
+        workspace: holds `conversations` and the labels.
+        labels: the teacher's table as typed, such as "openai-sample".
+        gold: a file or table of labelled turns: the teacher, when no labels are given; else the labels to
+            believe, against which the cascade is measured, too.
+        name: of the classifier; by default the teacher's.
+        thresholds: of the recipe.
+        choosing: what makes one threshold better than another.
+        options: how.
+
+    Returns:
+        The folder of the workspace with `model.npz`, `report.html`, `distill.json`, `thresholds.yaml` and the
+        table of predictions.
+
+    Raises:
+        UserError: there are no such labels, or too few.
+    """
+    teacher = read_teacher(workspace, labels, gold)
+    truth = read_truth(workspace, gold) if labels is not None and gold is not None else None
+    if truth is not None and truth.name == teacher.name:
+        raise UserError(f"GOLD={gold} is the teacher itself. Leave it out, or give other labels.")
+    rubric, shipped = load_rubric(), load_model()
+    other_items = tuple(sorted({*teacher.rows["item"].drop_nulls()} - {*rubric.polarities}))
+    own, digest = written(rubric, not other_items) if options.written else (None, None)
+    name = name or short_name(teacher)
+    task = Assignment(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
+    folder = f"{FOLDER}/{name}"
+
+    def build(outputs: Build) -> None:
+        out = outputs[folder]
+        rows = capped(teacher.rows, options.max_turns)
+        if rows.height < teacher.rows.height:
+            print(
+                f"distill: of {teacher.rows.height:,} turns of {teacher.name} only {rows.height:,} are read, by the "
+                f"hash of their conversations: distill.max_turns={options.max_turns}",
+                file=sys.stderr,
+            )
+        found = taught(workspace, rows, options.hold_out, shipped)
+        if found is None:
+            raise UserError(
+                f"No turn of {teacher.name} is a feedback turn of {workspace.path(CONVERSATIONS)}: it begins with "
+                f"{teacher.rows.select(KEYS).head(1).rows()}. Were these labels made for other conversations?"
+            )
+        student = fit(name, found, own, options, _data(workspace, task, found))
+        answers = answered(task, student.rows)
+        left_out = list(_left_out(teacher.rows, rows, answers))
+        reasons = Counter(row["reason"] for row in left_out)
+        conversations = workspace.require(CONVERSATIONS).rows_out
+        result = measured(task, student, answers, dict(reasons), conversations)
+        quality = {"measured": "out of fold, on the teacher's turns", **_figures(result.views[0])}
+        if result.held_out:
+            quality["held_out"] = _figures(result.held_out[0])
+        with_quality(student.model, quality).save(out.folder / FILE)
+        (out.folder / REPORT).write_text(render(result), encoding="utf-8")
+        (out.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        why = f"Thresholds for local:{name}, chosen by `make distill` on {teacher.name}."
+        (out.folder / THRESHOLDS).write_text(fragment(result.choice, why), encoding="utf-8")
+        out.rows_in = teacher.rows.height
+        out.table(PREDICTIONS).write(
+            answers.select(
+                *KEYS, "probability", "predicted", "held_out", label="gold_label", item="guessed"
+            ).to_arrow()
+        )
+        out.drop(left_out, DROPPED)
+        out.made_by = {"teacher": teacher.judge, "model": student.model.hash}
+        out.results = quality
+
+    workspace.run(
+        STAGE,
+        [folder],
+        build,
+        options={
+            "teacher": teacher.name,
+            "gold": truth.name if truth else None,
+            "thresholds": thresholds.model_dump(),
+            "choosing": choosing.model_dump(include={*ThresholdOptions.model_fields}),
+            "distill": options.model_dump(),
+            "written": digest,
+            "features": VERSION,
+            "cues": load_cues().hash,
+            "shipped": shipped.hash,
+        },
+        inputs=list(dict.fromkeys([CONVERSATIONS, *teacher.inputs, *(truth.inputs if truth else ())])),
+        files={**teacher.files, **(truth.files if truth else {})},
+    )
+    return folder
+
+
+def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, Any]:
+    """Return what the model's card says of the turns it was made from."""
+    learned = found.rows.filter(~pl.col("held_out"))
+    return {
+        "teacher": task.teacher.judge,
+        "labels_of": task.teacher.name,
+        "turns": learned.height,
+        "conversations": learned["conversation_id"].n_unique(),
+        "labels": {label: int((learned["gold_label"] == label).sum()) for label in LABELS},
+        "held_out": found.rows.height - learned.height,
+        "written": len(task.written) if task.written else 0,
+        "digests": {
+            **{name: workspace.require(name).digest for name in (CONVERSATIONS, *task.teacher.inputs)},
+            **task.teacher.files,
+        },
+    }
+
+
+def _figures(measured: View) -> dict[str, Any]:
+    found = {name: measured.figures[name].model_dump() for name in _CARD}
+    return {"turns": measured.turns, "conversations": measured.conversations, **found}
+
+
+def _left_out(every: pl.DataFrame, read: pl.DataFrame, known: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the teacher's turns that are not among the known, with the reason."""
+    over, missing = every.join(read, on=KEYS, how="anti"), read.join(known, on=KEYS, how="anti")
+    for rows, reason in ((over, OVER_CAP), (missing, UNKNOWN)):
+        for conversation, turn, label in rows.select(*KEYS, "label").iter_rows():
+            yield {"conversation_id": conversation, "turn": turn, "reason": reason, "detail": label}

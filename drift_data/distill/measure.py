@@ -1,0 +1,114 @@
+"""A trained student's answers → everything the report says. Trains nothing and writes nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from drift_data.distill.assignment import Assignment
+from drift_data.distill.cascade import curve, recommended
+from drift_data.distill.money import money
+from drift_data.distill.operating import operating, targets
+from drift_data.distill.result import Distilled, Learning, calibration, named_items
+from drift_data.distill.student import Student
+from drift_data.distill.views import SHIPPED, baselines, scored, usual_label, views
+from drift_data.quality.result import View, gain, view
+from drift_data.quality.tables import KEYS
+from drift_data.quality.thresholds import decided
+from drift_data.schema import LABELS
+
+OVER_CAP: Final = "over distill.max_turns"
+UNKNOWN: Final = "no feedback turn of the conversations"
+
+
+def answered(task: Assignment, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a student's rows with the scores, labels (`predicted`) and, where one is known, the `truth`."""
+    found = scored(rows, rows["probability"], rows["guessed"], task.rubric.change_items)
+    found = found.with_columns(predicted=decided(task.thresholds))
+    if task.truth is None:
+        return found
+    known = task.truth.rows.select(*KEYS, truth="label")
+    return found.join(known, on=KEYS, how="left", maintain_order="left")
+
+
+def measured(
+    task: Assignment, student: Student, rows: pl.DataFrame, left_out: dict[str, int], conversations: int
+) -> Distilled:
+    """Return the report.
+
+    Args:
+        task: what was to be done.
+        student: that was trained.
+        rows: its turns, as `answered` returns them.
+        left_out: reason → turns of the teacher that are not among them.
+        conversations: in the workspace.
+    """
+    seed, change = task.options.seed, task.rubric.change_items
+    learned, apart = rows.filter(~pl.col("held_out")), rows.filter("held_out")
+    usual = usual_label(learned)
+    choice = operating(learned, task.thresholds, task.choosing, seed)
+    first = views(learned, task.thresholds, choice.chosen, change, usual, seed)
+    spent = money(task.teacher.manifest, conversations)
+    cascade = curve(learned, task.thresholds.dsat, spent.all_price if spent else None, seed)
+    shipped = baselines(learned, task.thresholds, change, usual)[SHIPPED]
+    return Distilled(
+        name=task.name,
+        teacher=task.teacher.name,
+        judge=task.teacher.judge,
+        gold=task.truth.name if task.truth else None,
+        model=student.model.hash,
+        labels={label: int((learned["gold_label"] == label).sum()) for label in LABELS},
+        turns=learned.height,
+        conversations=learned["conversation_id"].n_unique(),
+        written=len(task.written) if task.written else 0,
+        notes=_notes(task, rows, left_out),
+        views=first,
+        gain=gain(learned, learned["predicted"], shipped, seed),
+        hold_out=task.options.hold_out,
+        held_out=views(apart, task.thresholds, choice.chosen, change, usual, seed) if apart.height else [],
+        choice=choice,
+        targets=targets(learned, task.thresholds, seed),
+        calibration=calibration(learned),
+        items=named_items(learned, student.model.card.items),
+        learning=_learning(task, student, first[0]),
+        money=spent,
+        cascade=cascade,
+        band=recommended(cascade),
+    )
+
+
+def _learning(task: Assignment, student: Student, whole: View) -> list[Learning]:
+    found = []
+    for share, rows in student.parts.items():
+        if rows is None:
+            found.append(Learning(share=share, view=None))
+            continue
+        labelled = answered(task, rows)
+        part = view(f"{share:.0%} of the conversations", labelled, labelled["predicted"], task.options.seed)
+        found.append(Learning(share=share, view=part))
+    return [*found, Learning(share=1.0, view=whole)] if found else []
+
+
+def _notes(task: Assignment, rows: pl.DataFrame, left_out: dict[str, int]) -> list[str]:
+    notes = list(task.teacher.notes)
+    notes += [
+        f"{count:,} turns of {task.teacher.name} are left out: {reason}."
+        for reason, count in left_out.items()
+        if count
+    ]
+    if task.truth is not None:
+        known = rows["truth"].drop_nulls().len()
+        notes += [f"{known:,} of the turns have a label in {task.truth.name}.", *task.truth.notes]
+    if task.other_items and task.written is not None:
+        notes.append(
+            "The teacher names items that the shipped rubric does not know: our written texts are learned from "
+            "without their items."
+        )
+    card = task.shipped.card
+    trained_on = ", ".join(str(value) for value in card.data.values())
+    notes.append(
+        f"The shipped classifier ({card.name}) was trained on: {trained_on}. Where these conversations are among "
+        "them, its figures here are too good."
+    )
+    return notes

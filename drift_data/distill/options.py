@@ -1,0 +1,21 @@
+"""The options of distillation."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drift_data.judge.local.train import TrainOptions
+
+
+class DistillOptions(BaseModel):
+    """What a new local judge learns from, and how it is measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    written: bool = True  # learn from our own written texts, too: the phrases of many languages
+    # Conversations whose sha256 is divisible by this are never learned from; the finished model is measured on them.
+    hold_out: int | None = Field(None, ge=2)
+    max_turns: int = Field(50_000, ge=1)  # of the teacher: about 25 KB of memory each
+    learning_curve: bool = False  # also train on a quarter and on half of the conversations
+    train: TrainOptions = TrainOptions()
+    seed: int = 0  # of the resamples

@@ -1,0 +1,110 @@
+"""The report of a distillation as one HTML page. Knows how things look, not how they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from drift_data.distill.cascade import GOOD, Band
+from drift_data.distill.result import Distilled
+from drift_data.distill.student import APART, LEAST
+from drift_data.quality.page import GOLD_FIGURES, interval
+from drift_data.quality.result import View
+from drift_data.report import charts
+from drift_data.report.html import environment
+from drift_data.schema import DSAT
+
+LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
+_FIGURES = {
+    name: title for name, title in GOLD_FIGURES.items() if name not in ("accuracy", "macro_f1_present")
+}
+
+
+def render(result: Distilled) -> str:
+    """Return the page."""
+    pages = environment(600, "drift_data.distill")
+    pages.filters["interval"] = interval
+    return pages.get_template("distill.html.jinja").render(
+        result=result,
+        titles=_FIGURES,
+        precision_recall=_precision_recall(result),
+        calibration=_calibration(result),
+        cascade=_cascade(result.cascade),
+        least_of_bin=LEAST_OF_BIN,
+        good=GOOD,
+        least=LEAST,
+        apart=APART,
+    )
+
+
+def _precision_recall(result: Distilled) -> Markup | None:
+    points = result.choice.curves[DSAT]
+    curve = sorted(
+        (p.recall, p.precision) for p in points if p.recall is not None and p.precision is not None
+    )
+    if len(curve) < 2:
+        return None
+    here = result.views[0].figures
+    summary = (
+        f"Precision of DSAT over its recall for {len(points)} thresholds; at {result.choice.present.dsat:g}: "
+        f"{_said(here['precision_DSAT'].value)} and {_said(here['recall_DSAT'].value)}"
+    )
+    return charts.lines(charts.Plot("curve", summary, x_label="recall"), {"precision": curve})
+
+
+def _calibration(result: Distilled) -> Markup | None:
+    points = [
+        (found.predicted, found.observed) for found in result.calibration if found.turns >= LEAST_OF_BIN
+    ]
+    if len(points) < 2:
+        return None
+    summary = "Share of turns that are DSAT over the predicted probability: " + ", ".join(
+        f"{observed:.2f} at {predicted:.2f}" for predicted, observed in points
+    )
+    plot = charts.Plot("calibration", summary, x_label="predicted probability")
+    return charts.lines(plot, {"share that is DSAT": points, "if exact": [(0, 0), (1, 1)]})
+
+
+def _cascade(bands: Sequence[Band]) -> list[tuple[str, Markup]]:
+    """Return charts over the share of requests: precision and recall, then κ."""
+    sides = {"teacher": [band.teacher for band in bands]}
+    if gold := [band.gold for band in bands if band.gold is not None]:
+        sides["gold"] = gold
+    found = []
+    for side, views in sides.items():
+        curves = {title: _over_requests(bands, views, f"{title}_DSAT") for title in ("precision", "recall")}
+        found.append(
+            (
+                f"DSAT against {'the teacher' if side == 'teacher' else side}",
+                _chart(f"cascade-{side}", curves),
+            )
+        )
+    curves = {
+        f"κ against {side}": _over_requests(bands, views, "kappa_dsat") for side, views in sides.items()
+    }
+    found.append(("κ, DSAT or not", _chart("cascade-kappa", curves)))
+    return found
+
+
+def _over_requests(bands: Sequence[Band], views: Sequence[View], figure: str) -> charts.Curve:
+    values = [view.figures[figure].value for view in views]
+    return [
+        (100 * band.share_requests, value)
+        for band, value in zip(bands, values, strict=True)
+        if value is not None
+    ]
+
+
+def _chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
+    ends = [
+        f"{title} from {curve[0][1]:.2f} to {curve[-1][1]:.2f}" for title, curve in curves.items() if curve
+    ]
+    summary = f"Over the share of requests, in percent: {', '.join(ends)}"
+    return charts.lines(
+        charts.Plot(name, summary, x_label="requests, % of all"), {k: v for k, v in curves.items() if v}
+    )
+
+
+def _said(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

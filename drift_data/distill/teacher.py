@@ -1,0 +1,114 @@
+"""Who teaches: a label table or a file of labelled turns, as keys, labels and main items. Reads no conversation."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import polars as pl
+
+from drift_data.label import SAMPLE, labels_named
+from drift_data.quality.gold import read_gold
+from drift_data.quality.matching import ambiguous
+from drift_data.quality.tables import KEYS, read_labels
+from drift_data.schema import DSAT
+from drift_data.workspace import Manifest, UserError, Workspace
+
+OVER_CAP: Final = "over distill.max_turns"
+SEVERAL: Final = "the hash stands for several conversations"
+_OWN: Final = "local:"  # how the local judge's name begins
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Labelled turns, each key once."""
+
+    name: str  # of the table or file
+    judge: str
+    rows: pl.DataFrame  # conversation_id, turn, label, item: the strongest sign of a DSAT turn
+    manifest: Manifest | None = None  # of the table, if it is one
+    inputs: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_teacher(workspace: Workspace, labels: str | None, gold: str | None) -> Teacher:
+    """Return the labels to learn from: those of a table as typed ("openai-sample", "human:ann"), else of a file.
+
+    Raises:
+        UserError: neither is given or there, or the labels are the local judge's own.
+    """
+    if labels is None and gold is None:
+        raise UserError(
+            f"Give LABELS= or GOLD=, the labels to learn from. {workspace.root / 'labels'} has: {_there(workspace)}."
+        )
+    if labels is None:
+        assert gold is not None
+        return read_truth(workspace, gold)
+    table = labels_named(labels)
+    if workspace.manifest(table) is None:
+        raise UserError(
+            f"LABELS={labels}: there is no {workspace.path(table)}. There are: {_there(workspace)}."
+        )
+    return _table(workspace, table)
+
+
+def read_truth(workspace: Workspace, gold: str) -> Teacher:
+    """Return labelled turns of a file, or of a table, as `make calibrate` reads them."""
+    found = read_gold(workspace, gold)
+    if found.inputs:
+        return _table(workspace, found.name)
+    several = ambiguous(workspace, found)
+    rows = found.rows.filter(~pl.col("conversation_id").is_in(several))
+    notes = (f"{found.rows.height - rows.height:,} turns are left out: {SEVERAL}.",) if several else ()
+    return Teacher(
+        found.name, f"file:{found.name}", rows.select(*KEYS, "label", "item"), files=found.files, notes=notes
+    )
+
+
+def short_name(teacher: Teacher) -> str:
+    """Return what a model is called that nobody has named: as its teacher, the ending of a sample left out."""
+    bare = teacher.name.removeprefix("labels/").removesuffix(f"-{SAMPLE}").rsplit(".", 1)[0]
+    return re.sub(r"[^\w.-]+", "-", bare).strip("-.")[:40] or "gold"
+
+
+def capped(rows: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Return the turns of whole conversations, in the order of their hashes, up to a number of turns."""
+    sizes = rows.group_by("conversation_id").len("turns")
+    order = [hashlib.sha256(name.encode()).digest() for name in sizes["conversation_id"]]
+    sizes = sizes.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order")
+    kept = sizes.filter(pl.col("turns").cum_sum() <= most)["conversation_id"]
+    return rows.filter(pl.col("conversation_id").is_in(kept.implode()))
+
+
+def _table(workspace: Workspace, table: str) -> Teacher:
+    manifest = workspace.require(table)
+    judge = str(manifest.options.get("judge") or table.removeprefix("labels/"))
+    if judge.startswith(_OWN):
+        raise UserError(
+            f"{table} was made by the local judge itself ({judge}): there is nothing to learn from it. Name the labels "
+            f"of a language model or of a person. There are: {_there(workspace)}."
+        )
+    signs = pl.element().struct
+    strongest = (
+        pl.col("items")
+        .list.eval(
+            pl.element()
+            .filter(signs.field("polarity") == DSAT)
+            .sort_by(
+                pl.element().filter(signs.field("polarity") == DSAT).struct.field("strength"), descending=True
+            )
+        )
+        .list.first()
+        .struct.field("name")
+    )
+    rows = read_labels(workspace, table, ["items"]).select(*KEYS, "label", item=strongest)
+    return Teacher(table, judge, rows, manifest, (table,))
+
+
+def _there(workspace: Workspace) -> str:
+    found = sorted(path.parent.name for path in (workspace.root / "labels").glob("*/manifest.json"))
+    return ", ".join(found) or "none"
