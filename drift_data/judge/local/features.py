@@ -211,18 +211,19 @@ def _repeated(said: Sequence[str], now: Ints, first: Ints) -> dict[str, npt.NDAr
 def _plain(frame: pl.DataFrame, position: Ints, following: Ints) -> dict[str, npt.NDArray[np.float64]]:
     text, reply = pl.col("text"), pl.col("reply")
     head = text.str.slice(0, 400)
+    beginning = text.str.slice(0, 1_000)
     found = frame.select(
         length=text.str.len_chars().log1p(),
         lines=text.str.count_matches("\n", literal=True).log1p(),
-        question=text.str.contains(r"[?？؟]\s*$"),
+        question=text.str.slice(-20).str.contains(r"[?？؟]\s*$"),
         questions=head.str.count_matches(r"[?？؟]").clip(0, 3),
         exclamations=head.str.count_matches(r"[!！]").clip(0, 3),
         colon=head.str.contains(r"[:：]"),
         quotes=head.str.contains('["“«「]'),
         digits=head.str.count_matches(r"\d").clip(0, 10),
-        starts_lower=text.str.contains(r"^\s*\p{Ll}"),
-        has_code=text.str.contains(r"```|[;{}]\s*\n|^\s*(def|import|class|SELECT|#include)\b"),
-        trace=text.str.contains(r"(?i)traceback|exception|error[: ]|\berror\b"),
+        starts_lower=text.str.slice(0, 20).str.contains(r"^\s*\p{Ll}"),
+        has_code=beginning.str.contains(r"```|[;{}]\s*\n|^\s*(def|import|class|SELECT|#include)\b"),
+        trace=beginning.str.contains(r"(?i)traceback|exception|error[: ]|\berror\b"),
         refused=pl.col("refusal"),
         replied_code=pl.col("code"),
         replied_question=reply.str.slice(-200).str.contains(r"[?？؟]\s*$"),
