@@ -35,7 +35,9 @@ def write_answers(
     """
     columns = ["conversation_id", "messages"]
     with asking(workspace, recipe.label, "batch") as asked, path.open("w") as file:
-        for exchange in llm_judge(asked, recipe.label).exchanges(workspace.batches("conversations", columns)):
+        for exchange in llm_judge(workspace, asked, recipe.label).exchanges(
+            workspace.batches("conversations", columns)
+        ):
             if exchange.conversation not in conversations:
                 continue
             turns = []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel
 
 from drift_data.label import SAMPLE
 from drift_data.workspace import Manifest
+
+
+_UNASKED: Final = ("over_budget", "no_answer")  # why turns were dropped whose requests took nothing
 
 
 class Money(BaseModel):
@@ -47,7 +52,8 @@ def money(teacher: Manifest | None, conversations: int) -> Money | None:
         return None
     price = teacher.made_by["price"]["now"] + teacher.made_by["price"]["before"]
     share = min(1.0, (teacher.options.get(SAMPLE) or conversations) / conversations)
-    asked = share * (1 - teacher.dropped.get("over_budget", 0) / max(1, teacher.rows_in or 0))
+    unasked = sum(teacher.dropped.get(reason, 0) for reason in _UNASKED)
+    asked = share * (1 - unasked / max(1, teacher.rows_in or 0))
     return Money(
         conversations=round(asked * conversations),
         all_conversations=conversations,

@@ -15,6 +15,7 @@ from drift_data.report import charts
 from drift_data.report.html import environment
 from drift_data.schema import DSAT
 
+_SHARE = (0.0, 1.03)  # a curve at 1 is seen whole
 LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
 _FIGURES = {
     name: title for name, title in GOLD_FIGURES.items() if name not in ("accuracy", "macro_f1_present")
@@ -50,7 +51,7 @@ def _precision_recall(result: Distilled) -> Markup | None:
         f"Precision of DSAT over its recall for {len(points)} thresholds; at {result.choice.present.dsat:g}: "
         f"{_said(here['precision_DSAT'].value)} and {_said(here['recall_DSAT'].value)}"
     )
-    return charts.lines(charts.Plot("curve", summary, x_label="recall"), {"precision": curve})
+    return charts.lines(charts.Plot("curve", summary, x_label="recall", y_range=_SHARE), {"precision": curve})
 
 
 def _calibration(result: Distilled) -> Markup | None:
@@ -102,7 +103,8 @@ def _chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
     ]
     summary = f"Over the share of requests, in percent: {', '.join(ends)}"
     return charts.lines(
-        charts.Plot(name, summary, x_label="requests, % of all"), {k: v for k, v in curves.items() if v}
+        charts.Plot(name, summary, x_label="requests, % of all", y_range=_SHARE),
+        {k: v for k, v in curves.items() if v},
     )
 
 

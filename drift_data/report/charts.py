@@ -53,6 +53,7 @@ class Plot:
     x_label: str = "step"
     reference: float | None = None
     breaks: Sequence[tuple[float, str]] = field(default_factory=list)  # where a part begins, and its name
+    y_range: tuple[float, float] | None = None  # that is always shown; None: what the curves take
 
 
 def lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
@@ -127,6 +128,8 @@ def _figure(plot: Plot) -> tuple[Figure, Axes]:
     axes.tick_params(length=3)
     axes.grid(axis="y", color=LINE, lw=0.5)
     axes.set_axisbelow(True)
+    if plot.y_range is not None:
+        axes.set_ylim(*plot.y_range)
     if plot.reference is not None:
         axes.axhline(plot.reference, color=MUTED, lw=1, linestyle=(0, (2, 2)))
     for start, name in plot.breaks:

@@ -1,0 +1,142 @@
+"""The parts of a distillation that train nothing: who is held out, bands, money, thresholds, what is too few."""
+
+import hashlib
+
+import polars as pl
+import pytest
+
+from drift_data.distill.cascade import curve, recommended
+from drift_data.distill.examples import held_out
+from drift_data.distill.money import money
+from drift_data.distill.operating import precision_recall
+from drift_data.distill.student import check_enough
+from drift_data.distill.teacher import capped
+from drift_data.distill.views import baselines
+from drift_data.judge.decide import Thresholds
+from drift_data.workspace import Manifest, UserError
+
+# One turn a conversation: score, the student's label, the teacher's, and what is so.
+TURNS = [
+    (1.0, "NEUTRAL", "NEUTRAL", "NEUTRAL"),
+    (4.0, "NEUTRAL", "DSAT", "DSAT"),
+    (6.0, "DSAT", "NEUTRAL", "DSAT"),
+    (9.0, "DSAT", "DSAT", None),
+]
+
+
+def rows() -> pl.DataFrame:
+    columns = ["dsat_score", "predicted", "gold_label", "truth"]
+    return pl.DataFrame(TURNS, schema=columns, orient="row").with_columns(
+        conversation_id=pl.Series([f"c{n}" for n in range(4)]), sat_score=0.0, change=False
+    )
+
+
+def manifest(**more) -> Manifest:
+    requests = {"sent": 30, "from_store": 10, "retried": 0, "over_budget": 0}
+    made_by = {"requests": requests, "price": {"now": 1.5, "before": 0.5, "budget": None}}
+    fields = {
+        "stage": "label",
+        "options": {},
+        "made_by": made_by,
+        "rows_in": 100,
+        "rows_out": 100,
+        "dropped": {},
+    }
+    return Manifest.model_construct(**(fields | more))
+
+
+def test_held_out_are_the_conversations_whose_sha256_is_divisible() -> None:
+    names = [f"c{n}" for n in range(200)]
+    held = [name for name in names if held_out(name, 5)]
+    assert held == [name for name in names if int(hashlib.sha256(name.encode()).hexdigest(), 16) % 5 == 0]
+    assert 20 < len(held) < 60 and not any(held_out(name, None) for name in names)
+
+
+def test_a_wider_band_takes_the_teachers_label_where_the_student_is_nearest_to_the_threshold() -> None:
+    bands = curve(rows(), 5.0, 40.0, 0)
+    alone, middle, everything = bands[0], next(b for b in bands if b.turns == 2), bands[-1]
+    # Alone: of two DSAT given one is right, of two true one is found; agreement 2 of 4, by chance 2 of 4.
+    figures = {name: value.value for name, value in alone.teacher.figures.items()}
+    assert (alone.low, alone.turns, alone.requests, alone.price) == (None, 0, 0, 0)
+    assert [figures[f] for f in ("precision_DSAT", "recall_DSAT", "kappa_dsat")] == [0.5, 0.5, 0]
+    # 4.0 and 6.0 are as near as each other: both are asked, half of the requests and of the price.
+    assert middle.low is not None and middle.low <= 4 and middle.high is not None and 6 < middle.high <= 9
+    assert (middle.share_turns, middle.share_requests, middle.price) == (0.5, 0.5, 20)
+    assert middle.teacher.figures["kappa_dsat"].value == 1
+    assert (everything.turns, everything.price) == (4, 40)
+    assert recommended(bands) == next(b for b in bands if b.turns)
+    # Against the truth, known for three: the teacher misses 6.0, which the student alone has right.
+    assert middle.gold is not None and alone.gold is not None and middle.gold.turns == 3
+    for band in (alone, middle):
+        assert band.gold is not None
+        assert band.gold.figures["precision_DSAT"].value == 1
+        assert band.gold.figures["recall_DSAT"].value == 0.5
+
+
+def test_two_turns_of_one_conversation_are_one_request() -> None:
+    both = rows().with_columns(conversation_id=pl.Series(["a", "b", "b", "c"]))
+    band = next(b for b in curve(both, 5.0, None, 0) if b.turns == 2)
+    assert (band.requests, band.share_requests, band.price) == (1, pytest.approx(1 / 3), None)
+
+
+def test_money_of_a_sample_is_scaled_to_all_conversations() -> None:
+    found = money(manifest(options={"sample": 200}), 1000)
+    assert found is not None
+    assert (found.conversations, found.all_conversations) == (200, 1000)
+    assert (found.requests, found.all_requests, found.saved_requests) == (40, 200, 160)
+    assert (found.price, found.all_price, found.saved_price) == (2.0, pytest.approx(10), pytest.approx(8))
+
+
+@pytest.mark.parametrize("reason", ["over_budget", "no_answer"])
+def test_what_was_never_answered_took_no_money(reason: str) -> None:
+    found = money(manifest(dropped={reason: 50, "invalid_answer": 3}), 1000)
+    assert found is not None and (found.conversations, found.all_requests) == (500, 80)
+
+
+def test_labels_without_requests_or_a_price_have_no_cost_or_no_price() -> None:
+    assert money(None, 10) is None and money(manifest(made_by={"model": "simulated"}), 10) is None
+    free = {"requests": {"sent": 5, "from_store": 0}, "price": {"now": 0, "before": 0, "budget": None}}
+    found = money(manifest(made_by=free), 10)
+    assert found is not None and (found.price, found.saved_price) == (None, None)
+
+
+def test_precision_and_recall_at_every_score() -> None:
+    found = precision_recall(rows(), 5)
+    assert found["threshold"].to_list() == [9, 6, 4, 1]
+    assert found["precision"].to_list() == [1, 1 / 2, 2 / 3, 1 / 2]
+    assert found["recall"].to_list() == [1 / 2, 1 / 2, 1, 1]
+
+
+def test_baselines_are_the_shipped_classifier_phrases_and_one_label() -> None:
+    table = pl.DataFrame(
+        {
+            "sat_score": [0.0, 6.0, 0.0],
+            "keyword": [5.0, 0.0, 4.0],
+            "shipped": [0.1, 0.2, 0.9],
+            "shipped_item": [None, None, "Revision"],
+        }
+    )
+    found = baselines(table, Thresholds(sat=5, dsat=5), ["Revision"], "SAT")
+    assert [labels.to_list() for labels in found.values()] == [
+        ["NEUTRAL", "SAT", "DSAT"],
+        ["DSAT", "SAT", "NEUTRAL"],
+        ["SAT", "SAT", "SAT"],
+    ]
+
+
+def test_a_cap_keeps_whole_conversations() -> None:
+    table = pl.DataFrame({"conversation_id": [f"c{n // 3}" for n in range(30)], "turn": list(range(30))})
+    kept = capped(table, 10)
+    assert kept.height == 9 and kept.group_by("conversation_id").len()["len"].to_list() == [3, 3, 3]
+
+
+def test_too_few_labels_say_how_many_there_are() -> None:
+    table = pl.DataFrame(
+        {
+            "conversation_id": [f"c{n}" for n in range(60)],
+            "gold_label": ["DSAT"] * 19 + ["NEUTRAL"] * 41,
+        }
+    )
+    with pytest.raises(UserError, match="19 DSAT turns in 19 conversations and 41 others"):
+        check_enough(table)
+    check_enough(table.with_columns(gold_label=pl.Series(["DSAT"] * 20 + ["SAT"] * 40)))
