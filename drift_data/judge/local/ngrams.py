@@ -51,7 +51,7 @@ class Ragged:
         return Ragged(starts, self.values[at])
 
     def unique(self) -> Ragged:
-        """Return each list's distinct keys (of their lower 40 bits), sorted."""
+        """Return each list's distinct keys (of their upper 40 bits), sorted."""
         return _split(_distinct(_keyed(self)), len(self.starts) - 1)
 
 
@@ -98,9 +98,9 @@ class Texts:
             text if len(text) <= 2 * characters else text[:characters] + "\n" + text[-characters:]
             for text in texts
         ]
-        points = np.frombuffer("\n".join(cut).encode("utf-32-le", "replace"), np.uint32)
+        points = np.frombuffer("".join(text + "\n" for text in cut).encode("utf-32-le", "replace"), np.uint32)
         lengths = np.array([len(text) for text in cut], np.int64)
-        text = np.repeat(np.arange(len(cut)), lengths + 1)[: len(points)]  # each with the "\n" after it
+        text = np.repeat(np.arange(len(cut)), lengths + 1)  # each with the "\n" after it
         folded, kinds = _tables()
         small = np.minimum(points, _FOLDED_UP_TO - 1)
         kind = np.where(points < _FOLDED_UP_TO, kinds[small], _ALONE)
@@ -176,7 +176,7 @@ def overlap(left: Ragged, right: Ragged) -> Ints:
 
 
 def without(left: Ragged, right: Ragged) -> Ragged:
-    """Return the left lists, in their order, without keys that are in the right lists (lower 40 bits)."""
+    """Return the left lists, in their order, without keys that are in the right lists (upper 40 bits)."""
     keyed = _keyed(left)
     known = _distinct(_keyed(right))
     at = np.searchsorted(known, keyed)
