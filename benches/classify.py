@@ -84,7 +84,9 @@ def main() -> int:
     if options.task == "measure":
         print(json.dumps(measure(options.folder)))
         return 0
-    print(f"{'conversations':>13} {'turns':>9} {'load s':>7} {'judge turns/s':>14} {'stage turns/s':>14} {'MB':>6}")
+    print(
+        f"{'conversations':>13} {'turns':>9} {'load s':>7} {'judge turns/s':>14} {'stage turns/s':>14} {'MB':>6}"
+    )
     found = []
     with tempfile.TemporaryDirectory(prefix="drift-bench-") as folder:
         for size in options.sizes:

@@ -1,16 +1,24 @@
 """The embedded judge on hard cases, in our own words; how good it is on real logs is measured elsewhere."""
 
+import pickle
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.ensemble import GradientBoostingClassifier
 
-from drift_data.judge.cues import load_cues
 from drift_data.judge.decide import Thresholds, decide
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.local.model import load_model
+from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.judge.text import patterns
 from drift_data.schema import CONVERSATIONS, NEUTRAL
 from drift_data.turns import feedback_turns
+from drift_data.workspace import UserError
 
 JUDGE = LocalJudge()
 PLAIN = "Here is the text you asked for. It has three parts."
@@ -121,20 +129,41 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+MISSED = frozenset()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.xfail(strict=True, reason="the classifier does not see it"))
+        if case in MISSED
+        else case
+        for case in CASES
+    ],
+)
 def test_hard_case(case):
     wanted, chat = CASES[case]
     assert last_label(*chat) == wanted
 
 
-def test_the_items_say_why_and_the_scores_are_their_sums():
-    [row] = judged(["Write a title", PLAIN, "I love it! But you forgot to mention the date."])
-    items = {item["name"]: item for item in row["items"]}
-    assert items["Praise"]["polarity"] == "SAT" and items["Ignored"]["polarity"] == "DSAT"
-    assert row["sat_score"] == sum(i["strength"] for i in row["items"] if i["polarity"] == "SAT")
-    assert row["dsat_score"] == sum(i["strength"] for i in row["items"] if i["polarity"] == "DSAT")
-    assert 'Ignored: "you forgot to"' in row["reason"]
+def test_a_row_says_which_sign_how_strong_and_why():
+    [row] = judged(["Write a title", PLAIN, "I love it! But that is wrong, you forgot to mention the date."])
+    items = {item["polarity"]: item for item in row["items"]}
+    assert items["SAT"]["name"] == "Praise" and row["sat_score"] == items["SAT"]["strength"]
+    assert items["DSAT"]["name"] in JUDGE.report()["items"]
+    assert items["DSAT"]["strength"] == round(row["dsat_score"])
+    assert "log-odds" in row["reason"] and row["evidence"].startswith("I love it!")
     assert row["judge"] == JUDGE.name and row["rubric"] == JUDGE.rubric.hash
+
+
+def test_a_conversation_gets_the_same_scores_alone_and_among_others():
+    chats = [chat for _, chat in CASES.values()]
+    together = {(row["conversation_id"], row["turn"]): row for row in judged(*chats)}
+    for at, chat in enumerate(chats):
+        for row in judged(chat):
+            other = together[f"c{at}", row["turn"]]
+            assert row["dsat_score"] == pytest.approx(other["dsat_score"], abs=2e-3)
+            assert (row["items"], row["reason"]) == (other["items"], other["reason"])
 
 
 @pytest.mark.parametrize(
@@ -215,11 +244,62 @@ def test_a_cue_is_matched_as_whole_words_with_its_anchors():
         patterns(["^!!"])
 
 
-def test_the_name_and_options_change_with_what_is_looked_for():
-    cues = load_cues()
-    cues.signs[0].cues.append("utter tosh")
-    other = LocalJudge(cues)
+def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):
+    model, path = load_model(), tmp_path / "model.npz"
+    model.save(path)
+    again = load_model(path)
+    assert again.hash == model.hash and again.card == model.card
+    again.save(tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
+
+    whole = path.read_bytes()
+    for name, content in {
+        "pickle": pickle.dumps({"card": 1}),
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match="no classifier of this toolkit"):
+            load_model(tmp_path / name)
+    with pytest.raises(UserError, match="make distill"):
+        load_model(tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"item_numbers": np.full((0, 3), 1.0, np.float32)}, "do not fit together"),
+        ({"texts": "nan"}, "numbers that are none"),
+        ({"card": "features"}, "Run `make distill` again"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(tmp_path, change, said):
+    model = load_model()
+    if change.get("texts") == "nan":
+        change = {"texts": {field: np.full_like(w, np.nan) for field, w in model.texts.items()}}
+    if change.get("card") == "features":
+        change = {"card": model.card.model_copy(update={"features": 0})}
+    replace(model, **change).save(tmp_path / "m.npz")
+    with pytest.raises(UserError, match=said):
+        load_model(tmp_path / "m.npz")
+
+
+def test_another_model_has_other_options():
+    model = load_model()
+    slope, offset = model.calibration
+    other = LocalJudge(replace(model, calibration=(slope, offset + 1)))
     assert other.options != JUDGE.options
-    with pytest.raises(ValueError, match="No_Such_Item"):
-        cues.signs[0].item = "No_Such_Item"
-        LocalJudge(cues)
+
+
+def test_trees_say_what_scikit_learn_says():
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(600, 5)).astype(np.float32)
+    target = numbers[:, 0] * numbers[:, 1] > 0
+    fitted = GradientBoostingClassifier(n_estimators=20, max_depth=DEPTH, random_state=0).fit(numbers, target)
+    assert Trees.of(fitted).log_odds(numbers) == pytest.approx(fitted.decision_function(numbers), abs=1e-5)
+
+
+def test_labelling_needs_no_scikit_learn():
+    code = "import sys, drift_data.judge.local as local; local.LocalJudge(); print({'sklearn', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
