@@ -43,7 +43,7 @@ def workspace(tmp_path: Path) -> Workspace:
             for name in NAMES
         )
 
-    found.run("convert", ["conversations"], build)
+    found.run("convert", ["conversations"], build, options={})
     rows = [
         turn(name, at, 0, 8 if at in ITEMS else 0, *([ITEMS[at]] if at in ITEMS else []))
         for at in (6, 2, 4)
