@@ -6,16 +6,21 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from quality_sample import turn
+from review_sample import to_review
 from sample_workspace import RUN, sample
+
+from drift_data.schema import LABEL_ROWS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
+AUDIT = ROOT / "notebooks" / "audit.ipynb"
 
 
-def execute(work, monkeypatch):
+def execute(work, monkeypatch, path=NOTEBOOK):
     monkeypatch.setenv("DRIFT_WORK", str(work))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOK.parent)}}
     )
@@ -34,8 +39,9 @@ def pictures(notebook):
     return [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
 
 
-def test_the_notebook_is_committed_without_outputs():
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+@pytest.mark.parametrize("path", [NOTEBOOK, AUDIT])
+def test_the_notebook_is_committed_without_outputs(path):
+    for cell in nbformat.read(path, as_version=4).cells:
         assert cell.get("outputs", []) == []
         assert cell.get("execution_count") is None
 
@@ -64,3 +70,35 @@ def test_the_notebook_runs_before_any_training(tmp_path, monkeypatch):
 def test_the_notebook_says_what_to_run_when_nothing_is_there(tmp_path, monkeypatch):
     with pytest.raises(CellExecutionError, match="Run `make demo` first"):
         execute(tmp_path / "nothing", monkeypatch)
+
+
+def test_the_audit_shows_two_judges_and_a_person(tmp_path, monkeypatch):
+    workspace = to_review(tmp_path, {("a", 4): "<b>not\x1b this</b>"})
+
+    def review(build):
+        rows = [turn("a", 2, label="DSAT"), turn("b", 2, label="NEUTRAL")]
+        build["labels/human-ann"].table(LABEL_ROWS).write_rows(rows)
+
+    workspace.run("review", ["labels/human-ann"], review, options={}, inputs=["conversations"])
+    os.utime(workspace.path("labels/test") / "manifest.json", (2e9, 2e9))  # the last made
+    notebook = execute(workspace.root, monkeypatch, AUDIT)
+    text = texts(notebook)
+    assert "judge: labels/test; second judge: labels/other; people: 1" in text
+    assert "threshold of DSAT: 5.0" in text
+    assert "labels/test and labels/other: 5 turns in common, κ 0.412" in text  # (0.6 - 0.32) / (1 - 0.32)
+    assert "labels/test and labels/human-ann: 2 turns in common, κ 0.000" in text
+    assert "invalid_answer" in text
+    html = str(
+        [o["data"].get("text/html") for c in notebook.cells for o in c.get("outputs", ()) if "data" in o]
+    )
+    assert "&lt;b&gt;not" in html
+    assert "<b>not" not in html
+    assert "\x1b" not in text
+
+
+def test_the_audit_says_that_there_is_one_judge(tmp_path, monkeypatch):
+    workspace = sample(tmp_path / "work", run=False)
+    (workspace.path("labels/simulated") / "manifest.json").unlink()
+    text = texts(execute(workspace.root, monkeypatch, AUDIT))
+    assert "There is only one judge" in text
+    assert "Nobody has reviewed yet" in text

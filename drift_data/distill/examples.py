@@ -134,7 +134,7 @@ def _said(turns: Turns, cues: Cues, shipped: Model) -> pl.DataFrame:
     return phrases.select(
         pl.col("sat_score", "keyword").fill_null(0).cast(pl.Float64),
         shipped=pl.Series(predicted.dsat, dtype=pl.Float64),
-        shipped_item=named(list(shipped.card.items), predicted.items),
+        shipped_item=named(list(shipped.card.items), shipped.named(turns)),
     )
 
 

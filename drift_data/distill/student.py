@@ -77,7 +77,7 @@ def fit(
     predicted = whole.model.predict(apart.turns)
     unseen = found.rows.filter(~learned).with_columns(
         probability=pl.Series(predicted.dsat, dtype=pl.Float64),
-        guessed=named(list(whole.model.card.items), predicted.items),
+        guessed=named(list(whole.model.card.items), whole.model.named(apart.turns)),
     )
     return Student(whole.model, pl.concat([_answered(found.rows.filter(learned), whole), unseen]), parts)
 

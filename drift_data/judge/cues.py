@@ -75,7 +75,8 @@ class Cues(BaseModel):
             `at`, `item`, `strength`, `phrase`; the rows of a turn from strong to weak.
         """
         table = self._table.filter(polarity=polarity)
-        found = turns.select(
+        short = pl.col("text").str.len_chars() <= table["max_chars"].max()
+        found = turns.filter(short).select(
             "at",
             "code",
             "refusal",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from known_model import known_model
 from llm_server import Body, LLMServer, Reply
 from llm_tasks import client
 from scoring_model import asked_messages, scoring_answer
@@ -121,9 +122,11 @@ def test_other_turns_are_shown_as_context_and_what_follows_the_last_asked_one_is
 
 def test_rows_of_other_turns_are_the_local_judges_own(tmp_path: Path) -> None:
     chats = batch(["That is wrong", "Thank you", "try again"], ["shorter please"], ["Bye"])
-    local = next(iter(LocalJudge().judge([chats]))).rows.to_pylist()
+    judge = LocalJudge(known_model())
+    local = next(iter(judge.judge([chats]))).rows.to_pylist()
+    assert [row["dsat_score"] for row in local] == pytest.approx([8.5, 0.1, 7, 7, 0.1])
     with LLMServer(scoring_answer) as server, client(server.base_url, tmp_path) as backend:
-        answer = next(cascade(backend, local=LocalJudge()).judge([chats]))
+        answer = next(cascade(backend, local=judge).judge([chats]))
         assert asked(server) == [{2: "shorter please"}, {6: "try again"}]
     rows = answer.rows.to_pylist()
     assert [(row["conversation_id"], row["turn"]) for row in rows] == feedback_keys(chats)

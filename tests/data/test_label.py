@@ -115,14 +115,15 @@ def labels_of(workspace, name):
 
 def test_the_local_judge_labels_every_feedback_turn_once(tmp_path):
     workspace = make_workspace(tmp_path)
-    judge: Judge = LocalJudge()
+    judge = LocalJudge()
     assert label(workspace, judge, Thresholds())
     assert labels_of(workspace, "labels/local") == dict(
         zip(KEYS, ["DSAT", "SAT", "NEUTRAL", "NEUTRAL"], strict=True)
     )
     manifest = workspace.require("labels/local")
     assert (manifest.rows_in, manifest.rows_out) == (4, 4)
-    assert manifest.made_by == {"judge": judge.name, "rubric": judge.rubric.hash}
+    assert manifest.made_by == {"judge": judge.name, "rubric": judge.rubric.hash, **judge.report()}
+    assert manifest.made_by["items"] and manifest.made_by["model"] == judge.options["model"]
     assert manifest.results == {"SAT": 1, "DSAT": 1, "NEUTRAL": 2}
     assert not label(workspace, LocalJudge(), Thresholds())
 

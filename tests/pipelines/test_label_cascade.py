@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from known_model import write_known_model
 from llm_server import Fault, LLMServer
 from scoring_model import asked_messages, scoring_answer
 from test_label_llm import PRICES, Drift, write_chats, write_results
@@ -21,24 +22,34 @@ CHATS = {
     "d": ["Hello there", "Hi", "How are you?"],
     "e": ["Draw a cat", "Meow", "I meant a dog", "Woof", "too long", "W", "Thanks"],
 }
-# The local dsat_score of those between 2 and 8: 7, 7, 3, 7. The scripted model finds a sign in "again" only.
+# The dsat_score by `known_model` of those between 2 and 8: 7, 7, 3, 7; of the others 8.5 and 0.1. The scripted model finds a sign in "again" only.
 UNCERTAIN = {("a", 6): "DSAT", ("c", 2): "NEUTRAL", ("e", 2): "NEUTRAL", ("e", 4): "NEUTRAL"}
 ASKED = [{2: "I meant a dog", 4: "too long"}, {2: "shorter please"}, {6: "try again"}]
 NONE = ("--set", "label.cascade.low=4", "--set", "label.cascade.high=5")
 ALL = ("--set", "label.cascade.low=0", "--set", "label.cascade.high=100")
 
 
+class Known(Drift):
+    """The command line with `known_model` as the local judge's classifier, whatever the shipped one says."""
+
+    classifier: tuple[str, str]
+
+    def __call__(self, stage: str, *arguments: object) -> tuple[int, str]:
+        return super().__call__(stage, *arguments, *(self.classifier if stage == "label" else ()))
+
+
 @pytest.fixture
-def drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Drift:
+def drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Known:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    run = Drift(tmp_path / "work", monkeypatch, capsys)
+    run = Known(tmp_path / "work", monkeypatch, capsys)
+    run.classifier = ("--set", f"label.classifier={write_known_model(tmp_path / 'known.npz')}")
     chats = write_chats(tmp_path / "chats.jsonl", CHATS)
     assert run("convert", "--source", "chat", "--input", chats)[0] == 0
     assert run("label", "--judge", "local")[0] == 0
     return run
 
 
-def cascade(drift: Drift, server: LLMServer, *arguments: object) -> str:
+def cascade(drift: Known, server: LLMServer, *arguments: object) -> str:
     code, said = drift.label(server, *arguments, judge="cascade")
     assert code == 0, said
     return said
@@ -48,16 +59,16 @@ def asked(bodies: list[dict]) -> list[dict[int, str]]:
     return sorted(map(asked_messages, bodies), key=str)
 
 
-def judges(drift: Drift) -> dict[tuple[str, int], str]:
+def judges(drift: Known) -> dict[tuple[str, int], str]:
     rows = drift.workspace.read("labels/cascade").to_pylist()
     return {(row["conversation_id"].removeprefix("chat:"), row["turn"]): row["judge"] for row in rows}
 
 
-def requests(drift: Drift) -> dict[str, int]:
+def requests(drift: Known) -> dict[str, int]:
     return drift.workspace.require("labels/cascade").made_by["requests"]
 
 
-def test_only_the_uncertain_turns_are_asked_about_and_the_others_are_the_local_judges(drift: Drift) -> None:
+def test_only_the_uncertain_turns_are_asked_about_and_the_others_are_the_local_judges(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         said = cascade(drift, server)
         assert asked(server.requests) == ASKED
@@ -76,7 +87,7 @@ def test_only_the_uncertain_turns_are_asked_about_and_the_others_are_the_local_j
     assert manifest.options["judge_options"]["band"] == {"low": 2, "high": 8}
 
 
-def test_a_second_run_is_up_to_date_and_other_thresholds_or_bands_ask_only_what_is_new(drift: Drift) -> None:
+def test_a_second_run_is_up_to_date_and_other_thresholds_or_bands_ask_only_what_is_new(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         cascade(drift, server)
         assert "up to date" in cascade(drift, server)
@@ -90,19 +101,19 @@ def test_a_second_run_is_up_to_date_and_other_thresholds_or_bands_ask_only_what_
         assert server.received == 4 and requests(drift) | {"sent": 0} == requests(drift)
 
 
-def test_with_nothing_uncertain_nothing_is_asked_and_no_key_is_needed(drift: Drift) -> None:
+def test_with_nothing_uncertain_nothing_is_asked_and_no_key_is_needed(drift: Known) -> None:
     code, said = drift("label", "--judge", "cascade", "--model", "test", *NONE)  # of OpenAI itself
     assert code == 0 and "0 requests for 0 turns" in said
     assert drift.labels("cascade") == drift.labels("local") and requests(drift)["sent"] == 0
 
 
-def test_something_uncertain_needs_a_key_and_leaves_no_table_without(drift: Drift) -> None:
+def test_something_uncertain_needs_a_key_and_leaves_no_table_without(drift: Known) -> None:
     code, said = drift("label", "--judge", "cascade", "--model", "test")
     assert code == 1 and "OPENAI_API_KEY" in said.splitlines()[-1]
     assert not drift.workspace.path("labels/cascade").exists()
 
 
-def test_with_everything_uncertain_the_answers_are_those_of_the_llm_judge(drift: Drift) -> None:
+def test_with_everything_uncertain_the_answers_are_those_of_the_llm_judge(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         assert drift.label(server)[0] == 0
         before = server.received
@@ -116,7 +127,7 @@ def test_with_everything_uncertain_the_answers_are_those_of_the_llm_judge(drift:
 
 
 def test_windows_of_a_long_conversation_that_are_uncertain_throughout_are_in_the_store(
-    drift: Drift, tmp_path: Path
+    drift: Known, tmp_path: Path
 ) -> None:
     texts = ["Question"]
     for at in range(25):
@@ -137,7 +148,7 @@ def test_windows_of_a_long_conversation_that_are_uncertain_throughout_are_in_the
     ]
 
 
-def test_an_estimate_counts_what_is_then_sent(drift: Drift) -> None:
+def test_an_estimate_counts_what_is_then_sent(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         said = cascade(drift, server, "--estimate")
         assert server.received == 0 and not drift.workspace.path("labels/cascade").exists()
@@ -152,7 +163,7 @@ def test_an_estimate_counts_what_is_then_sent(drift: Drift) -> None:
     assert estimated[2] == pytest.approx(tokens, rel=0.05)
 
 
-def test_a_budget_drops_uncertain_turns_only_and_more_money_goes_on_where_it_ended(drift: Drift) -> None:
+def test_a_budget_drops_uncertain_turns_only_and_more_money_goes_on_where_it_ended(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         one = ("--set", "label.client.connections=1")
         said = cascade(drift, server, "--budget", 0.023, *one)
@@ -168,7 +179,7 @@ def test_a_budget_drops_uncertain_turns_only_and_more_money_goes_on_where_it_end
     assert requests(drift) | {"sent": 3 - before, "from_store": before} == requests(drift)
 
 
-def test_a_budget_counts_what_was_paid_for_these_turns_and_not_for_others(drift: Drift) -> None:
+def test_a_budget_counts_what_was_paid_for_these_turns_and_not_for_others(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         assert drift.label(server)[0] == 0  # other requests: about all turns of a conversation
         cascade(drift, server, "--budget", 0.1)
@@ -179,7 +190,7 @@ def test_a_budget_counts_what_was_paid_for_these_turns_and_not_for_others(drift:
     assert second == {"now": 0, "before": first["now"], "budget": 0.1}
 
 
-def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: Drift, tmp_path: Path) -> None:
+def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: Known, tmp_path: Path) -> None:
     chats = {name: ["Hello", "Hi", f"I meant {name}"] for name in "abcdefgh"}
     first = sorted(chats, key=lambda name: hashlib.sha256(name.encode()).digest())  # in a sample
     in_order = write_chats(tmp_path / "more.jsonl", {name: chats[name] for name in reversed(first)})
@@ -193,7 +204,7 @@ def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: D
         assert server.received == 2 and price["now"] == 0 and price["before"] == pytest.approx(paid)
 
 
-def test_a_run_that_failed_goes_on_from_the_store(drift: Drift) -> None:
+def test_a_run_that_failed_goes_on_from_the_store(drift: Known) -> None:
     broken = True
 
     def answer(body: dict, count: int) -> Fault | str:
@@ -209,11 +220,11 @@ def test_a_run_that_failed_goes_on_from_the_store(drift: Drift) -> None:
     assert drift.labels("cascade") == drift.labels("local") | UNCERTAIN
 
 
-def test_a_run_that_was_killed_goes_on_from_the_store(drift: Drift) -> None:
+def test_a_run_that_was_killed_goes_on_from_the_store(drift: Known) -> None:
     with LLMServer(scoring_answer, latency=0.5) as server:
         command = [sys.executable, "-m", "pipelines", "label", "--judge", "cascade", "--model", "test"]
         command += ["--base-url", server.base_url, "--work", str(drift.work)]
-        command += ["--set", "label.client.connections=1"]
+        command += ["--set", "label.client.connections=1", *drift.classifier]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while server.received < 2:
                 assert process.poll() is None
@@ -225,7 +236,7 @@ def test_a_run_that_was_killed_goes_on_from_the_store(drift: Drift) -> None:
     assert drift.labels("cascade") == drift.labels("local") | UNCERTAIN
 
 
-def test_a_sample_asks_only_of_its_conversations(drift: Drift) -> None:
+def test_a_sample_asks_only_of_its_conversations(drift: Known) -> None:
     with LLMServer(scoring_answer) as server:
         cascade(drift, server, "--sample", 3)
         some = drift.labels("cascade-sample")
@@ -234,7 +245,7 @@ def test_a_sample_asks_only_of_its_conversations(drift: Drift) -> None:
         assert len(uncertain) == sum(map(len, map(asked_messages, server.requests)))
 
 
-def test_request_files_hold_the_uncertain_turns_and_answers_come_back(drift: Drift, tmp_path: Path) -> None:
+def test_request_files_hold_the_uncertain_turns_and_answers_come_back(drift: Known, tmp_path: Path) -> None:
     batch = ("--judge", "cascade", "--set", "label.cascade.llm=batch", "--model", "test", "--set", PRICES)
     code, said = drift("label", *batch, "--offline")
     assert code == 0 and "RESULTS=" in said and not drift.workspace.path("labels/cascade").exists()
@@ -260,7 +271,7 @@ def test_request_files_hold_the_uncertain_turns_and_answers_come_back(drift: Dri
         assert server.received == 0
 
 
-def test_labels_of_a_cascade_can_be_calibrated_decided_anew_and_mined(drift: Drift, tmp_path: Path) -> None:
+def test_labels_of_a_cascade_can_be_calibrated_decided_anew_and_mined(drift: Known, tmp_path: Path) -> None:
     gold = tmp_path / "gold.csv"
     truth = drift.labels("local") | UNCERTAIN
     gold.write_text(
@@ -287,12 +298,12 @@ def test_labels_of_a_cascade_can_be_calibrated_decided_anew_and_mined(drift: Dri
         (("--set", "label.cascade.llm=batch", "--model", "m"), "OFFLINE=1"),
     ],
 )
-def test_what_is_missing_or_wrong_is_said(drift: Drift, arguments: tuple[str, ...], word: str) -> None:
+def test_what_is_missing_or_wrong_is_said(drift: Known, arguments: tuple[str, ...], word: str) -> None:
     code, said = drift("label", "--judge", "cascade", *arguments)
     assert code == 1 and word in said.splitlines()[-1], said
 
 
-def test_another_rubric_than_the_local_judges_is_an_error(drift: Drift, tmp_path: Path) -> None:
+def test_another_rubric_than_the_local_judges_is_an_error(drift: Known, tmp_path: Path) -> None:
     rubric = tmp_path / "rubric.yaml"
     items = [{"name": name, "polarity": name, "definition": "d"} for name in ("SAT", "DSAT")]
     rubric.write_text(json.dumps({"name": "mine", "items": items}))

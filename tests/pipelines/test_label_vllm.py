@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from known_model import write_known_model
 from random_policy import make_policy
 from test_label_llm import write_chats
 
@@ -129,7 +130,13 @@ def test_vllm_in_this_process_labels_end_to_end(model: Path, tmp_path: Path) -> 
 
 
 def test_a_cascade_asks_vllm_in_this_process_about_the_uncertain_turns(model: Path, tmp_path: Path) -> None:
-    wide = ("label.cascade.llm=vllm", "label.cascade.high=100", f"label.vllm.max_model_len={CONTEXT}")
+    known = write_known_model(tmp_path / "known.npz")  # "wrong" has a score of 8.5, thanks one of 0.1
+    wide = (
+        f"label.classifier={known}",
+        "label.cascade.llm=vllm",
+        "label.cascade.high=100",
+        f"label.vllm.max_model_len={CONTEXT}",
+    )
     sets = [part for option in wide for part in ("--set", option)]
     manifest = label(tmp_path / "a", "--judge", "cascade", "--model", str(model), *sets)
     rows = Workspace(tmp_path / "a" / "work").read("labels/cascade").to_pylist()

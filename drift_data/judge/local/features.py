@@ -80,7 +80,9 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
     messages = conversations["messages"]
     starts, flat = message_starts(messages), messages.flatten()
     text = pl.Series("text", flat.field("content")).fill_null("")
-    user = (pl.Series(flat.field("role")) == "user").fill_null(False).to_numpy()
+    role = pl.Series(flat.field("role"))
+    user = (role == "user").fill_null(False).to_numpy()
+    assistant = (role == "assistant").fill_null(False).to_numpy()
     row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     at = np.flatnonzero(feedback_mask(messages))
     order = np.cumsum(user) - 1  # number of a user's message among all of them
@@ -88,16 +90,15 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
     now = order[at]
     before = _within(now - 1, first)
     earlier = _within(now - 2, first)
-    replies = np.cumsum(~user) - 1
+    replies = np.cumsum(assistant) - 1
     reply = replies[at - 1]
-    last = at + 1 >= starts[row[at] + 1]
-    following = np.where(
-        last | user[np.minimum(at + 1, len(user) - 1)], -1, replies[np.minimum(at + 1, len(user) - 1)]
-    )
-    previous = np.where(at - 3 >= starts[row[at]], reply - 1, -1)
+    first_reply = replies[starts[row[at]]] + ~assistant[starts[row[at]]]
+    previous = _within(reply - 1, first_reply)
+    after = np.minimum(at + 1, len(user) - 1)
+    following = np.where((at + 1 < starts[row[at] + 1]) & assistant[after], replies[after], -1)
 
     said = text.filter(pl.Series(user)).to_list()
-    given = text.filter(pl.Series(~user)).str.slice(0, OPENING).to_list()
+    given = text.filter(pl.Series(assistant)).str.slice(0, OPENING).to_list()
     words = Texts(said, COMPARED).words()
     opening = Texts(given, OPENING).words()
     ends = Texts([said[number] for number in now], SAID)
@@ -211,18 +212,19 @@ def _repeated(said: Sequence[str], now: Ints, first: Ints) -> dict[str, npt.NDAr
 def _plain(frame: pl.DataFrame, position: Ints, following: Ints) -> dict[str, npt.NDArray[np.float64]]:
     text, reply = pl.col("text"), pl.col("reply")
     head = text.str.slice(0, 400)
+    beginning = text.str.slice(0, 1_000)
     found = frame.select(
         length=text.str.len_chars().log1p(),
         lines=text.str.count_matches("\n", literal=True).log1p(),
-        question=text.str.contains(r"[?？؟]\s*$"),
+        question=text.str.slice(-20).str.contains(r"[?？؟]\s*$"),
         questions=head.str.count_matches(r"[?？؟]").clip(0, 3),
         exclamations=head.str.count_matches(r"[!！]").clip(0, 3),
         colon=head.str.contains(r"[:：]"),
         quotes=head.str.contains('["“«「]'),
         digits=head.str.count_matches(r"\d").clip(0, 10),
-        starts_lower=text.str.contains(r"^\s*\p{Ll}"),
-        has_code=text.str.contains(r"```|[;{}]\s*\n|^\s*(def|import|class|SELECT|#include)\b"),
-        trace=text.str.contains(r"(?i)traceback|exception|error[: ]|\berror\b"),
+        starts_lower=text.str.slice(0, 20).str.contains(r"^\s*\p{Ll}"),
+        has_code=beginning.str.contains(r"```|[;{}]\s*\n|^\s*(def|import|class|SELECT|#include)\b"),
+        trace=beginning.str.contains(r"(?i)traceback|exception|error[: ]|\berror\b"),
         refused=pl.col("refusal"),
         replied_code=pl.col("code"),
         replied_question=reply.str.slice(-200).str.contains(r"[?？؟]\s*$"),

@@ -7,7 +7,9 @@ whether the reply is right is not asked.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +25,7 @@ from drift_data.schema import DSAT, SAT
 
 _CODE: Final = 1  # raised when the code below changes what is labelled
 _TOLD: Final = 2.0  # dsat_score from which an item and a reason are given
+_THREADS: Final = 2
 _EVIDENCE: Final = 200  # characters
 # What a reason says of numbers: name, from which value, text.
 _REASONS: Final = (
@@ -55,9 +58,18 @@ class LocalJudge:
 
     def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
         """Judge batch by batch; every feedback turn gets a row."""
-        for batch in conversations:
-            turns = read_turns(batch, self._cues)
-            yield Judged(self._rows(turns, self._model.predict(turns)))
+        waiting: deque[Future[Judged]] = deque()
+        with ThreadPoolExecutor(_THREADS) as threads:  # NumPy and Polars work outside the interpreter's lock
+            for batch in conversations:
+                waiting.append(threads.submit(self._judged, batch))
+                if len(waiting) > _THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _judged(self, batch: pa.RecordBatch) -> Judged:
+        turns = read_turns(batch, self._cues)
+        return Judged(self._rows(turns, self._model.predict(turns)))
 
     def report(self) -> Mapping[str, Any]:
         """Return what the model is."""
@@ -108,7 +120,7 @@ class LocalJudge:
         dissatisfied = pl.DataFrame(
             {
                 "at": at,
-                "name": names[predicted.items[at]],
+                "name": names[self._model.named(turns, at)],
                 "polarity": [DSAT] * len(at),
                 "strength": np.clip(np.round(scores[at]), 1, 10).astype(np.int8),
             },

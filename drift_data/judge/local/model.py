@@ -52,7 +52,6 @@ class Predicted:
 
     dsat: Floats  # probability
     said: Mapping[str, Floats]  # text → log-odds of its n-grams
-    items: npt.NDArray[np.intp]  # the item that fits best if it is DSAT; empty when the model names none
 
 
 @dataclass(frozen=True)
@@ -75,25 +74,43 @@ class Model:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:12]
 
+    @cached_property
+    def _fast_texts(self) -> dict[str, Floats]:
+        return {field: weights.astype(np.float64) for field, weights in self.texts.items()}
+
+    @cached_property
+    def _fast_items(self) -> Floats:
+        return self.item_texts.astype(np.float64)
+
     def predict(self, turns: Turns) -> Predicted:
         """Return what the model says of turns."""
         said = {
             field: text_scores(turns.grams[field], len(turns), weights, self.text_bias[field])
-            for field, weights in self.texts.items()
+            for field, weights in self._fast_texts.items()
         }
         numbers = with_texts(turns.numbers, said)
         slope, offset = self.calibration
         odds = slope * self.trees.log_odds(numbers) + offset
-        return Predicted(1 / (1 + np.exp(-odds)), said, self._items(turns))
+        return Predicted(1 / (1 + np.exp(-odds)), said)
 
-    def _items(self, turns: Turns) -> npt.NDArray[np.intp]:
-        if not self.card.items:
-            return np.zeros(len(turns), np.intp)
+    def named(self, turns: Turns, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.intp]:
+        """Return the item that fits a turn best if it is DSAT, by its place in `card.items`; 0 when there is none.
+
+        Args:
+            turns: of a batch.
+            rows: the turns that are asked about, ascending; None: all.
+        """
+        rows = np.arange(len(turns)) if rows is None else rows
+        if not self.card.items or not len(rows):
+            return np.zeros(len(rows), np.intp)
+        place = np.full(len(turns), -1)
+        place[rows] = np.arange(len(rows))
+        said = turns.grams["said"]
+        kept = place[said.rows] >= 0
+        grams = Grams(place[said.rows[kept]], said.hashes[kept])
         scores = [
-            text_scores(turns.grams["said"], len(turns), text, 0.0)
-            + turns.numbers @ numbers[:-1]
-            + numbers[-1]
-            for text, numbers in zip(self.item_texts, self.item_numbers, strict=True)
+            text_scores(grams, len(rows), text, 0.0) + turns.numbers[rows] @ numbers[:-1] + numbers[-1]
+            for text, numbers in zip(self._fast_items, self.item_numbers, strict=True)
         ]
         best: npt.NDArray[np.intp] = np.argmax(scores, axis=0)
         return best
@@ -209,9 +226,9 @@ def buckets(grams: Grams) -> npt.NDArray[np.int64]:
     return (grams.hashes >> np.uint64(64 - BITS)).astype(np.int64)
 
 
-def text_scores(grams: Grams, count: int, weights: npt.NDArray[np.floating[Any]], bias: float) -> Floats:
+def text_scores(grams: Grams, count: int, weights: Floats, bias: float) -> Floats:
     """Return the log-odds of each turn's n-grams: the sum of their weights over the square root of their number."""
-    sums = np.bincount(grams.rows, weights[buckets(grams)].astype(np.float64), minlength=count)
+    sums = np.bincount(grams.rows, weights[buckets(grams)], minlength=count)
     sizes = np.bincount(grams.rows, minlength=count)
     scores: Floats = sums / np.sqrt(np.maximum(sizes, 1)) + bias
     return scores
