@@ -9,7 +9,7 @@ from drift_data.distill.cascade import curve, recommended
 from drift_data.distill.examples import held_out
 from drift_data.distill.money import money
 from drift_data.distill.operating import precision_recall
-from drift_data.distill.student import check_enough
+from drift_data.distill.student import check_enough, first_part
 from drift_data.distill.teacher import capped
 from drift_data.distill.views import baselines
 from drift_data.judge.decide import Thresholds
@@ -140,3 +140,11 @@ def test_too_few_labels_say_how_many_there_are() -> None:
     with pytest.raises(UserError, match="19 DSAT turns in 19 conversations and 41 others"):
         check_enough(table)
     check_enough(table.with_columns(gold_label=pl.Series(["DSAT"] * 20 + ["SAT"] * 40)))
+
+
+def test_a_quarter_of_a_sample_is_a_quarter_of_its_conversations() -> None:
+    names = sorted((f"c{n}" for n in range(400)), key=lambda name: hashlib.sha256(name.encode()).digest())
+    sample = pl.Series([name for name in names[:40] for _ in range(3)])  # a sample has the lowest hashes
+    quarter, half = first_part(sample, 0.25), first_part(sample, 0.5)
+    assert sample.filter(quarter).to_list() == [name for name in names[:10] for _ in range(3)]
+    assert half.sum() == 60 and (half | ~quarter).all()

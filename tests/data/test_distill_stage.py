@@ -18,7 +18,7 @@ from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError, Workspace
 
-NAMES = [f"c{n}" for n in range(60)]
+NAMES = [f"c{n}" for n in range(80)]  # enough that items can be named
 SAID = {2: "that is wrong, not what I asked", 4: "tell me about rivers", 6: "shorter please, cut it"}
 ITEMS = {2: f"a{ATTACK}", 6: "Revision"}
 FEW = TrainOptions(trees=3)
@@ -43,7 +43,7 @@ def workspace(tmp_path: Path) -> Workspace:
             for name in NAMES
         )
 
-    found.run("convert", ["conversations"], build)
+    found.run("convert", ["conversations"], build, options={})
     rows = [
         turn(name, at, 0, 8 if at in ITEMS else 0, *([ITEMS[at]] if at in ITEMS else []))
         for at in (6, 2, 4)
@@ -61,7 +61,7 @@ def run(workspace: Workspace, options: DistillOptions = OPTIONS, labels: str | N
 def test_the_teachers_labels_are_joined_by_key_and_not_by_position(workspace: Workspace) -> None:
     rows = read_teacher(workspace, "test", None).rows
     found = taught(workspace, rows, None, load_model())
-    assert found is not None and found.rows.height == 180 == len(found.turns)
+    assert found is not None and found.rows.height == 240 == len(found.turns)
     assert found.rows["conversation_id"].to_list() == [name for name in NAMES for _ in SAID]
     assert found.rows["turn"].to_list() == [*SAID] * len(NAMES)
     assert found.rows["gold_label"].to_list() == ["DSAT", "NEUTRAL", "DSAT"] * len(NAMES)
@@ -77,7 +77,7 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
     assert folder.name == "test"
     result = Distilled.model_validate_json((folder / "distill.json").read_bytes())
     held = [name for name in NAMES if held_out(name, 5)]
-    assert held and result.turns == 3 * (60 - len(held)) and result.held_out[0].turns == 3 * len(held)
+    assert held and result.turns == 3 * (len(NAMES) - len(held)) and result.held_out[0].turns == 3 * len(held)
     assert result.views[0].figures["f1_DSAT"].value == 1 == result.held_out[0].figures["f1_DSAT"].value
     assert [view.title for view in result.views][-3:] == [
         "the shipped classifier",
@@ -94,7 +94,7 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
     card = load_model(folder / "model.npz").card
     assert card.data["teacher"] == "test:1" and card.data["held_out"] == 3 * len(held)
     manifest = workspace.require("distilled/test")
-    assert (manifest.rows_in, manifest.rows_out, sum(manifest.dropped.values())) == (181, 180, 1)
+    assert (manifest.rows_in, manifest.rows_out, sum(manifest.dropped.values())) == (241, 240, 1)
 
 
 def test_a_second_run_is_up_to_date_and_a_changed_option_or_label_makes_it_anew(
