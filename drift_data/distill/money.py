@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from drift_data.label import SAMPLE
 from drift_data.workspace import Manifest
 
-
 _UNASKED: Final = ("over_budget", "no_answer")  # why turns were dropped whose requests took nothing
 
 

@@ -80,8 +80,8 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
     assert held and result.turns == 3 * (len(NAMES) - len(held)) and result.held_out[0].turns == 3 * len(held)
     assert result.views[0].figures["f1_DSAT"].value == 1 == result.held_out[0].figures["f1_DSAT"].value
     assert [view.title for view in result.views][-3:] == [
-        "the shipped classifier",
-        "a list of phrases",
+        "shipped",
+        "phrases",
         "all DSAT",
     ]
     assert result.views[-1].figures["precision_DSAT"].value == pytest.approx(2 / 3)
@@ -134,12 +134,12 @@ def test_gold_beside_a_table_measures_the_cascade_and_alone_is_the_teacher(
 def test_what_cannot_teach_is_said(workspace: Workspace) -> None:
     with pytest.raises(UserError, match="Give LABELS= or GOLD="):
         run(workspace, labels=None)
-    with pytest.raises(UserError, match="no .*labels/nobody"):
+    with pytest.raises(UserError, match=r"no .*labels/nobody"):
         run(workspace, labels="nobody")
     write_labels(workspace, [turn("gone", 2, 0, 8)], "labels/others")
     with pytest.raises(UserError, match="made for other conversations"):
         run(workspace, labels="others")
     write_labels(workspace, [turn(name, 2, 0, 8) for name in NAMES[:9]], "labels/few")
-    with pytest.raises(UserError, match="Too few labels to learn from: .* DSAT turns"):
+    with pytest.raises(UserError, match=r"Too few labels to learn from: .* DSAT turns"):
         run(workspace, labels="few")
     assert not workspace.path("distilled/few").exists()
