@@ -66,7 +66,7 @@ def fit(
             raise UserError(f"There are too few turns to learn from: {error}") from error
         parts: dict[float, pl.DataFrame | None] = {}
         for share in shares:
-            chosen = learned & _first(found.rows["conversation_id"], share)
+            chosen = learned & first_part(found.rows["conversation_id"], share)
             try:
                 check_enough(found.rows.filter(chosen))
                 parts[share] = _answered(found.rows.filter(chosen), part(chosen))
@@ -111,8 +111,7 @@ def _answered(rows: pl.DataFrame, fitted: Fitted) -> pl.DataFrame:
     )
 
 
-def _first(conversations: pl.Series, share: float) -> pl.Series:
-    """Say of each turn whether its conversation's hash is in the first part of all hashes."""
-    names = conversations.unique()
-    first = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < share * 2**64 for name in names]
-    return conversations.replace_strict(names, pl.Series(first), return_dtype=pl.Boolean)
+def first_part(conversations: pl.Series, share: float) -> pl.Series:
+    """Say of each turn whether its conversation is in the first part of them, in the order of their hashes."""
+    names = sorted(conversations.unique(), key=lambda name: hashlib.sha256(name.encode()).digest())
+    return conversations.is_in(names[: round(share * len(names))])

@@ -13,7 +13,7 @@ from drift_data.quality.thresholds import decided
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
 KEYWORD: Final = 5  # strength from which a phrase of the list makes a turn DSAT
-SHIPPED: Final = "the shipped classifier"
+SHIPPED: Final = "shipped"
 
 
 def scored(
@@ -53,7 +53,7 @@ def views(
     found = [view(title, rows, rows.select(decided(thresholds)).to_series(), seed)]
     if chosen != thresholds:
         labels = rows.select(decided(chosen)).to_series()
-        found.append(view(f"distilled, DSAT from {chosen.dsat:g} (chosen)", rows, labels, seed))
+        found.append(view(f"distilled, chosen {chosen.dsat:g}", rows, labels, seed))
     return found + [
         view(name, rows, labels, seed)
         for name, labels in baselines(rows, thresholds, change_items, usual).items()
@@ -75,6 +75,6 @@ def baselines(
     )
     return {
         SHIPPED: shipped.select(decided(thresholds)).to_series(),
-        "a list of phrases": rows.select(phrases).to_series(),
+        "phrases": rows.select(phrases).to_series(),
         f"all {usual}": pl.Series([usual], dtype=pl.String).new_from_index(0, rows.height),
     }

@@ -37,17 +37,22 @@ def distill(
 
 def show(result: Distilled, console: Console) -> None:
     """Print what the report says in short."""
-    views = result.views + [
-        view.model_copy(update={"title": "distilled, held out"}) for view in result.held_out[:1]
-    ]
+    views = (
+        result.views[:-1]
+        + [  # one label for all is on the page
+            view.model_copy(update={"title": "distilled, held out"}) for view in result.held_out[:1]
+        ]
+    )
     table = Table(
         title=f"local:{result.name} against {result.teacher}", box=SIMPLE, pad_edge=False, show_edge=False
     )
     table.add_column(no_wrap=True)
     for view in views:
         table.add_column(view.title.replace(", ", ",\n"), justify="right")
-    table.add_row("turns (conversations)", *(f"{v.turns:,} ({v.conversations:,})" for v in views))
-    table.add_row("DSAT: given / teacher", *(f"{v.given['DSAT']:,} / {v.true['DSAT']:,}" for v in views))
+    table.add_row("turns", *(f"{v.turns:,}" for v in views))
+    table.add_row("conversations", *(f"{v.conversations:,}" for v in views))
+    table.add_row("DSAT of the teacher", *(f"{v.true['DSAT']:,}" for v in views))
+    table.add_row("DSAT given", *(f"{v.given['DSAT']:,}" for v in views))
     for name in _SHOWN:
         table.add_row(GOLD_FIGURES[name], *(_cell(view, name) for view in views))
     console.print(table)

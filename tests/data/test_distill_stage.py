@@ -80,8 +80,8 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
     assert held and result.turns == 3 * (len(NAMES) - len(held)) and result.held_out[0].turns == 3 * len(held)
     assert result.views[0].figures["f1_DSAT"].value == 1 == result.held_out[0].figures["f1_DSAT"].value
     assert [view.title for view in result.views][-3:] == [
-        "the shipped classifier",
-        "a list of phrases",
+        "shipped",
+        "phrases",
         "all DSAT",
     ]
     assert result.views[-1].figures["precision_DSAT"].value == pytest.approx(2 / 3)
