@@ -1,7 +1,7 @@
 """The embedded judge and mining on the real conversations of `../shared/data/wildchat`.
 
-The figures on the held-out third (sha256 of the hash divisible by 3) are printed with `-s`; the cues
-were not written against it. The bounds are alarms, not claims.
+The figures on the held-out third (sha256 of the hash divisible by 3), which the classifier was not trained on, are
+printed with `-s`; on the rest they are those of training data. The bounds are alarms, not claims.
 """
 
 import csv
@@ -79,13 +79,13 @@ def test_every_annotated_turn_is_labelled_and_nothing_else(workspace):
     assert (held.turns, held.only_truth) == (396, 0) and (seen.turns, seen.only_truth) == (667, 0)
 
 
-@pytest.mark.parametrize(("part", "precision"), [("labels/held", 0.4), ("labels/seen", 0.7)])
+@pytest.mark.parametrize(("part", "precision"), [("labels/held", 0.5), ("labels/seen", 0.7)])
 def test_the_judge_is_worth_more_than_chance(workspace, part, precision):
     found = agreement(workspace, "labels/local", part)
     print(part, found.scores["DSAT"], "kappa of DSAT", found.kappa_dsat, found.scores["SAT"])
     base_rate = found.scores["DSAT"].true / found.turns
     assert found.scores["DSAT"].precision > max(precision, 2 * base_rate)
-    assert found.kappa_dsat > 0.1
+    assert found.kappa_dsat > 0.2
 
 
 def test_mining_accounts_for_every_labelled_turn(workspace):
