@@ -17,7 +17,6 @@ from drift_data.quality.tables import KEYS, read_labels
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 
-OVER_CAP: Final = "over distill.max_turns"
 SEVERAL: Final = "the hash stands for several conversations"
 _OWN: Final = "local:"  # how the local judge's name begins
 

@@ -120,7 +120,7 @@ class LocalJudge:
         dissatisfied = pl.DataFrame(
             {
                 "at": at,
-                "name": names[self._model.named(turns, at)],
+                "name": names[self._model.named(turns.take(at))],
                 "polarity": [DSAT] * len(at),
                 "strength": np.clip(np.round(scores[at]), 1, 10).astype(np.int8),
             },

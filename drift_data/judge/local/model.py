@@ -93,23 +93,14 @@ class Model:
         odds = slope * self.trees.log_odds(numbers) + offset
         return Predicted(1 / (1 + np.exp(-odds)), said)
 
-    def named(self, turns: Turns, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.intp]:
-        """Return the item that fits a turn best if it is DSAT, by its place in `card.items`; 0 when there is none.
-
-        Args:
-            turns: of a batch.
-            rows: the turns that are asked about, ascending; None: all.
-        """
-        rows = np.arange(len(turns)) if rows is None else rows
-        if not self.card.items or not len(rows):
-            return np.zeros(len(rows), np.intp)
-        place = np.full(len(turns), -1)
-        place[rows] = np.arange(len(rows))
-        said = turns.grams["said"]
-        kept = place[said.rows] >= 0
-        grams = Grams(place[said.rows[kept]], said.hashes[kept])
+    def named(self, turns: Turns) -> npt.NDArray[np.intp]:
+        """Return the item that fits a turn best if it is DSAT, by its place in `card.items`; 0 when there is none."""
+        if not self.card.items or not len(turns):
+            return np.zeros(len(turns), np.intp)
         scores = [
-            text_scores(grams, len(rows), text, 0.0) + turns.numbers[rows] @ numbers[:-1] + numbers[-1]
+            text_scores(turns.grams["said"], len(turns), text, 0.0)
+            + turns.numbers @ numbers[:-1]
+            + numbers[-1]
             for text, numbers in zip(self._fast_items, self.item_numbers, strict=True)
         ]
         best: npt.NDArray[np.intp] = np.argmax(scores, axis=0)

@@ -69,8 +69,6 @@ class Fitted:
     model: Model
     out_of_fold: Floats  # calibrated probability of DSAT of each of the teacher's turns
     guessed: Sequence[str | None]  # the item that these models name, for each of the teacher's turns
-    named: int  # of the teacher's DSAT turns with an item that can be named
-    named_right: int  # of these, turns for which models that had not seen them name that item
 
 
 def train(
@@ -116,8 +114,6 @@ def train(
     stack = _fit(both, everything, options)
     items = _items(both, everything, names)
     progress()
-    true = np.array([names.index(item) if item in names else -1 for item in teacher.items])
-    nameable = (true >= 0) & both.dsat[: len(teacher)]
     probability = 1 / (1 + np.exp(-(slope * odds + offset)))
     counts = Counter(both.items)
     card = Card(
@@ -142,8 +138,6 @@ def train(
         model,
         probability,
         [names[item] for item in guessed] if names else [None] * len(teacher),
-        int(nameable.sum()),
-        int((guessed[nameable] == true[nameable]).sum()) if names else 0,
     )
 
 
