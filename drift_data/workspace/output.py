@@ -20,14 +20,17 @@ from drift_data.workspace.manifest import MANIFEST, Manifest
 from drift_data.workspace.table import TableWriter
 
 _TEMPORARY = ".tmp"  # folder of the workspace where outputs are filled
+_UNFINISHED = ".unfinished"  # folder of the workspace with what stages keep for the case that they are killed
+_IDENTITY = "identity.json"  # in it: the options and inputs of the stage that was at work
 DROPPED = "dropped"  # folder of the workspace with the rows that were left out, table by table
 
 
 class Output:
     """One folder that a stage makes: a table with its dropped rows, or files (a model)."""
 
-    def __init__(self, name: str, folder: Path, dropped_folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, dropped_folder: Path, unfinished: Unfinished) -> None:
         self.name, self.folder, self.dropped_folder = name, folder, dropped_folder
+        self._unfinished = unfinished
         self.rows_in: int | None = None
         self.made_by: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
@@ -35,6 +38,15 @@ class Output:
         self._dropped: TableWriter | None = None
         self._reasons: Counter[str] = Counter()
         folder.mkdir(parents=True)
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder for work that a killed run need not do again: finished shards, checkpoints.
+
+        It is empty, unless a run with the same options and inputs was cut before: then it holds what that one had
+        written, the last file perhaps by half. It is gone once the stage has finished, and is no part of the output.
+        """
+        return self._unfinished.folder_of(self.name)
 
     def table(self, schema: pa.Schema) -> TableWriter:
         """Return the writer of this folder's table; the schema counts at the first call."""
@@ -67,6 +79,39 @@ class Output:
         return rows_out, dropped
 
 
+class Unfinished:
+    """Folders that outlive a killed run, for the next one with the same options and inputs.
+
+    Args:
+        root: of the workspace.
+        identity: what determines a stage's outputs, as JSON.
+    """
+
+    def __init__(self, root: Path, identity: str) -> None:
+        self._root, self._identity = root / _UNFINISHED, identity
+
+    def folder_of(self, name: str) -> Path:
+        """Return the folder of an output; what a run with other options or inputs left there is removed."""
+        folder = self._root / name
+        mark = folder / _IDENTITY
+        if not mark.is_file() or mark.read_text() != self._identity:
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "work").mkdir(parents=True)
+            mark.write_text(self._identity)
+        return folder / "work"
+
+    def remove(self, name: str) -> None:
+        """Remove the folder of a finished output, and the parents that are empty then."""
+        folder = self._root / name
+        if not folder.is_dir():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in (folder.parent, *folder.parent.parents):
+            if not parent.is_relative_to(self._root) or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
 class Build:
     """The outputs of a stage while it runs: `build["dsat"].table(schema).write(batch)`."""
 
@@ -85,16 +130,19 @@ def clear_leftovers(root: Path) -> None:
 class Staging:
     """Temporary folders of a stage's outputs; removed in any case, also those that a killed run left behind."""
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
+    def __init__(self, root: Path, names: Sequence[str], unfinished: Unfinished) -> None:
         self.root, self.folder = root, root / _TEMPORARY
-        self._names = names
+        self._names, self._unfinished = names, unfinished
         self.outputs: dict[str, Output] = {}
 
     def __enter__(self) -> Self:
         clear_leftovers(self.root)
         for name in self._names:
             self.outputs[name] = Output(
-                name, self.folder / "new" / name, self.folder / "new" / DROPPED / name
+                name,
+                self.folder / "new" / name,
+                self.folder / "new" / DROPPED / name,
+                self._unfinished,
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from drift_data.workspace.manifest import (
     plain_json,
     tool_version,
 )
-from drift_data.workspace.output import DROPPED, Build, Staging, clear_leftovers
+from drift_data.workspace.output import DROPPED, Build, Staging, Unfinished, clear_leftovers
 
 _MAKERS = {  # first part of a folder's name → the Make target that makes it
     "simulated": "simulate",
@@ -175,10 +176,15 @@ class Workspace:
         digests, files = {name: self.require(name).digest for name in inputs}, dict(files or {})
         with self.lock():
             clear_leftovers(self.root)  # of a run that was killed, perhaps just after it had published
+            unfinished = Unfinished(
+                self.root, json.dumps(plain_json([stage, options, digests, files]), sort_keys=True)
+            )
             if not again and self.is_done(outputs, options, digests, files):
+                for name in outputs:  # a run was killed just after it had published
+                    unfinished.remove(name)
                 print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)
                 return False
-            with Staging(self.root, outputs) as staging:
+            with Staging(self.root, outputs, unfinished) as staging:
                 started = time.monotonic()
                 build(Build(staging.outputs))
                 manifests = []
@@ -202,4 +208,6 @@ class Workspace:
                         )
                     )
                 staging.publish(manifests)
+            for name in outputs:
+                unfinished.remove(name)
         return True

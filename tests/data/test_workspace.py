@@ -166,6 +166,32 @@ def test_a_process_killed_while_it_writes_leaves_no_table_and_the_next_run_makes
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "numbers"]
 
 
+def test_unfinished_work_is_there_for_the_next_run_with_the_same_options_and_gone_when_it_ends(
+    tmp_path: Path,
+) -> None:
+    ws = Workspace(tmp_path)
+    found: list[list[str]] = []
+
+    def build(outputs: Build, *, stop: bool) -> None:
+        folder = outputs["runs/numbers"].unfinished
+        found.append([path.name for path in folder.iterdir()])
+        (folder / f"shard-{len(found)}").touch()
+        if stop:
+            raise KeyboardInterrupt
+
+    def run(k: int, *, stop: bool) -> None:
+        ws.run("count", ["runs/numbers"], lambda outputs: build(outputs, stop=stop), options={"k": k})
+
+    for k in (1, 1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(k, stop=True)
+    assert found == [[], ["shard-1"], []]  # another option: nothing of the old work counts
+    run(2, stop=False)
+    assert found[-1] == ["shard-3"]
+    assert not list(tmp_path.glob(".unfinished/*"))
+    assert [path.name for path in (tmp_path / "runs/numbers").iterdir()] == ["manifest.json"]
+
+
 def test_row_groups_and_shards_stay_within_their_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
