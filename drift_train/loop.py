@@ -268,18 +268,19 @@ def _train(
             iteration=iteration,
             method=method,
             title=f"{run} iter{iteration} DPO",
+            unfinished=output.unfinished,
         )
         output.made_by = {
             "policy": before[0] if iteration else base.name,
             "reference": base.name if from_base else before[0],
-            "precision_saved": "float32",
+            "precision_saved": output.results.pop("precision_saved"),
         }
 
     return workspace.run(
         "iter" if iteration else "warm",
         [name],
         build,
-        options={"method": method, "iteration": iteration, **training.model_dump(mode="json")},
+        options={"method": method, "iteration": iteration, **training.determining()},
         inputs=list(dict.fromkeys([pairs, *before, *(base.inputs if from_base else ())])),
         files=base.files if from_base else {},
     )

@@ -1,15 +1,19 @@
 """Writes training metrics as one JSON object a line, flushed, and shows progress. Knows TRL's names, adds a
 few.
 
-Added to TRL's: `step`, `iteration`, `method`, `loss/sigmoid`, `loss/nll`, `tokens_per_second`,
-`peak_memory_bytes`.
+Added to TRL's: `step`, `iteration`, `method`, `loss/sigmoid` (of either sigmoid loss), `loss/nll`, `lengths/chosen`
+and `lengths/rejected` (mean tokens of a reply), `tokens_per_second`, `peak_memory_bytes`. Every row is one optimiser
+step over the whole batch of all processes; the first process writes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,93 +22,147 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from drift_data.workspace import peak_memory_bytes
-from drift_train.checks import CheckError
+from drift_train.checks import MARGIN_TOLERANCE, CheckError
+
+_PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
 
 
-class NllMeter:
-    """Reads the chosen replies' mean negative log-likelihood off every training forward, as TRL's `sft` loss
-    has it.
+class ForwardMeter:
+    """Reads off every training forward what TRL does not log: the NLL of the chosen replies, and reply lengths.
 
-    TRL adds that loss to the sigmoid loss before logging; without this the two cannot be told apart.
+    TRL adds its `sft` loss to the sigmoid loss before logging; without this the two cannot be told apart.
     """
 
     def __init__(self) -> None:
-        self._values: list[float] = []
+        self._values: list[torch.Tensor] = []
 
     def watch(self, model: torch.nn.Module) -> None:
         """Read from this model's forwards on."""
         model.register_forward_hook(self._read, with_kwargs=True)
 
     def _read(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if not model.training or "labels" not in kwargs:
+        # with adapters the reference forward is the same module's, but without gradients
+        if not model.training or "labels" not in kwargs or not torch.is_grad_enabled():
             return
-        labels = kwargs["labels"][:, 1:]
-        half = labels.shape[0] // 2  # chosen first, then rejected
-        log_probs = output.log_probs.detach()[:half, -labels.shape[1] :]
-        self._values.append(float(-log_probs[labels[:half] != -100].mean()))
+        learned = kwargs["labels"][:, 1:] != -100
+        chosen, rejected = learned.chunk(2)  # chosen first, then rejected
+        log_probs = output.log_probs.detach()[: len(chosen), -learned.shape[1] :]
+        nll = -log_probs[chosen].mean()
+        lengths = (chosen.sum(1).float().mean(), rejected.sum(1).float().mean())
+        self._values.append(torch.stack([nll, *lengths]))
 
-    def pop(self) -> float:
-        """Return the mean since the last call."""
+    def pop(self) -> dict[str, float]:
+        """Return the means since the last call, over all processes; every process has to call."""
+        from accelerate.utils import reduce
+
         values, self._values = self._values, []
-        return sum(values) / len(values) if values else 0.0
+        means = torch.stack(values).mean(0) if values else torch.zeros(len(_PER_PROCESS))
+        return dict(zip(_PER_PROCESS, reduce(means, reduction="mean").tolist(), strict=True))
 
 
 class MetricsWriter(TrainerCallback):  # type: ignore[misc]
-    """Appends each logged step to a file and stops the run when a loss or gradient is not a number."""
+    """Appends each logged step to a file and stops the run when a loss or gradient is not a number.
 
-    def __init__(self, path: Path, iteration: int, method: str, alpha: float, title: str) -> None:
-        self.path, self.alpha, self.title = path, alpha, title
-        self.nll = NllMeter()
+    Args:
+        path: JSONL file.
+        iteration: goes into every row, as does `method`.
+        method: that made the pairs.
+        alpha: weight of the NLL in the loss.
+        title: of the progress bar.
+        kept: rows of the run that this one goes on from; they come first in the file.
+        same_weights: policy and reference are the same, so the margin of the first step has to be 0.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        iteration: int,
+        method: str,
+        alpha: float,
+        title: str,
+        kept: Sequence[dict[str, Any]] = (),
+        same_weights: bool = False,
+    ) -> None:
+        self.path, self.alpha, self.title, self.kept = path, alpha, title, list(kept)
+        self.meter = ForwardMeter()
         self.same = {"iteration": iteration, "method": method}
+        self._same_weights = same_weights
         self._file: TextIO | None = None
         self._bar: tqdm[Any] | None = None
-        self._tokens, self._time = 0.0, 0.0
-        self.last: dict[str, float] = {}
+        last = self.kept[-1] if self.kept else {}
+        self.last = {name: value for name, value in last.items() if isinstance(value, float)}
+        self._tokens_before = float(last.get("num_tokens", 0))  # TRL counts from 0 again after a resume
+        self._tokens, self._time = self._tokens_before, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the file and the bar."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w")
-        self._bar = tqdm(total=state.max_steps, desc=self.title, unit="step", mininterval=0.5)
+        """Open the file, cut to the rows that are kept, and the bar."""
         self._time = time.monotonic()
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.path.with_suffix(".cut")  # the old file stays until the new one is there
+        whole.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
+        whole.replace(self.path)
+        self._file = self.path.open("a")
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=len(self.kept),
+            desc=self.title,
+            unit="step",
+            mininterval=0.5,
+            file=_terminal(),
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Write one line.
 
         Raises:
-            CheckError: a loss, a margin or the gradient's norm is not finite.
+            CheckError: a loss, a margin or the gradient's norm is not finite, or the first margin is not 0 although
+                policy and reference are the same.
         """
-        if "loss" not in logs or self._file is None:  # the summary at the end
+        if "loss" not in logs:  # the summary at the end
             return
-        now, tokens = time.monotonic(), float(logs.get("num_tokens", 0))
-        nll = self.nll.pop()
+        measured = self.meter.pop()
+        now, tokens = time.monotonic(), self._tokens_before + float(logs.get("num_tokens", 0))
         row = {
             "step": state.global_step,
             **self.same,
             **logs,
-            "loss/sigmoid": logs["loss"] - self.alpha * nll,
-            "loss/nll": nll,
+            "num_tokens": tokens,
+            "loss/sigmoid": logs["loss"] - self.alpha * measured["loss/nll"],
+            **measured,
             "tokens_per_second": round((tokens - self._tokens) / max(now - self._time, 1e-9), 1),
             "peak_memory_bytes": _peak_memory(),
         }
         self._tokens, self._time = tokens, now
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        broken = [
-            name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
-        ]
-        if broken:
-            raise CheckError(
-                f"{self.title}: {', '.join(broken)} is not a finite number at step {state.global_step}. The "
-                f"model was not saved. Lower learning_rate, or look at {self.path} for the step where it "
-                "began."
-            )
-        self.last = {name: value for name, value in logs.items() if isinstance(value, float)}
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        self._check(state.global_step, logs, args.bf16)
+        self.last = {name: value for name, value in row.items() if isinstance(value, float)}
         if self._bar is not None:
             self._bar.set_postfix(
                 loss=f"{logs['loss']:.4f}", margin=f"{logs['rewards/margins']:.4f}", refresh=False
             )
             self._bar.update(state.global_step - self._bar.n)
+
+    def _check(self, step: int, logs: dict[str, float], bf16: bool) -> None:
+        broken = [
+            name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
+        ]
+        if broken:
+            raise CheckError(
+                f"{self.title}: {', '.join(broken)} is not a finite number at step {step}. The "
+                f"model was not saved. Lower learning_rate, or look at {self.path} for the step where it "
+                "began."
+            )
+        tolerance = MARGIN_TOLERANCE[torch.bfloat16 if bf16 else torch.float32]
+        if step == 1 and self._same_weights and abs(logs["rewards/margins"]) > tolerance:
+            raise CheckError(
+                f"{self.title}: policy and reference are the same weights, yet the mean margin before the first update "
+                f"is {logs['rewards/margins']:.3g} (at most {tolerance}): the sigmoid loss is not ln 2. The processes "
+                "computed with other weights than those of the folder."
+            )
 
     def close(self) -> None:
         """Close the file and the bar, after success or failure."""
@@ -112,6 +170,17 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             self._file.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def _terminal() -> TextIO:
+    """Return where the bar goes: a process of `launch` writes its output to a log, and is told the terminal."""
+    path = os.environ.get("DRIFT_PROGRESS")
+    if path is None:
+        return sys.stderr
+    try:
+        return Path(path).open("w")
+    except OSError:  # another machine, or no /proc
+        return sys.stderr
 
 
 def _peak_memory() -> int:

@@ -55,12 +55,25 @@ class PairOptions(BaseModel):
     drop_leaks_in_seed: bool = False  # the paper did not filter its seed pairs
 
 
+class LoraOptions(BaseModel):
+    """Low-rank adapters on every linear layer but the head; the saved model has them merged in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)  # the update is scaled by alpha / rank
+
+
 class TrainOptions(BaseModel):
     """DPO. The defaults are one iteration of the paper."""
 
     model_config = ConfigDict(extra="forbid")
 
     beta: float = Field(default=0.1, gt=0)  # paper, release
+    # against growing length: `sigmoid_norm` divides each reply's log-ratio by its tokens (so beta is another scale,
+    # about 2 and more); `ld_alpha` < 1 counts the tokens past the shorter reply's length that much less (LD-DPO)
+    loss: Literal["sigmoid", "sigmoid_norm"] = "sigmoid"  # paper
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
     # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
     alpha: float = Field(default=0.001, ge=0)
     learning_rate: float = Field(default=5e-7, ge=0)  # paper app. D; 0 is a control arm
@@ -79,9 +92,23 @@ class TrainOptions(BaseModel):
     # bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU, float32 on a CPU
     precision: Literal["auto", "float32", "bf16"] = "auto"
     reference: Literal["previous", "base"] = "previous"  # paper: the policy that the iteration starts from
+    # precompute: before the first step, then the reference is not held; live: beside the policy, as the release does
+    reference_log_probs: Literal["precompute", "live"] = "precompute"
+    lora: LoraOptions | None = None  # None trains all weights, as the paper
     seed: int = 42  # release
     threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None leaves them as they are
     report_to: list[str] = []  # trackio, wandb, tensorboard …, beside metrics.jsonl
+    # the last two do not change the result: a run that was cut goes on with others
+    checkpoint_steps: int = Field(
+        default=100, ge=1
+    )  # for a run that is killed; a shorter training keeps none
+    launch: str | None = (
+        None  # accelerate config, shipped name or file, and further arguments; None: this process
+    )
+
+    def determining(self) -> dict[str, Any]:
+        """Return what the trained model depends on, as JSON."""
+        return self.model_dump(mode="json", exclude={"checkpoint_steps", "launch"})
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

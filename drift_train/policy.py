@@ -62,21 +62,34 @@ def load_tokenizer(folder: Path) -> Any:
 
 def device() -> torch.device:
     """Return the device that this process computes on."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> Any:
-    """Load weights in the given precision onto this process's device, ready to be evaluated."""
+def load_model(folder: Path, dtype: torch.dtype, where: torch.device | None = None) -> Any:
+    """Load weights in the given precision, onto this process's device unless told another, ready to be evaluated."""
     with _bars(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.to(device()).eval()
+    return model.to(where or device()).eval()
 
 
-def save_model(model: Any, source: Path, target: Path) -> None:
-    """Save trained weights with the tokenizer, template and generation config of the model they came from."""
+def save_model(
+    model: Any, source: Path, target: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Save trained weights with the tokenizer, template and generation config of the model they came from.
+
+    Args:
+        model: what was trained.
+        source: folder of the model it came from.
+        target: folder to write.
+        weights: the whole state, where the model itself holds only a part of it.
+    """
     model.config.use_cache = True  # training turns it off; the saved model is for generating
     with _bars(source):
-        model.save_pretrained(target)
+        model.save_pretrained(target, state_dict=weights)
     for path in sorted(source.iterdir()):
         if (
             path.is_file()

@@ -68,7 +68,7 @@ class Renderer:
                 "prompt_not_prefix", "the template renders the prompt differently once a reply follows"
             )
         reply = full[len(prompt) :]
-        self._check_eos(reply)
+        self.check_end(reply)
         return prompt, reply
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -101,7 +101,7 @@ class Renderer:
         if bos is not None and bos != self.tokenizer.eos_token_id and ids.count(bos) > 1:
             raise RenderError("extra_bos", f"{ids.count(bos)} BOS tokens in one conversation")
 
-    def _check_eos(self, reply: Sequence[int]) -> None:
+    def check_end(self, reply: Sequence[int]) -> None:
         places = [i for i, token in enumerate(reply) if token in self.ends]
         if len(places) != 1:
             raise RenderError("eos", f"{len(places)} EOS tokens in a reply, not 1")

@@ -13,7 +13,7 @@ from random_policy import make_policy
 from safetensors.torch import load_file
 
 from drift_data.workspace import UserError, file_digest
-from drift_train import dpo
+from drift_train import dpo, dpo_trainer
 from drift_train.checks import CheckError, log_probs
 from drift_train.options import TrainOptions
 from drift_train.policy import free_memory, load_model, load_renderer
@@ -139,7 +139,7 @@ def test_batches_are_accumulated_to_the_same_update(policy: Path, tmp_path: Path
 def test_warm_up_is_a_tenth_of_the_steps_and_none_in_a_short_run(
     pairs: int, epochs: int, expected: int
 ) -> None:
-    assert dpo.warmup_steps(pairs, TrainOptions(epochs=epochs)) == expected
+    assert dpo_trainer.warmup_steps(pairs, TrainOptions(epochs=epochs)) == expected
 
 
 def test_a_single_step_learns_something(policy: Path, tmp_path: Path) -> None:
@@ -180,70 +180,9 @@ def test_a_reference_that_is_not_the_policy_is_allowed_and_shows_in_the_margin(
     assert abs(first["rewards/margins"]) > 1e-3
 
 
-def test_a_reference_loaded_from_other_weights_than_it_claims_stops_the_run(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other, loaded = make_policy(tmp_path / "other", seed=1), []
-
-    def second_is_another(folder: Path, dtype: torch.dtype) -> Any:
-        loaded.append(folder)
-        return load_model(folder if len(loaded) == 1 else other, dtype)
-
-    monkeypatch.setattr(dpo, "load_model", second_is_another)
-    with pytest.raises(CheckError, match="instead of ln 2"):
-        train(policy, tmp_path / "model", make_pairs(policy))
-    assert not (tmp_path / "model").exists()
-
-
-def test_weights_that_are_not_numbers_stop_the_run_before_the_first_step(tmp_path: Path) -> None:
-    broken = make_policy(tmp_path / "broken")
-    model = load_model(broken, torch.float32)
-    with torch.no_grad():
-        model.lm_head.weight[5, 0] = float("nan")
-    model.save_pretrained(broken)
-    with pytest.raises(CheckError, match="not finite"):
-        train(broken, tmp_path / "model", make_pairs(broken))
-
-
-def test_a_loss_that_becomes_nan_stops_the_run_and_nothing_is_saved(policy: Path, tmp_path: Path) -> None:
-    wild = OPTIONS.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 0, "warmup_ratio": 0})
-    with pytest.raises(CheckError, match=r"not a finite number at step \d+.*learning_rate"):
-        train(policy, tmp_path / "model", make_pairs(policy), wild)
-    assert not (tmp_path / "model").exists()
-
-
-def test_rows_of_the_test_split_are_refused(policy: Path, tmp_path: Path) -> None:
-    pairs = make_pairs(policy)
-    pairs[5]["split"] = "test"
-    with pytest.raises(UserError, match=r"c5.*'test'"):
-        train(policy, tmp_path / "model", pairs)
-
-
-def test_pairs_counted_with_another_tokenizer_are_refused(policy: Path, tmp_path: Path) -> None:
-    pairs = make_pairs(policy)
-    pairs[7]["rejected_tokens"] += 1
-    with pytest.raises(CheckError, match="rejected reply of pair c7"):
-        train(policy, tmp_path / "model", pairs)
-
-
-def test_a_pair_that_would_be_cut_is_refused(policy: Path, tmp_path: Path) -> None:
-    options = OPTIONS.model_copy(update={"max_length": 20})
-    with pytest.raises(CheckError, match="would be cut"):
-        train(policy, tmp_path / "model", make_pairs(policy), options)
-
-
-def test_a_late_pair_that_would_be_cut_is_refused_by_name(policy: Path, tmp_path: Path) -> None:
-    """Not in the first batch, which is looked at more closely."""
-    pairs = make_pairs(policy)
-    long = "apple pear " * 30
-    pairs[-1]["chosen"] = assistant(long)
-    pairs[-1]["chosen_tokens"] = len(load_renderer(policy).pair(pairs[-1]["prompt"], long)[1])
-    with pytest.raises(CheckError, match="chosen reply of pair c11, turn 2 would be cut"):
-        train(policy, tmp_path / "model", pairs, OPTIONS.model_copy(update={"max_length": 60}))
-
-
+@pytest.mark.parametrize(("log_probs", "models"), [("precompute", 1), ("live", 2)])
 def test_no_model_is_held_when_the_memory_is_given_back(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_probs: str, models: int
 ) -> None:
     """Or a GPU would stay full, and the next iteration's engine would not start."""
     held: list[weakref.ref[Any]] = []
@@ -258,10 +197,11 @@ def test_no_model_is_held_when_the_memory_is_given_back(
         free_memory()
         freed.append([each() is None for each in held])
 
-    monkeypatch.setattr(dpo, "load_model", watched)
+    monkeypatch.setattr(dpo_trainer, "load_model", watched)
     monkeypatch.setattr(dpo, "free_memory", looked_at)
-    train(policy, tmp_path / "model", make_pairs(policy))
-    assert freed == [[True, True]]  # policy and reference
+    options = OPTIONS.model_copy(update={"reference_log_probs": log_probs})
+    train(policy, tmp_path / "model", make_pairs(policy), options)
+    assert freed == [[True] * models]  # a reference that is the policy itself is not loaded for precomputing
 
 
 def test_metrics_stay_those_of_the_model_that_is_there(policy: Path, tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""What must hold before a DPO step is made: of the pairs, of TRL's tokens of them, and of the first batch.
+
+Every message names the row. `CheckError` is a fault of the table or the tool, `UserError` something to be set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drift_data.workspace import UserError
+from drift_train.checks import MARGIN_TOLERANCE, CheckError
+from drift_train.options import TrainOptions
+from drift_train.pairs import TRAIN
+from drift_train.policy import context_length
+from drift_train.render import Renderer, RenderError
+
+_FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
+_SIDES = ("chosen", "rejected")
+
+Pairs = Sequence[Mapping[str, Any]]
+
+
+def check_rows(pairs: Pairs, policy: Path, options: TrainOptions) -> None:
+    """Check what can be seen without a tokenizer: splits, equal replies, and that the model can see `max_length`."""
+    for row in pairs:
+        if row["split"] != TRAIN:
+            raise UserError(
+                f"Pair {row['conversation_id']}, turn {row['turn']} is of split {row['split']!r}: "
+                "training reads train only. Filter the table, or mine it again."
+            )
+        if row["chosen"] == row["rejected"]:
+            raise CheckError(
+                f"In {_name(row)} the chosen reply equals the rejected one. Make the pairs again."
+            )
+    context = context_length(policy)
+    if options.max_length > context:
+        raise UserError(
+            f"max_length {options.max_length} is beyond the {context} positions of {policy}. Set it to at "
+            f"most {context}."
+        )
+
+
+def check_tokens(dataset: Any, pairs: Pairs, renderer: Renderer, max_length: int) -> None:
+    """Compare what TRL will train on with our rendering: no row lost or cut, one end a reply, replies alone learned."""
+    if len(dataset) != len(pairs):
+        raise CheckError(
+            f"TRL kept {len(dataset)} of {len(pairs)} pairs; {_lost(dataset, pairs)} is missing. Make the pairs again "
+            "with this max_length."
+        )
+    for number, (row, pair) in enumerate(zip(dataset, pairs, strict=True)):
+        where = _name(pair)
+        if row["chosen_ids"] == row["rejected_ids"]:
+            raise CheckError(
+                f"The chosen reply of {where} has the tokens of the rejected one. Make the pairs again."
+            )
+        for side in _SIDES:
+            reply = row[f"{side}_ids"]
+            if len(reply) != pair[f"{side}_tokens"]:
+                raise CheckError(
+                    f"TRL renders the {side} reply of {where} to {len(reply)} tokens, the pairs "
+                    f"table has {pair[f'{side}_tokens']}. Another tokenizer or template made the table: make "
+                    "the pairs again."
+                )
+            length = len(row["prompt_ids"]) + len(reply)
+            if length > max_length:
+                raise CheckError(
+                    f"The {side} reply of {where} would be cut: {length} tokens do not fit into max_length "
+                    f"{max_length}. Make the pairs again with this max_length."
+                )
+            try:
+                renderer.check_end(reply)
+                ours = (
+                    renderer.pair(pair["prompt"], pair[side][0]["content"])
+                    if number < _FULLY_CHECKED
+                    else None
+                )
+            except RenderError as error:
+                raise CheckError(f"The {side} reply of {where} must not be learned: {error}") from error
+            if ours is not None and (row["prompt_ids"], reply) != ours:
+                raise CheckError(f"TRL renders {where} ({side}) to other tokens than the rollout did.")
+
+
+def check_reference(dataset: Any, pairs: Pairs) -> None:
+    """Check that every pair has the reference's log-probabilities, and that they are numbers."""
+    for side in _SIDES:
+        column = f"ref_{side}_logps"
+        values = dataset[column] if column in dataset.column_names else [None] * len(pairs)
+        for value, pair in zip(values, pairs, strict=True):
+            if value is None or not math.isfinite(value):
+                raise CheckError(
+                    f"The reference has no log-probability of the {side} reply of {_name(pair)} (it is {value}). The "
+                    "reference model is broken, or its run over the pairs lost a row."
+                )
+
+
+def check_first_batch(trainer: Any, pairs: Pairs, *, same_weights: bool) -> None:
+    """Run the first pairs through policy and reference before anything is learned.
+
+    With the same weights every margin is 0, so the sigmoid loss is ln 2; anything else means that one of the
+    two was loaded wrongly or computes differently.
+    """
+    rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), 8))]
+    batch = trainer.data_collator(rows)
+    _check_learned(batch, rows, pairs)
+    batch = {name: value.to(trainer.model.device) for name, value in batch.items()}
+    trainer.model.eval()
+    chosen, rejected = policy_log_probs(trainer, batch)
+    if trainer.precompute_ref_logps:
+        reference_chosen, reference_rejected = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
+    else:
+        reference_chosen, reference_rejected = trainer.compute_ref_log_probs(
+            trainer.ref_model or trainer.model, batch
+        )
+    margins = trainer.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    for margin, pair in zip(margins.tolist(), pairs, strict=False):
+        if not math.isfinite(margin):
+            raise CheckError(
+                f"Log-probabilities of {_name(pair)} are not finite: the policy or the reference is broken."
+            )
+    worst = int(margins.abs().argmax())
+    tolerance = MARGIN_TOLERANCE[torch.bfloat16 if trainer.args.bf16 else torch.float32]
+    if same_weights and abs(margins[worst]) > tolerance:
+        loss = float(torch.nn.functional.softplus(-margins).mean())
+        raise CheckError(
+            f"Before the first step policy and reference are the same weights, yet the margin of {_name(pairs[worst])} "
+            f"is {float(margins[worst]):.3g} (at most {tolerance}) and the sigmoid loss {loss:.6f} instead of ln 2 = "
+            f"{math.log(2):.6f}. One of the two was not loaded from the folder it claims."
+        )
+
+
+def policy_log_probs(trainer: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the policy's log-probabilities of the chosen and the rejected replies, each (pairs,), as TRL's loss has them.
+
+    `compute_ref_log_probs` would leave the adapters out where there is no other reference.
+    """
+    reference = trainer.ref_model
+    trainer.ref_model = trainer.model
+    try:
+        chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
+    finally:
+        trainer.ref_model = reference
+    return chosen, rejected
+
+
+def _check_learned(
+    batch: Mapping[str, torch.Tensor], rows: Sequence[Mapping[str, Any]], pairs: Pairs
+) -> None:
+    """Check that the loss covers each reply from its first token to its last, and nothing of the prompt."""
+    sequences = [(i, side) for side in _SIDES for i in range(len(rows))]
+    for mask, (i, side) in zip(batch["completion_mask"], sequences, strict=True):
+        start, length = len(rows[i]["prompt_ids"]), len(rows[i][f"{side}_ids"])
+        expected = torch.zeros_like(mask)
+        expected[start : start + length] = 1
+        if not torch.equal(mask, expected):
+            raise CheckError(
+                f"The loss would cover {int(mask.sum())} tokens of {_name(pairs[i])} ({side}), not the {length} of its "
+                "reply alone."
+            )
+
+
+def _name(pair: Mapping[str, Any]) -> str:
+    return f"pair {pair['conversation_id']}, turn {pair['turn']}"
+
+
+def _lost(dataset: Any, pairs: Pairs) -> str:
+    """Name the first pair that is not in TRL's data set."""
+    there = list(zip(dataset["prompt"], dataset["chosen"], dataset["rejected"], strict=True))
+    for pair in pairs:
+        if (pair["prompt"], pair["chosen"], pair["rejected"]) not in there:
+            return _name(pair)
+    return "one of several equal pairs"
