@@ -102,6 +102,7 @@ class Renderer:
             raise RenderError("extra_bos", f"{ids.count(bos)} BOS tokens in one conversation")
 
     def check_end(self, reply: Sequence[int]) -> None:
+        """Raise RenderError (`eos`) when a reply has not exactly one end, or more than white space follows it."""
         places = [i for i, token in enumerate(reply) if token in self.ends]
         if len(places) != 1:
             raise RenderError("eos", f"{len(places)} EOS tokens in a reply, not 1")
