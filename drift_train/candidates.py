@@ -94,6 +94,4 @@ def rollout_candidates(
     for key, kinds in sampled.items():
         samples = {kind: [answers[number] for number in sorted(answers)] for kind, answers in kinds.items()}
         pairs = method.pairs(examples[key], samples)
-        yield Candidate(
-            *key, examples[key].split, prompts[key], pairs, "reward_tie" if rewards else "no_pair"
-        )
+        yield Candidate(*key, examples[key].split, prompts[key], pairs)
