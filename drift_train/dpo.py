@@ -63,28 +63,34 @@ def train(
             although policy and reference are the same weights, a reference log-probability is missing, or a loss
             is not finite.
     """
-    check_rows(pairs, policy, options)
-    arguments = {
-        "policy": policy,
-        "reference": reference,
-        "pairs": pairs,
-        "target": target,
-        "metrics": metrics,
-        "options": options,
-        "iteration": iteration,
-        "method": method,
-        "title": title,
-        "unfinished": unfinished,
-    }
+    result = run(
+        {
+            "policy": policy,
+            "reference": reference,
+            "pairs": pairs,
+            "target": target,
+            "metrics": metrics,
+            "options": options,
+            "iteration": iteration,
+            "method": method,
+            "title": title,
+            "unfinished": unfinished,
+        }
+    )
+    metrics.with_suffix(".partial.jsonl").replace(metrics)
+    return result
+
+
+def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Call `train_here` with these arguments, here or in the processes that `options.launch` asks for."""
+    options = arguments["options"]
+    check_rows(arguments["pairs"], arguments["policy"], options)
     if options.launch is not None:
         from drift_train.launch import launch
 
-        result = launch(arguments)
-    else:
-        _check_devices()
-        result = train_here(**arguments)
-    metrics.with_suffix(".partial.jsonl").replace(metrics)
-    return result
+        return launch(arguments)
+    _check_devices()
+    return train_here(**arguments)
 
 
 def train_here(

@@ -72,7 +72,7 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
     made = warm(workspace, run, base, options)
     start = resolve_base(workspace, base)
     for k in range(1, n + 1):
-        made |= _rollouts(workspace, run, k, options)
+        made |= _rollouts(workspace, run, k, start, options)
         if options.ranked:
             made |= _rewards(workspace, run, k, options)
         made |= _pairs(workspace, run, k, options)
@@ -125,7 +125,7 @@ def _take_base(workspace: Workspace, run: str, base: Base, reason: str, options:
     )
 
 
-def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
+def _rollouts(workspace: Workspace, run: str, iteration: int, base: Base, options: LoopOptions) -> bool:
     name, policy = _name(run, iteration, "rollouts"), _name(run, iteration - 1, "model")
     rollout = options.asked()
 
@@ -133,11 +133,17 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
         from drift_train.rollout_stage import write_rollouts
 
         usable, silent = usable_examples(workspace, options)
-        output = stage[name]
+        output, examples = stage[name], slice_of_iteration(usable, iteration, rollout)
+        if iteration == 1:  # what would stop the training stops the run before hours of sampling
+            from drift_train.rehearsal import rehearse
+
+            reference = base.path if options.train.reference == "base" else workspace.path(policy)
+            title = f"{run} rehearsal of DPO"
+            rehearse(workspace.path(policy), reference, examples, options.train, output.unfinished, title)
         write_rollouts(
             output,
             workspace.path(policy),
-            slice_of_iteration(usable, iteration, rollout),
+            examples,
             METHODS[options.method],
             rollout,
             max_length=options.train.max_length,

@@ -1,0 +1,130 @@
+"""One update on the longest batch that can occur, thrown away: what would stop a training stops the run before hours of
+sampling.
+
+Makes its pairs of the examples' own texts. Too little memory, a template that TRL reads otherwise, a missing tracker
+and a wrong launch configuration all show here.
+"""
+
+from __future__ import annotations
+
+import bisect
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from drift_data.workspace import UserError
+from drift_train.examples import Example
+from drift_train.options import TrainOptions
+from drift_train.pairs import TRAIN
+from drift_train.policy import load_renderer
+from drift_train.render import Message, Renderer, RenderError, shorten
+
+
+def rehearse(
+    policy: Path,
+    reference: Path,
+    examples: Iterable[Example],
+    options: TrainOptions,
+    folder: Path,
+    title: str,
+) -> None:
+    """Make one update of a copy of `policy` and forget it.
+
+    Args:
+        policy: model folder.
+        reference: model folder of DPO's reference.
+        examples: that the first iteration takes.
+        options: of the training.
+        folder: for what is written on the way; nothing of it stays.
+        title: of the progress bar.
+
+    Raises:
+        UserError: not one example can be rendered, or as `dpo.train`.
+        CheckError: as `dpo.train`.
+    """
+    from drift_train.dpo import run
+
+    size = options.per_device_batch if options.launch is None else options.global_batch
+    pairs = longest_pairs(examples, load_renderer(policy), options.max_length, options.per_device_batch)
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as scratch:
+        run(
+            {
+                "policy": policy,
+                "reference": reference,
+                "pairs": [pairs[i % len(pairs)] for i in range(size)],
+                "target": Path(scratch) / "model",
+                "metrics": Path(scratch) / "metrics.jsonl",
+                "options": options.model_copy(update={"global_batch": size, "epochs": 1, "report_to": []}),
+                "iteration": 0,
+                "method": "rehearsal",
+                "title": title,
+                "unfinished": Path(scratch),
+                "dry": True,
+            }
+        )
+
+
+def longest_pairs(
+    examples: Iterable[Example], renderer: Renderer, max_length: int, count: int
+) -> list[dict[str, Any]]:
+    """Return up to `count` rows of a `pairs` table whose replies fill `max_length`: texts of examples, repeated.
+
+    Raises:
+        UserError: no example can be rendered.
+    """
+    found: list[dict[str, Any]] = []
+    refused = "there is none"
+    for example in examples:
+        reply, other = example.rejected or example.chosen or "", example.prompt[-1]["content"]
+        try:
+            found.append(_pair(example, reply, other, renderer, max_length))
+        except RenderError as error:
+            refused = f"{example.conversation_id}, turn {example.turn}: {error}"
+        if len(found) == count:
+            break
+    if not found:
+        raise UserError(
+            f"No example can be rendered for training with max_length {max_length}; the last one: {refused}. Raise "
+            "max_length, or look at the model's chat template."
+        )
+    return found
+
+
+def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_length: int) -> dict[str, Any]:
+    def fits(messages: Sequence[Message]) -> bool:
+        return len(renderer.prompt(messages)) <= max_length // 2
+
+    shorter = shorten(example.prompt, fits)
+    if shorter is None:
+        raise RenderError("prompt_fills_context", f"the last message alone has over {max_length // 2} tokens")
+    prompt = [dict(message) for message in shorter[0]]
+    chosen, chosen_tokens = _filled(prompt, f"{reply}\n", renderer, max_length)
+    rejected, rejected_tokens = _filled(prompt, f"{other} ", renderer, max_length)
+    if chosen == rejected:
+        raise RenderError("equal", "reply and question are the same text")
+    return {
+        "conversation_id": example.conversation_id,
+        "turn": example.turn,
+        "split": TRAIN,
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "chosen_tokens": chosen_tokens,
+        "rejected_tokens": rejected_tokens,
+    }
+
+
+def _filled(prompt: Sequence[Message], text: str, renderer: Renderer, max_length: int) -> tuple[str, int]:
+    """Repeat a text until prompt and reply have just `max_length` tokens; return it and its tokens."""
+
+    def tokens(characters: int) -> int:
+        repeated = (text * (characters // len(text) + 1))[:characters]
+        return sum(map(len, renderer.pair(prompt, repeated)))
+
+    longest = 1
+    while tokens(2 * longest) <= max_length:
+        longest *= 2
+    characters = bisect.bisect_right(range(2 * longest), max_length, lo=1, key=tokens) - 1
+    repeated = (text * (characters // len(text) + 1))[: max(characters, 1)]
+    return repeated, len(renderer.pair(prompt, repeated)[1])
