@@ -18,6 +18,7 @@ import psutil
 from drift_train.launch import ERRORS, FOLDERS, PAIRS, RESULT
 from drift_train.options import TrainOptions
 
+
 def main(job: Path) -> int:
     """Train as the job says; return the exit code."""
     described = json.loads(job.read_text())
@@ -39,7 +40,12 @@ def _arguments(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
     with (folder / PAIRS).open() as file:
         pairs = [json.loads(line) for line in file]
     paths = {name: described[name] and Path(described[name]) for name in FOLDERS}
-    return {**described, **paths, "pairs": pairs, "options": TrainOptions.model_validate(described["options"])}
+    return {
+        **described,
+        **paths,
+        "pairs": pairs,
+        "options": TrainOptions.model_validate(described["options"]),
+    }
 
 
 def _end_with(parent: dict[str, Any]) -> None:

@@ -49,7 +49,9 @@ def launch(arguments: Mapping[str, Any]) -> dict[str, Any]:
     config, further = configuration(arguments["options"].launch)
     title, target = arguments["title"], arguments["target"]
     log = arguments["metrics"].with_suffix(".launch.log")
-    shared = tempfile.TemporaryDirectory(prefix=".launch-", dir=target.parent)  # the children need one in any case
+    shared = tempfile.TemporaryDirectory(
+        prefix=".launch-", dir=target.parent
+    )  # the children need one in any case
     unfinished = arguments["unfinished"] or Path(shared.name)
     folder = unfinished / "launch"
     try:
@@ -78,7 +80,9 @@ def configuration(text: str) -> tuple[Path, list[str]]:
         if path.is_file():
             return path.resolve(), further
     names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
-    raise UserError(f"launch: {name!r} is neither a file nor one of {names}. `accelerate config` writes such a file.")
+    raise UserError(
+        f"launch: {name!r} is neither a file nor one of {names}. `accelerate config` writes such a file."
+    )
 
 
 def write_job(folder: Path, arguments: Mapping[str, Any]) -> Path:
@@ -87,9 +91,7 @@ def write_job(folder: Path, arguments: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True)
     with (folder / PAIRS).open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in arguments["pairs"])
-    plain = {
-        name: value for name, value in arguments.items() if name not in ("pairs", "options", *FOLDERS)
-    }
+    plain = {name: value for name, value in arguments.items() if name not in ("pairs", "options", *FOLDERS)}
     folders = {name: arguments[name] and str(arguments[name].resolve()) for name in FOLDERS}
     options = arguments["options"].model_dump(mode="json", exclude={"launch"})
     job = {**plain, **folders, "options": options}
@@ -117,9 +119,7 @@ def _run(command: Sequence[str], log: Path) -> int:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-        )
+        child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
             return child.wait()
         finally:

@@ -52,9 +52,7 @@ def trainer_of(
 
 
 @pytest.mark.parametrize("log_probs", ["precompute", "live"])
-def test_log_probs_are_those_of_a_plain_float64_forward(
-    policy: Path, tmp_path: Path, log_probs: str
-) -> None:
+def test_log_probs_are_those_of_a_plain_float64_forward(policy: Path, tmp_path: Path, log_probs: str) -> None:
     """Of the policy and of another reference, in one padded batch, without the padding mask."""
     other = make_policy(tmp_path / "other", seed=1)
     pairs, options = make_pairs(policy), OPTIONS.model_copy(update={"reference_log_probs": log_probs})

@@ -109,9 +109,9 @@ def in_the_first_batch() -> None:
 
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], str]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in row.items() if k not in TIMING} for row in rows
-    ], file_digest(folder / "model" / "model.safetensors")
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows], file_digest(
+        folder / "model" / "model.safetensors"
+    )
 
 
 def start(policy: Path, folder: Path, options: TrainOptions, kill: Callable[[], None] | None) -> int | None:
@@ -146,7 +146,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         (HalfCheckpoint(4, "_save_rng_state"), 2),
         (in_saving_the_model, 6),
     ],
-    ids=lambda value: getattr(value, "__name__", None) or str(vars(value) if hasattr(value, "step") else value),
+    ids=lambda value: (
+        getattr(value, "__name__", None) or str(vars(value) if hasattr(value, "step") else value)
+    ),
 )
 def test_a_killed_training_ends_as_an_undisturbed_one(
     kill: Callable[[], None], goes_on_from: int, undisturbed: dict[str, Any], tmp_path: Path

@@ -1,0 +1,120 @@
+"""Training in two processes on the CPU, started as on several GPUs: same update, same errors, same resume."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_dpo import OPTIONS, make_pairs, train
+from test_dpo_resume import TIMING, outcome, run
+
+from drift_data.workspace import UserError
+from drift_train.launch import SHIPPED, LaunchError, configuration
+from drift_train.options import TrainOptions
+
+CONFIG = (  # without a GPU each process falls back to the CPU, and they speak over gloo
+    "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_machines: 1\nnum_processes: 2\n"
+    "machine_rank: 0\nrdzv_backend: static\nmixed_precision: 'no'\nuse_cpu: false\n"
+)
+# of these TRL averages over the tokens of all processes what one process averages over its micro-batches
+PER_TOKEN = {"entropy", "logits/chosen", "logits/rejected", "mean_token_accuracy"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("accelerate") / "two processes.yaml"
+    path.write_text(CONFIG)
+    return f"'{path}'"
+
+
+def options(two: str, **changes: Any) -> TrainOptions:
+    """Return 8 steps over 16 pairs, 4 an update: 1 a process, accumulated twice."""
+    values = {"per_device_batch": 1, "epochs": 2, "checkpoint_steps": 2, "launch": two}
+    return OPTIONS.model_copy(update=values | changes)
+
+
+@pytest.mark.parametrize("log_probs", ["precompute", "live"])
+def test_two_processes_train_as_one(policy: Path, tmp_path: Path, two: str, log_probs: str) -> None:
+    pairs = make_pairs(policy, 16)
+    found = [
+        train(policy, tmp_path / name, pairs, options(two, launch=launch, reference_log_probs=log_probs))
+        for name, launch in (("one", None), ("two", two))
+    ]
+    assert [row["step"] for row in found[1]] == list(range(1, 9))
+    for one, other in zip(*found, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - TIMING - PER_TOKEN - {"method"}:
+            assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
+    one, other, start = (
+        load_file(f / "model.safetensors") for f in (tmp_path / "one", tmp_path / "two", policy)
+    )
+    for name in one:
+        assert (one[name] - other[name]).abs().max() < (one[name] - start[name]).abs().max() / 100
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "one.jsonl", "two", "two.jsonl"}
+
+
+def test_an_error_of_a_child_is_the_same_error_here(policy: Path, tmp_path: Path, two: str) -> None:
+    with pytest.raises(UserError, match="no multiple of the 8 pairs that all devices take at once"):
+        train(policy, tmp_path / "model", make_pairs(policy), options(two, per_device_batch=4))
+    with pytest.raises(LaunchError, match=r"exit code 2 .*launch\.log"):
+        train(policy, tmp_path / "model", make_pairs(policy), options(f"{two} --no-such-argument"))
+    assert "no-such-argument" in (tmp_path / "model.launch.log").read_text()
+
+
+def test_a_killed_run_takes_its_processes_along_and_is_gone_on_with(
+    policy: Path, tmp_path: Path, two: str
+) -> None:
+    """Only the run itself is killed; what it launched has to notice."""
+    long = options(two, epochs=12, checkpoint_steps=5)  # 36 steps over 12 pairs
+    (tmp_path / "calm").mkdir()
+    context = multiprocessing.get_context("forkserver")
+    for folder, killed in (("calm", False), ("cut", True), ("cut", False)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        process = context.Process(target=run, args=(policy, tmp_path / folder, long, None))
+        process.start()
+        assert process.pid is not None
+        if killed:
+            partial = tmp_path / folder / "metrics.partial.jsonl"
+            while not partial.exists() or partial.read_text().count("\n") < 12:
+                assert process.is_alive()
+                time.sleep(0.02)
+            children = psutil.Process(process.pid).children(recursive=True)
+            os.kill(process.pid, signal.SIGKILL)
+            _, alive = psutil.wait_procs(children, timeout=30)
+            assert not alive
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if killed else 0)
+    (calm, _), (cut, _) = outcome(tmp_path / "calm"), outcome(tmp_path / "cut")
+    assert len(calm) == 36
+    assert cut == calm
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("calm", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_configurations_are_found_by_name_or_file_with_arguments_behind(tmp_path: Path, two: str) -> None:
+    names = {path.stem for path in SHIPPED.glob("*.yaml")}
+    assert names == {"gpu1", "gpus8-fsdp2", "gpus8-zero3", "multi-node-fsdp2"}
+    path, further = configuration("multi-node-fsdp2 --machine_rank 1 --main_process_ip 10.0.0.1")
+    assert path.stem == "multi-node-fsdp2"
+    assert further == ["--machine_rank", "1", "--main_process_ip", "10.0.0.1"]
+    assert configuration(two)[0].name == "two processes.yaml"
+    with pytest.raises(UserError, match=r"'gpus9' is neither a file nor one of gpu1, gpus8-fsdp2"):
+        configuration("gpus9")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_accelerate_reads_the_shipped_configurations(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(SHIPPED / f"{name}.yaml"))
+    assert config.num_processes == {"gpu1": 1, "multi-node-fsdp2": 16}.get(name, 8)
