@@ -64,8 +64,6 @@ def test_the_leak_filter_is_precise_and_finds_most_replies_that_speak_of_an_earl
     false = sum(map(bool, map(find_leak, first)))
     print(f"taken for leaks: {false} of {len(first)} first replies, {wrong} of the others to a complaint")
     assert (total.total(), speaks.total()) == (234, 55)
-    assert (
-        remain.total() <= 10
-    )  # measured: 10, English 8 and Russian 2; 18 before the last words were added
+    assert remain.total() <= 10  # measured: 10, English 8 and Russian 2; 18 before the last words were added
     assert false / len(first) <= 0.01  # measured: 3 of 353
     assert wrong <= 1  # measured: 1 of 179
