@@ -88,9 +88,6 @@ class PairFilter:
             Refused: the pair is not to be trained on.
         """
         chosen, rejected = (answer.text for answer in pair)
-        told_before = any(
-            message["role"] == "assistant" for message in prompt
-        )  # what it speaks of may be in x
         if any(answer.cut for answer in pair):
             raise Refused(LENGTH_STOP, "a sampled reply reached max_new_tokens before its end")
         if not chosen.strip() or not rejected.strip():
