@@ -49,17 +49,18 @@ def searchable(text: pl.Expr) -> pl.Expr:
 
 
 def may_hold(text: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
-    """Return False where `searchable` text certainly holds none of the patterns, at a tenth of its cost.
+    """Return False where `searchable` text certainly holds none of the patterns, at a fifth of its cost.
 
     Folding ASCII text only lowers it, drops apostrophes and cuts it into words: the words of a pattern that is found
     there follow one another in the raw text too. Other text is always True.
     """
     ascii_only = text.str.len_bytes() == text.str.len_chars()
-    runs = {" ".join(re.findall("[a-z0-9]+", pattern)) for pattern in wanted if pattern.isascii()}
-    apart = "[^a-z0-9]"
-    any_run = rf"(?:^|{apart})(?:{'|'.join(sorted(runs))})(?:{apart}|$)".replace(" ", f"{apart}+")
-    plain = text.str.replace_many(["'", "`"], ["", ""]).str.to_lowercase()
-    return ~ascii_only | plain.str.contains(any_run)
+    runs = {" ".join(["", *re.findall("[a-z0-9]+", pattern), ""]) for pattern in wanted if pattern.isascii()}
+    apart = pl.concat_str(pl.lit(" "), text.str.to_lowercase(), pl.lit(" "))
+    plain = apart.str.replace_many(["'", "`"], ["", ""]).str.replace_all(
+        "[^a-z0-9 ][^a-z0-9]*| [^a-z0-9]+", " "
+    )
+    return ~ascii_only | plain.str.contains_any(sorted(runs))
 
 
 def words(text: pl.Expr) -> pl.Expr:
