@@ -219,23 +219,24 @@ def common_ends(left: Ragged, right: Ragged) -> tuple[Ints, Ints]:
     """Return how many words two lists have in common at their beginnings, and at their ends."""
     shorter = np.minimum(left.lengths, right.lengths)
     offsets = np.concatenate([[0], np.cumsum(shorter)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], shorter)
-    row = np.repeat(np.arange(len(shorter)), shorter)
-    ahead = left.values[left.starts[row] + within] == right.values[right.starts[row] + within]
-    astern = (
-        left.values[left.starts[row + 1] - 1 - within] == right.values[right.starts[row + 1] - 1 - within]
-    )
-    return _streak(ahead, within, offsets, shorter), _streak(astern, within, offsets, shorter)
+    at = np.arange(offsets[-1])
+
+    def ahead(side: Ragged) -> U64:
+        places: Ints = np.repeat(side.starts[:-1] - offsets[:-1], shorter) + at
+        return side.values[places]
+
+    def astern(side: Ragged) -> U64:
+        places: Ints = np.repeat(side.starts[1:] - 1 + offsets[:-1], shorter) - at
+        return side.values[places]
+
+    return _streak(ahead(left) == ahead(right), offsets), _streak(astern(left) == astern(right), offsets)
 
 
-def _streak(equal: npt.NDArray[np.bool_], within: Ints, offsets: Ints, lengths: Ints) -> Ints:
+def _streak(equal: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
     """Return for each row how many flags are set before the first that is not."""
-    first = np.where(equal, np.iinfo(np.int64).max, within)
-    found = lengths.copy()
-    some = lengths > 0
-    if some.any():
-        found[some] = np.minimum(np.minimum.reduceat(first, offsets[:-1][some]), lengths[some])
-    return found
+    broken = np.append(np.flatnonzero(~equal), len(equal))
+    first: Ints = broken[np.searchsorted(broken, offsets[:-1])]
+    return np.minimum(first, offsets[1:]) - offsets[:-1]
 
 
 def _spans(chars: npt.NDArray[np.uint32], start: Ints, end: Ints) -> U64:
