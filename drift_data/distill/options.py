@@ -26,7 +26,7 @@ class DistillOptions(BaseModel):
     written: bool = True  # learn from our own written texts, too: the phrases of many languages
     # Conversations whose sha256 is divisible by this are never learned from; the finished model is measured on them.
     hold_out: int | None = Field(None, ge=2)
-    max_turns: int = Field(50_000, ge=1)  # of the teacher: about 25 KB of memory each
+    max_turns: int = Field(50_000, ge=1)  # of the teacher: about 30 KB of memory each
     learning_curve: bool = False  # also train on a quarter and on half of the conversations
     about: str | None = None  # what the labelled conversations are, for the classifier's card
     ceiling: Ceiling | None = None
