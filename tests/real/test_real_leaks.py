@@ -7,39 +7,33 @@ replies in view, so its share on other logs will be lower.
 """
 
 import csv
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from real_chats import annotations, chats, needs_data
 
 from drift_train.leaks import find_leak
 
-LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wildchat"
 READ = Path(__file__).parent / "replies_after_complaints.csv"
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not LOGS.is_dir(), reason=f"the real logs are not there: {LOGS}"),
-]
+pytestmark = [pytest.mark.real, needs_data]
 
 Key = tuple[str, int]
 
 
 def replies() -> tuple[list[str], dict[Key, str]]:
     """Return the first replies of all chats, and by conversation and message the replies right after a complaint."""
-    with (LOGS / "labels.csv").open() as file:
-        labels = {(row["conversation_hash"], int(row["turn"])): row["label"] for row in csv.DictReader(file)}
+    complaints = {key for key, row in annotations().items() if row["label"] == "DSAT"}
     first, after = [], {}
-    with (LOGS / "conversations.jsonl").open() as file:
-        for chat in map(json.loads, file):
-            for i, message in enumerate(chat["conversation"]):
-                if message["role"] != "assistant":
-                    continue
-                if i == 1:
-                    first.append(message["content"])
-                elif labels.get((chat["conversation_hash"], i - 1)) == "DSAT":
-                    after[chat["conversation_hash"], i] = message["content"]
+    for chat in chats():
+        for i, message in enumerate(chat["conversation"]):
+            if message["role"] != "assistant":
+                continue
+            if i == 1:
+                first.append(message["content"])
+            elif (chat["conversation_hash"], i - 1) in complaints:
+                after[chat["conversation_hash"], i] = message["content"]
     return first, after
 
 
