@@ -153,7 +153,17 @@ def _train_and_save(
 ) -> tuple[int, str]:
     """Check, train, save; return the number of steps and the saved precision. Alone holds trainer and models."""
     renderer = load_renderer(policy)
-    trainer = make_trainer(policy, reference, pairs, renderer.tokenizer, options, folder, keep=keep)
+    trainer = make_trainer(
+        policy,
+        reference,
+        pairs,
+        renderer.tokenizer,
+        options,
+        folder,
+        keep=keep,
+        title=writer.title,
+        logs=writer.path.parent / "tensorboard",
+    )
     writer.meter.watch(trainer.model)
     check_tokens(trainer.train_dataset, pairs, renderer, options.max_length)
     if trainer.precompute_ref_logps:

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -41,6 +42,8 @@ def make_trainer(
     folder: Path,
     *,
     keep: bool,
+    title: str,
+    logs: Path,
 ) -> Any:
     """Return TRL's trainer over the pairs, with float32 master weights.
 
@@ -55,13 +58,15 @@ def make_trainer(
         options: of the training.
         folder: where checkpoints go, and the reference's log-probs.
         keep: write checkpoints.
+        title: the run's name for the trackers of `report_to`.
+        logs: folder for TensorBoard's files, unless TENSORBOARD_LOGGING_DIR names another.
 
     Raises:
         UserError: the batches do not divide, adapters are asked for with sharded weights, or a tracker of
             `report_to` is not installed.
     """
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report their use to the Hub
-    args = _arguments(options, len(pairs), folder, keep)
+    args = _arguments(options, len(pairs), folder, keep, title)
     same = policy.resolve() == reference.resolve()
     precompute = options.reference_log_probs == "precompute"
     own = same and (
@@ -90,6 +95,11 @@ def make_trainer(
         trainer.ref_model = None
         trainer.accelerator.free_memory()
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(
+                logs
+            )  # its own choice lies in `folder`, which goes when training is done
     return trainer
 
 
@@ -125,7 +135,7 @@ def sharded() -> bool:
     return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
 
 
-def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool) -> DPOConfig:
+def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
     on_gpu = device().type == "cuda"
     at_once = options.per_device_batch * PartialState(cpu=not on_gpu).num_processes
     if options.global_batch % at_once:
@@ -162,6 +172,7 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool) -> D
         use_cpu=not on_gpu,
         seed=options.seed,
         report_to=options.report_to or "none",
+        run_name=title,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a NaN must be seen, not replaced by the running mean
         disable_tqdm=True,

@@ -48,7 +48,9 @@ def trainer_of(
     policy: Path, reference: Path, pairs: list[dict[str, Any]], options: TrainOptions, tmp_path: Path
 ) -> Any:
     tokenizer = load_renderer(policy).tokenizer
-    return dpo_trainer.make_trainer(policy, reference, pairs, tokenizer, options, tmp_path, keep=False)
+    return dpo_trainer.make_trainer(
+        policy, reference, pairs, tokenizer, options, tmp_path, keep=False, title="t", logs=tmp_path
+    )
 
 
 @pytest.mark.parametrize("log_probs", ["precompute", "live"])
