@@ -38,10 +38,15 @@ MADE_BY = {
     "rollouts": "make iter N=1",
     "pairs": "make iter N=1",
     "metrics": "make iter N=1",
+    "health": "make iter N=1",
     "evaluations": "make eval",
     "simulated_truth": "make simulate",
 }
-_NOT_TABLES = (".tmp", ".unfinished", "dropped")  # folders at the top of a workspace that hold copies or parts of tables
+_NOT_TABLES = (
+    ".tmp",
+    ".unfinished",
+    "dropped",
+)  # folders at the top of a workspace that hold copies or parts of tables
 _RUN_VIEWS = {"eval": "evaluations"}  # other folders of a run give their own name to the view
 _JSON = ("options", "inputs", "files", "dropped", "made_by", "results")
 

@@ -54,7 +54,7 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
 
 
 def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOptions) -> bool:
-    """Make `runs/<run>/iter<n>/{rollouts,pairs,model}`, and what is missing before it.
+    """Make `runs/<run>/iter<n>/{rollouts,pairs,model,health}`, and what is missing before it.
 
     Args:
         workspace: needs the table that `options.examples` names, and `seed` for the warm start.
@@ -76,6 +76,7 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
         made |= _rollouts(workspace, run, k, options)
         made |= _pairs(workspace, run, k, options)
         made |= _train(workspace, run, k, start, options.train, options.method)
+        made |= _health(workspace, run, k, start, options)
     return made
 
 
@@ -282,4 +283,34 @@ def _train(
         options={"method": method, "iteration": iteration, **training.model_dump(mode="json")},
         inputs=list(dict.fromkeys([pairs, *before, *(base.inputs if from_base else ())])),
         files=base.files if from_base else {},
+    )
+
+
+def _health(workspace: Workspace, run: str, iteration: int, base: Base, options: LoopOptions) -> bool:
+    """Measure a trained iteration. A stage of its own: whatever goes wrong here, the model is kept."""
+    policy, trained = _name(run, iteration - 1, "model"), _name(run, iteration, "model")
+    rollouts, pairs = _name(run, iteration, "rollouts"), _name(run, iteration, "pairs")
+    name = _name(run, iteration, "health")
+
+    def build(stage: Build) -> None:
+        from drift_train.analysis.health import write_health
+
+        write_health(
+            stage[name],
+            workspace,
+            rollouts,
+            workspace.require(pairs),
+            (workspace.path(policy), base.path, workspace.path(trained)),
+            options.health,
+            f"{run} iter{iteration} health",
+        )
+        stage[name].made_by = {"policy": policy, "trained": trained, "base": base.name}
+
+    return workspace.run(
+        "iter",
+        [name],
+        build,
+        options={"iteration": iteration, **options.health.model_dump()},
+        inputs=list(dict.fromkeys([rollouts, pairs, policy, trained, *base.inputs])),
+        files=base.files,
     )

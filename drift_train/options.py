@@ -97,6 +97,14 @@ def warm_start_options() -> TrainOptions:
     return TrainOptions(epochs=3)
 
 
+class HealthOptions(BaseModel):
+    """How much of an iteration's rollouts is looked at after its training."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    replies: int = Field(default=256, ge=2)  # scored by three models; lengths and ends are of all rollouts
+
+
 class LoopOptions(BaseModel):
     """A whole run: warm start, then iterations of rollout, pairs and DPO."""
 
@@ -110,6 +118,7 @@ class LoopOptions(BaseModel):
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
     min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
+    health: HealthOptions = HealthOptions()
 
     @model_validator(mode="after")
     def _guidance_needs_feedback(self) -> Self:
