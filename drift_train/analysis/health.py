@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from drift_data.schema import HEALTH
-from drift_data.workspace import Manifest, Output, UserError, Workspace
+from drift_data.workspace import Manifest, Output, Workspace
 from drift_train.analysis.likelihood import score, token_mean
 from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
 from drift_train.options import HealthOptions
@@ -52,20 +52,17 @@ def write_health(
     Args:
         output: of the stage that makes `health`.
         workspace: holds the rollouts.
-        rollouts: their table.
+        rollouts: their table, which has rows.
         pairs: manifest of the pairs made of them.
         models: folders of the policy that sampled, of the base model, and of the policy trained on the pairs.
         options: how many replies are scored.
         title: of the progress bars.
 
     Raises:
-        UserError: there is no rollout.
         CheckError: a log-probability is not a number.
     """
     policy, base, trained = models
     every, rows = _read(workspace, rollouts, options.replies)
-    if not rows:
-        raise UserError(f"{workspace.path(rollouts)} has no row, so there is nothing to measure.")
     renderer = load_renderer(policy)
     tokens = [(renderer.prompt(row["messages"]), list(row["token_ids"])) for row in rows]
     before, _ = score(policy, tokens, f"{title}: sampled policy")
