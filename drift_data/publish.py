@@ -64,7 +64,7 @@ def publish(
     with workspace.lock():
         (workspace.root / refuse.REFUSED).unlink(missing_ok=True)  # of an earlier attempt
         names = _names(workspace, options.run)
-        lineage = _lineage(workspace, list(names.values()))
+        lineage = workspace.lineage(list(names.values()))
         tables = [_table(workspace, config, name, lineage[name]) for config, name in names.items()]
         if not any(sum(table.rows.values()) for table in tables):
             raise UserError(
@@ -129,16 +129,6 @@ def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
             "Give RUN=name, or leave it out to publish the mined tables only."
         )
     return names | found
-
-
-def _lineage(workspace: Workspace, names: list[str]) -> dict[str, Manifest]:
-    """Return the manifests of folders and of all they were made from, inputs first; all must be current."""
-    found: dict[str, Manifest] = {}
-    for name in names:
-        if name not in found:
-            manifest = workspace.require(name)
-            found |= _lineage(workspace, sorted(manifest.inputs)) | {name: manifest}
-    return found
 
 
 def _table(workspace: Workspace, config: str, name: str, manifest: Manifest) -> PublishedTable:

@@ -8,7 +8,7 @@ from rich.console import Console
 from drift_data.export import export_release
 from drift_data.publish import publish as publish_tables
 from drift_data.query import canned_queries, describe_query, run_query, save_query, show_query
-from drift_data.report import write_report
+from drift_data.report.page import ReportOptions, write_report
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.names import run_name
@@ -20,7 +20,9 @@ def report(workspace: Workspace, recipe: Recipe, run: str | None) -> None:
     """Write the page of a run and say where it lies."""
     name = run_name(recipe, run)
     out = workspace.path("runs") / name / "report.html"
-    path = write_report(workspace, name, out, recipe.model_dump(mode="json"))
+    path = write_report(
+        workspace, name, out, recipe.model_dump(mode="json"), ReportOptions(alarms=recipe.alarms)
+    )
     print(f"report: {path.resolve()}")
 
 
