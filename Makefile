@@ -77,8 +77,8 @@ query: setup ## DuckDB over the workspace  SQL="…" | Q=name [OUT=file.csv|.par
 export: setup ## dsat, sat and seed in the DRIFT release's JSONL layout  OUT=folder
 	@$(DRIFT) export $(COMMON) $(call option,OUT,out)
 
-publish: setup ## data sets and card to the Hub, one commit  REPO=owner/name
-	@$(DRIFT) publish $(COMMON) $(call option,REPO,repo) $(call option,RUN,run)
+publish: setup ## data sets, or a model, and card to the Hub, one commit  REPO=owner/name [RUN=… MODEL_OF=iter2]
+	@$(DRIFT) publish $(COMMON) $(call option,REPO,repo) $(call option,RUN,run) $(call option,MODEL_OF,model-of)
 
 test: setup ## run all tests [T="paths or pytest options"]
 	@$(PY) -m pytest $(T)

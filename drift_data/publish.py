@@ -20,7 +20,7 @@ from drift_data.cards.render import SPLITS, PublishedTable, Scan, render_card
 from drift_data.workspace import Manifest, TableWriter, UserError, Workspace
 
 TABLES = ("dsat", "sat", "seed")
-_STAGING = ".publish"
+STAGING = ".publish"  # folder of the workspace with what is being uploaded
 
 
 class PublishOptions(BaseModel):
@@ -76,7 +76,7 @@ def publish(
         scan: Scan = "not_needed" if not own else "skipped" if options.allow_pii else "clean"
         if scan == "clean":
             refuse.refuse_personal_data(workspace, names, own, options.phone_regions)
-        staging = workspace.root / _STAGING
+        staging = workspace.root / STAGING
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
             for table in tables:
@@ -86,6 +86,7 @@ def publish(
             done = hub.upload(
                 staging,
                 repo,
+                kind="dataset",
                 owned=[*(f"{name}/" for name in TABLES), "pairs-"],
                 private=options.private,
                 message=f"Publish {', '.join(names)}",

@@ -374,16 +374,22 @@ def export(
 @app.command()
 def publish(
     repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
+    model_of: Annotated[
+        str | None, typer.Option(help="Instead of the data: a model of the run, e.g. iter2.")
+    ] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     run: Run = None,
     overrides: Set = None,
 ) -> None:
-    """Upload dsat, sat, seed (and a run's pairs) with a data card in one commit; the token is read from HF_TOKEN."""
+    """Upload dsat, sat, seed (and a run's pairs), or a trained model, with a card in one commit.
+
+    The token is read from HF_TOKEN.
+    """
     workspace, loaded = _open(work, recipe, overrides, offline="false")
     from pipelines.stages import output
 
-    output.publish(workspace, loaded, repo, run)
+    output.publish(workspace, loaded, repo, run, model_of)
 
 
 def main() -> int:
