@@ -16,7 +16,7 @@ from tqdm import tqdm
 from drift_data.schema import DROPPED, ROLLOUTS
 from drift_data.workspace import Output, UserError
 from drift_train.examples import Example
-from drift_train.methods import Method
+from drift_train.methods.base import Method, shown
 from drift_train.options import RolloutOptions
 from drift_train.policy import context_length, load_renderer
 from drift_train.render import Message, Renderer, RenderError, shorten
@@ -76,7 +76,7 @@ def write_rollouts(
         except RenderError as error:
             key = {"conversation_id": example.conversation_id, "turn": example.turn}
             drop = {**key, "reason": error.reason, "detail": error.detail}
-            kinds = len(_ask(method, example, example.prompt, options))
+            kinds = len(method.kinds(bool(options.guidance)))
             output.drop([drop] * (options.samples * kinds), DROPPED)
             left_out += options.samples * kinds
             continue
@@ -110,32 +110,32 @@ def write_rollouts(
 def _ask(
     method: Method, example: Example, prompt: Sequence[Message], options: RolloutOptions
 ) -> dict[str, list[Message]]:
-    complaint = example.feedback if options.guidance else None
-    return dict(method.asked(prompt, example.rejected, complaint, options.instruction))
+    kinds = method.kinds(bool(options.guidance))
+    return {kind: shown(kind, example, prompt, options.instruction) for kind in kinds}
 
 
 def _fit(
     renderer: Renderer, example: Example, method: Method, options: RolloutOptions, max_length: int
 ) -> list[Message]:
-    """Return the example's prompt, shortened until every rollout and the training pair fit.
+    """Return the example's prompt, shortened until every rollout and the training pair fit: one x for all of them.
 
     Raises:
         RenderError: `prompt_too_long` when even the shortest does not, or as `Renderer.pair`.
     """
 
     def fits(prompt: Sequence[Message]) -> bool:
-        plain, rejected = renderer.pair(prompt, example.rejected)
-        if len(plain) + max(len(rejected), options.max_new_tokens) > max_length:
+        plain, reply = renderer.pair(prompt, method.logged(example) or "")
+        if len(plain) + max(len(reply), options.max_new_tokens) > max_length:
             return False
-        shown = _ask(method, example, prompt, options).values()
-        return all(len(renderer.prompt(messages)) <= options.max_prompt_tokens for messages in shown)
+        asked = _ask(method, example, prompt, options).values()
+        return all(len(renderer.prompt(messages)) <= options.max_prompt_tokens for messages in asked)
 
     found = shorten(example.prompt, fits)
     if found is None:
         raise RenderError(
             "prompt_too_long",
-            f"the last user message with the rejected reply, the complaint and the instruction is beyond "
-            f"max_prompt_tokens {options.max_prompt_tokens}, or leaves no room for a reply in {max_length}",
+            f"the last user message, with what a guided prompt shows after it, is beyond max_prompt_tokens "
+            f"{options.max_prompt_tokens}, or leaves no room for a reply in {max_length}",
         )
     return found[0]
 

@@ -303,7 +303,7 @@ def iterate(
     n: Annotated[
         int, typer.Option(help="Iteration, from 1; missing earlier ones are made first.", min=1)
     ] = 1,
-    method: Annotated[str | None, typer.Option(help="How pairs are built: drift.")] = None,
+    method: Annotated[str | None, typer.Option(help="How pairs are built: drift, spin or iterdpo.")] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     model: Model = None,
