@@ -20,7 +20,7 @@ ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_U
 override SQL := $(value SQL)
 export SQL
 
-.PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter eval report query export publish
+.PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter recipe eval report query export publish
 .PHONY: test lint bench arms clean
 
 help: ## list the targets and their options
@@ -64,6 +64,9 @@ warm: setup ## DPO on seed → M0  [MODEL=folder|Hub id]
 
 iter: setup ## rollouts of M(N-1), pairs, DPO → M(N)  N=1 [MODEL=… METHOD=drift|spin|iterdpo]
 	@$(DRIFT) iter $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,METHOD,method) $(call option,RUN,run)
+
+recipe: setup ## what a recipe resolves to, beside the paper and the release; runs nothing  RECIPE=paper-7b [METHOD=…]
+	@$(DRIFT) recipe --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)") $(call option,METHOD,method)
 
 eval: setup ## measure base, M0 … M(N)  N=1
 	@$(DRIFT) eval $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,RUN,run)

@@ -317,6 +317,21 @@ def iterate(
     train.iterate(workspace, loaded, run, n)
 
 
+@app.command("recipe")
+def show_recipe(
+    method: Annotated[str | None, typer.Option(help="How pairs are built: drift, spin, iterdpo.")] = None,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Show what a recipe resolves to, beside the paper and the release; nothing is run."""
+    loaded = load_recipe(recipe, [*(overrides or []), *([f"loop.method={method}"] if method else [])])
+    from rich.console import Console
+
+    from pipelines.stages import recipe as stage
+
+    stage.show(loaded, Console())
+
+
 @app.command("eval")
 def evaluate(
     n: Annotated[int, typer.Option(help="Last iteration to measure.", min=0)] = 1,

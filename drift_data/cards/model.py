@@ -65,7 +65,7 @@ def render_model_card(
     base = str(first.made_by.get("policy") or first.made_by.get("model") or "not known")
     on_the_hub = first.files.get(f"base:{base}", "").startswith("revision:")
     known: dict[str, str] = yaml.safe_load(card_text("models.yaml"))
-    licence = licence or known.get(base, "other")
+    licence = licence or known.get(base.split("@")[0], "other")
     rows = [row for row in read_health(workspace, run) if row.iteration <= iteration]
     checks = health_checks(rows, options)
     methods: dict[str, str] = yaml.safe_load(card_text("methods.yaml"))
@@ -76,7 +76,7 @@ def render_model_card(
         .get_template("model.md.jinja")
         .render(
             front_matter=yaml.safe_dump(
-                _front_matter(licence, base if on_the_hub else None, _sources(lineage)),
+                _front_matter(licence, base.split("@")[0] if on_the_hub else None, _sources(lineage)),
                 sort_keys=False,
                 allow_unicode=True,
             ),
