@@ -243,7 +243,7 @@ WITH replies AS (
         left(messages[-1].content, ?) AS request, left(completion, ?) AS completion
     FROM rollouts WHERE run = ? AND sample = 0
 ), shown AS (
-    SELECT conversation_id, turn FROM replies GROUP BY ALL
+    SELECT conversation_id, turn FROM replies GROUP BY 1, 2
     ORDER BY count(*) DESC, md5(conversation_id || turn) LIMIT ?
 )
 FROM replies SEMI JOIN shown USING (conversation_id, turn) ORDER BY md5(conversation_id || turn), iter, model
