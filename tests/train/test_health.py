@@ -11,6 +11,8 @@ from random_policy import make_policy
 from test_loop import OPTIONS, make_workspace
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from drift_data.cards.model import write_model_card
+from drift_data.report.alarms import AlarmOptions
 from drift_data.workspace import Workspace
 from drift_train import loop
 from drift_train.analysis import likelihood
@@ -142,3 +144,15 @@ def test_the_error_of_a_token_mean_is_that_of_replies() -> None:
     assert token_mean([2.0, 4.0, 6.0], [1, 2, 3]) == {"mean": 2.0, "stderr": 0.0, "n": 3}
     found = token_mean([1.0, 3.0], [1, 1])
     assert found["stderr"] == pytest.approx(math.sqrt(2) / math.sqrt(2))  # s = √2 of two values, over √2
+
+
+def test_the_models_card_says_how_to_load_it_and_that_works(
+    finished: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = write_model_card(finished, "r", 2, AlarmOptions()).read_text()
+    assert "after 2 iterations of DPO" in card
+    assert "saved in `float32`" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    folder = str(finished.path("runs/r/iter2/model"))
+    exec(code.replace("runs/r/iter2/model", folder).replace("512", "4"), {})
+    assert "<|im_start|>assistant" in capsys.readouterr().out
