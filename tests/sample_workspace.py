@@ -200,6 +200,8 @@ def metrics(iteration: int, steps: int = STEPS) -> list[dict]:
             "rewards/accuracies": min(1.0, 0.5 + 0.05 * step),
             "logps/chosen": -20.0,
             "logps/rejected": -20.0 - step,
+            "lengths/chosen": 12.0,
+            "lengths/rejected": 10.0,
             "tokens_per_second": 1000.0,
             "peak_memory_bytes": 500_000_000,
         }

@@ -32,6 +32,7 @@ _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
     ("accuracy", "Accuracy", {"accuracy": "rewards/accuracies"}, 0.5),
     ("reward", "Rewards", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}, 0.0),
     ("logp", "Log-probabilities", {"chosen": "logps/chosen", "rejected": "logps/rejected"}, None),
+    ("length", "Tokens of a reply", {"chosen": "lengths/chosen", "rejected": "lengths/rejected"}, None),
 ]
 
 

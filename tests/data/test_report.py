@@ -64,7 +64,7 @@ def test_pairs_scores_drops_and_provenance_have_their_numbers(shown):
 def test_every_chart_says_in_words_what_it_shows(shown):
     page, _ = shown
     charts = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(charts) == 5 + 2 + 4 + 1  # curves, lengths of two rounds, health, scores
+    assert len(charts) == 6 + 2 + 4 + 1  # curves, lengths of two rounds, health, scores
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in charts)
     assert "Margin over 20 training steps: margin from 0.25 to 0.85" in [c["aria-label"] for c in charts]
     assert "gold by model: base 0.500, M0 0.625, M1 0.875" in [c["aria-label"] for c in charts]

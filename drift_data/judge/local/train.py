@@ -274,11 +274,14 @@ def _calibrated(odds: Floats, dsat: npt.NDArray[np.bool_]) -> tuple[float, float
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _matrix(grams: Grams, count: int) -> Matrix:
+def _matrix(said: Sequence[Grams], count: int) -> Matrix:
     """Return (turns, buckets): how often each n-gram occurs, over the square root of how many there are."""
-    sizes = np.bincount(grams.rows, minlength=count)
-    values = 1 / np.sqrt(sizes[grams.rows])
-    return sparse.csr_matrix((values, (grams.rows, buckets(grams))), shape=(count, 1 << BITS))
+    everything = np.arange(count)
+    packed = [grams.take(everything) for grams in said]
+    rows = np.concatenate([np.repeat(everything, grams.lengths) for grams in packed])
+    cells = np.concatenate([buckets(grams) for grams in packed])
+    values = 1 / np.sqrt(np.bincount(rows, minlength=count)[rows])
+    return sparse.csr_matrix((values, (rows, cells)), shape=(count, 1 << BITS))
 
 
 def _folds(groups: npt.NDArray[np.str_], count: int, seed: int) -> Iterator[Numbers]:
