@@ -32,7 +32,8 @@ def write_model_card(workspace: Workspace, run: str, iteration: int, options: Al
     folder = workspace.path(_model(run, iteration))
     card, path = render_model_card(workspace, run, iteration, options), folder / CARD
     if not path.is_file() or path.read_text(encoding="utf-8") != card:
-        part = path.with_name(f".{CARD}.part")  # the file itself may be a hard link to the base model's
+        # Replaced, not written into: it may be a hard link to the base model's. Aside, as a kill may leave a part.
+        part = folder.with_name(f".{CARD}.part")
         part.write_text(card, encoding="utf-8")
         part.replace(path)
     return path
