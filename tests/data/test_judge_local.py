@@ -133,7 +133,8 @@ CASES = {
 
 MISSED = {  # by the shipped classifier, which is made for the polite, long complaints of real logs
     "insisting in other words after a refusal is dsat",
-    "Chinese",
+    "the same request with a word less is dsat",
+    "French",
     "German",
     "Arabic",
 }
