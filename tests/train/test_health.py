@@ -27,8 +27,8 @@ KEY = ("conversation_id", "turn", "kind", "sample")
 @pytest.fixture(scope="module")
 def finished(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = make_workspace(tmp_path_factory.mktemp("health"))
-    faster = OPTIONS.train.model_copy(update={"learning_rate": 1e-4})
-    loop.iterate(workspace, "r", 2, str(policy), OPTIONS.model_copy(update={"warm": None, "train": faster}))
+    gentle = OPTIONS.train.model_copy(update={"learning_rate": 2e-5})  # M1 must still end its replies
+    loop.iterate(workspace, "r", 2, str(policy), OPTIONS.model_copy(update={"warm": None, "train": gentle}))
     return workspace
 
 
