@@ -10,18 +10,15 @@ from random_policy import TEMPLATE, WORDS, make_policy
 
 
 def make_pair_reward(folder: Path, *, outputs: int = 1, context: int = 48) -> Path:
-    """Write a sequence classifier of the kind of OpenAssistant's: a DeBERTa-v2 with a word-piece tokenizer."""
+    """Write a sequence classifier of the kind of OpenAssistant's: a DeBERTa-v2, here with whole words."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, PreTrainedTokenizerFast
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS.split()])
+    inner = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.train_from_iterator(
-        [WORDS] * 4, trainers.WordPieceTrainer(vocab_size=160, special_tokens=special, show_progress=False)
-    )
     inner.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
