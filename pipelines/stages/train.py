@@ -19,9 +19,10 @@ def base_model(workspace: Workspace, recipe: Recipe) -> str:
     """Return the base model's folder or Hub id; the tiny model is made and pre-trained when it is missing."""
     if recipe.model != TINY:
         return recipe.model
-    from drift_train.tiny import make_tiny
 
     def build(outputs: Build) -> None:
+        from drift_train.tiny import make_tiny  # with torch: not for a model that is there
+
         rows = workspace.read(PRETRAIN).to_pylist()
         chats = ((row["phase"], row["messages"]) for row in rows)
         outputs[BASE].results = make_tiny(chats, outputs[BASE].folder, recipe.tiny)
