@@ -173,7 +173,7 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
             "method": options.method,
             "iteration": iteration,
             "max_length": options.train.max_length,
-            **rollout.model_dump(mode="json"),
+            **rollout.identity(),
         },
         inputs=[options.examples, policy],
     )
