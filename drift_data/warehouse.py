@@ -41,7 +41,11 @@ MADE_BY = {
     "evaluations": "make eval",
     "simulated_truth": "make simulate",
 }
-_NOT_TABLES = (".tmp", ".unfinished", "dropped")  # folders at the top of a workspace that hold copies or parts of tables
+_NOT_TABLES = (
+    ".tmp",
+    ".unfinished",
+    "dropped",
+)  # folders at the top of a workspace that hold copies or parts of tables
 _RUN_VIEWS = {"eval": "evaluations"}  # other folders of a run give their own name to the view
 _JSON = ("options", "inputs", "files", "dropped", "made_by", "results")
 

@@ -81,7 +81,7 @@ def recheck_log_probs(
         f"The {engine} engine reports log-probabilities that differ by up to {worst:.4g} (mean {mean:.4g}) from a "
         f"plain forward of {folder} on the same tokens; at most {TOLERANCE[dtype]} (mean {MEAN_TOLERANCE[dtype]}) "
         "is rounding. It did not sample from this checkpoint. Nothing was trained on it.",
-        wrong,
+        wrong or range(len(rows)),
     )
 
 

@@ -70,7 +70,9 @@ class SamplingOptions(BaseModel):
     max_prompt_tokens: int = Field(default=2048, ge=1)  # release: input length of the rollout prompt
     samples: int = Field(default=1, ge=1)  # release: one reply a prompt
     seed: int = 42  # release (of training; its sampling had none)
-    recheck: int = Field(default=8, ge=0)  # rows, and one a shard, whose log-probs are computed again; 0 = none
+    recheck: int = Field(
+        default=8, ge=0
+    )  # rows, and one a shard, whose log-probs are computed again; 0 = none
     vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`, e.g. tensor_parallel_size
     # What follows decides how replies are computed, not which: see `identity`.
     shard: int = Field(default=2_000, ge=1)  # requests; a run that is killed samples at most two shards again

@@ -40,4 +40,6 @@ def write_shard(path: Path, shard: ShardReplies) -> None:
 def read_shard(path: Path) -> ShardReplies:
     """Return what `write_shard` has written."""
     table = pq.read_table(path)
-    return ShardReplies([Reply(**row) for row in table.to_pylist()], **json.loads(table.schema.metadata[_MADE]))
+    return ShardReplies(
+        [Reply(**row) for row in table.to_pylist()], **json.loads(table.schema.metadata[_MADE])
+    )

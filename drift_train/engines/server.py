@@ -96,7 +96,9 @@ class ServerEngine:
             async with self._client() as client:
                 served = (await client.models.list()).data
         except openai.OpenAIError as error:
-            raise EngineStartError(self._told(error)) from None  # their errors hold headers, and these the key
+            raise EngineStartError(
+                self._told(error)
+            ) from None  # their errors hold headers, and these the key
         card = next((card for card in served if card.id == self._model), None)
         if card is None:
             names = ", ".join(card.id for card in served) or "nothing"
@@ -222,8 +224,9 @@ class ServerEngine:
         need = self._options.max_prompt_tokens + self._options.max_new_tokens
         port = urlsplit(self._server.base_url).port
         return (
-            f"vllm serve {self._policy.resolve()} --served-model-name {self._model} --generation-config vllm "
-            f"--max-model-len {need} --dtype {self.precision}" + (f" --port {port}" if port else "")
+            f"python -m vllm.entrypoints.openai.api_server --model {self._policy.resolve()} "
+            f"--served-model-name {self._model} --generation-config vllm --max-model-len {need} "
+            f"--dtype {self.precision}" + (f" --port {port}" if port else "")
         )
 
     def _told(self, error: Exception) -> str:
@@ -231,7 +234,9 @@ class ServerEngine:
         import openai
 
         match error:
-            case openai.AuthenticationError() | openai.PermissionDeniedError():  # some repeat parts of the key
+            case (
+                openai.AuthenticationError() | openai.PermissionDeniedError()
+            ):  # some repeat parts of the key
                 return f"The server at {self._host} refuses the key: set ${_KEY} to one that it takes."
             case openai.APITimeoutError():
                 return (

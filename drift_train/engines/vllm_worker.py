@@ -51,21 +51,16 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     """What vLLM takes for its progress bar: tells the parent how many replies have come, and shows nothing."""
 
     pipe: TextIO
+    nowhere: TextIO
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        self._hidden = Path(os.devnull).open("w")
-        super().__init__(*args, **{**settings, "file": self._hidden})
+        super().__init__(*args, **{**settings, "file": self.nowhere})
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count replies; the rendering of prompts, over which it iterates, is not counted."""
         if self.iterable is None:
             _say(self.pipe, REPLIES, int(n or 0))
         return super().update(n)
-
-    def close(self) -> None:
-        """Close the bar."""
-        super().close()
-        self._hidden.close()
 
 
 def _say(pipe: TextIO, *words: object) -> None:
@@ -87,7 +82,6 @@ def main(folder: Path, pipe: TextIO) -> None:
     job = json.loads((folder / "job.json").read_text())
     threading.Thread(target=_end_with_parent, args=(job["parent"],), daemon=True).start()
     llm = start(job)
-    _Bar.pipe = pipe
     _say(pipe, UP, str(llm.model_config.dtype).removeprefix("torch."))
     for line in sys.stdin:
         number = int(line)
@@ -131,5 +125,6 @@ def _sample(llm: Any, job: dict[str, Any], asked: Path, answered: Path) -> None:
 
 
 if __name__ == "__main__":
-    with os.fdopen(int(sys.argv[2]), "w") as said:
+    with os.fdopen(int(sys.argv[2]), "w") as said, Path(os.devnull).open("w") as nowhere:
+        _Bar.pipe, _Bar.nowhere = said, nowhere
         main(Path(sys.argv[1]), said)
