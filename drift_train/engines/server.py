@@ -78,7 +78,7 @@ class ServerEngine:
         """Nothing to do: the server is not ours."""
 
     def _client(self) -> Any:
-        from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
+        from openai import AsyncOpenAI, Timeout
 
         timeout = Timeout(self._server.timeout, connect=min(_CONNECT, self._server.timeout))
         return AsyncOpenAI(
@@ -86,7 +86,6 @@ class ServerEngine:
             base_url=self._server.base_url,
             timeout=timeout,
             max_retries=self._server.retries,
-            http_client=DefaultAioHttpClient(timeout=timeout),
         )
 
     async def _look(self) -> None:
@@ -231,6 +230,7 @@ class ServerEngine:
 
     def _told(self, error: Exception) -> str:
         """Say what a failed request means; the key is in no text."""
+        import httpx2
         import openai
 
         match error:
@@ -238,7 +238,7 @@ class ServerEngine:
                 openai.AuthenticationError() | openai.PermissionDeniedError()
             ):  # some repeat parts of the key
                 return f"The server at {self._host} refuses the key: set ${_KEY} to one that it takes."
-            case openai.APITimeoutError():
+            case openai.APITimeoutError() if not isinstance(error.__cause__, httpx2.ConnectTimeout):
                 return (
                     f"The server at {self._host} did not answer within {self._server.timeout:g} s. Raise "
                     "rollout.server.timeout, or lower rollout.server.concurrency."
