@@ -62,7 +62,7 @@ seed: setup ## labels → dsat, sat and seed  [LABELS=judge]
 warm: setup ## DPO on seed → M0  [MODEL=folder|Hub id]
 	@$(DRIFT) warm $(COMMON) $(call option,MODEL,model) $(call option,RUN,run)
 
-iter: setup ## rollouts of M(N-1), pairs, DPO → M(N)  N=1 [MODEL=… METHOD=drift]
+iter: setup ## rollouts of M(N-1), pairs, DPO → M(N)  N=1 [MODEL=… METHOD=drift|spin|iterdpo]
 	@$(DRIFT) iter $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,METHOD,method) $(call option,RUN,run)
 
 eval: setup ## measure base, M0 … M(N)  N=1

@@ -100,6 +100,7 @@ PREFERENCES: Final = pa.schema(
         _key("rejected", MESSAGES),
         ("score_chosen", pa.float32()),
         ("score_rejected", pa.float32()),
+        ("feedback", pa.string()),  # a critique of the rejected reply
     ]
 )
 
@@ -115,6 +116,15 @@ ROLLOUTS: Final = pa.schema(
         _key("finish_reason", pa.string()),
         _key("engine", pa.string()),
         _key("seed", pa.int64()),
+    ]
+)
+REWARDS: Final = pa.schema(
+    [
+        _ID,
+        _TURN,
+        _key("kind", pa.string()),  # with `sample`, the row of `rollouts` it is about
+        _key("sample", pa.int32()),
+        _key("reward", pa.float64()),  # of the reply after the training prompt
     ]
 )
 PAIRS: Final = pa.schema(

@@ -1,4 +1,4 @@
-"""Finds the model a run starts from: a workspace folder, another folder, or a Hub id. Imports no torch."""
+"""Finds a model that a run needs: a workspace folder, another folder, or a Hub id. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a run starts from, and what the manifests record of it."""
+    """A model that is given to a run, and what the manifests record of it."""
 
     name: str  # as the user gave it
     path: Path
@@ -22,9 +22,13 @@ class Base:
     files: dict[str, str]  # anything else and its digest, or revision on the Hub
 
 
-def resolve_base(workspace: Workspace, name: str) -> Base:
-    """Find a base model: a folder of the workspace, another local folder, or a Hub id (which is then
-    downloaded).
+def resolve_base(workspace: Workspace, name: str, what: str = "base model") -> Base:
+    """Find a model: a folder of the workspace, another local folder, or a Hub id, which is then downloaded.
+
+    Args:
+        workspace: where to look first.
+        name: of the folder, or owner/name of the Hub, to which @revision may be added.
+        what: the model is for, in messages.
 
     Raises:
         UserError: none of the three is there.
@@ -34,23 +38,24 @@ def resolve_base(workspace: Workspace, name: str) -> Base:
         return Base(name, inside, (name,), {})
     if Path(name).is_dir():
         _require_config(Path(name))
-        return Base(name, Path(name), (), {f"base:{name}": folder_digest(Path(name))})
-    if name.count("/") != 1 or name.startswith((".", "/")):
+        return Base(name, Path(name), (), {f"{what.split()[0]}:{name}": folder_digest(Path(name))})
+    identity, _, revision = name.partition("@")
+    if identity.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(
-            f"No base model {name}: it is neither a finished folder of {workspace.root}, nor a folder, nor a "
+            f"No {what} {name}: it is neither a finished folder of {workspace.root}, nor a folder, nor a "
             "Hub id such as owner/name."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        path = Path(snapshot_download(identity, revision=revision or None, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"The base model {name} is not a folder, and the Hub does not give it: {error}"
+            f"The {what} {name} is not a folder, and the Hub does not give it: {error}"
         ) from error
     _require_config(path)
-    return Base(name, path, (), {f"base:{name}": f"revision:{path.name}"})
+    return Base(name, path, (), {f"{what.split()[0]}:{name}": f"revision:{path.name}"})
 
 
 def _require_config(folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""Reads rejected replies from `dsat` or `preferences`, and says which of them an iteration takes."""
+"""Reads examples from the tables that methods learn from, and says which of them an iteration takes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,13 +15,24 @@ from drift_train.render import Message
 
 @dataclass(frozen=True)
 class Example:
-    """A reply that was rejected, where it stood, and what the user said to it (None: nothing is known)."""
+    """A place in the logs with what is known of the replies to it.
+
+    Attributes:
+        conversation_id: with `turn` the key.
+        turn: of the user's reaction, or where one would stand.
+        split: only "train" is trained on.
+        prompt: x, the messages before the reply.
+        chosen: a reply that was good enough, if the table holds one.
+        rejected: a reply that was not, if the table holds one.
+        feedback: what was said to `rejected`, or to `chosen` where that is the only reply; None: nothing is known.
+    """
 
     conversation_id: str
     turn: int
     split: str
     prompt: list[Message]
-    rejected: str
+    chosen: str | None
+    rejected: str | None
     feedback: str | None
 
     @property
@@ -29,36 +40,29 @@ class Example:
         """What joins it with its rollouts."""
         return self.conversation_id, self.turn
 
-
-def dsat_examples(workspace: Workspace) -> Iterator[Example]:
-    """Yield the rows of `dsat`, of all splits."""
-    for row in _rows(workspace, "dsat"):
-        yield Example(
-            row["conversation_id"],
-            row["turn"],
-            row["split"],
-            row["prompt"],
-            row["rejected"][0]["content"],
-            row["feedback"],
-        )
+    @property
+    def guides(self) -> bool:
+        """Whether it holds a failing reply with the complaint about it."""
+        return self.rejected is not None and bool((self.feedback or "").strip())
 
 
-def preference_examples(workspace: Workspace) -> Iterator[Example]:
-    """Yield the rows of `preferences`, of all splits; `turn` is where a complaint would stand."""
-    for row in _rows(workspace, "preferences"):
-        yield Example(
-            row["conversation_id"],
-            len(row["prompt"]) + 1,
-            row["split"],
-            row["prompt"],
-            row["rejected"][0]["content"],
-            None,
-        )
-
-
-def _rows(workspace: Workspace, table: str) -> Iterator[dict[str, Any]]:
+def read_examples(workspace: Workspace, table: str) -> Iterator[Example]:
+    """Yield the rows of `dsat`, `sat`, `seed` or `preferences`, of all splits."""
     for batch in workspace.batches(table):
-        yield from batch.to_pylist()
+        for row in batch.to_pylist():
+            yield Example(
+                row["conversation_id"],
+                row["turn"] if "turn" in row else len(row["prompt"]) + 1,
+                row["split"],
+                row["prompt"],
+                _reply(row, "chosen"),
+                _reply(row, "rejected"),
+                row["feedback"],
+            )
+
+
+def _reply(row: Mapping[str, Any], side: str) -> str | None:
+    return str(row[side][0]["content"]) if side in row else None
 
 
 def slice_of_iteration(examples: Iterable[Example], iteration: int, options: RolloutOptions) -> list[Example]:

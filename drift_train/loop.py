@@ -8,26 +8,22 @@ imported (with torch) only when a step has to be made.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
 
+from drift_data.schema import DROPPED
 from drift_data.workspace import Build, UserError, Workspace
 from drift_train.base import Base, link_model, resolve_base
-from drift_train.examples import Example, dsat_examples, preference_examples, slice_of_iteration
+from drift_train.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
+from drift_train.examples import slice_of_iteration
 from drift_train.methods import METHODS
 from drift_train.options import LoopOptions, TrainOptions
-from drift_train.pairs import LENGTH_STOP, TRAIN, Candidate, PairFilter, write_pairs
+from drift_train.pairs import LENGTH_STOP, PairFilter, write_pairs
 
 LOGS = "logs"  # folder of the workspace for the engines' own logs
-_READ = [
-    "conversation_id",
-    "turn",
-    "sample",
-    "kind",
-    "messages",
-    "completion",
-    "finish_reason",
-]  # of rollouts
+_SCORED = 256  # replies whose rewards are computed together
+_NO_FEEDBACK = {
+    "reason": "no_feedback",
+    "detail": "nothing is said about the failing reply, so it cannot guide",
+}
 
 
 def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> bool:
@@ -54,10 +50,11 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
 
 
 def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOptions) -> bool:
-    """Make `runs/<run>/iter<n>/{rollouts,pairs,model}`, and what is missing before it.
+    """Make `runs/<run>/iter<n>/{rollouts,pairs,model}`, `rewards` where samples are ranked, and what is missing before
+    it.
 
     Args:
-        workspace: needs the table that `options.examples` names, and `seed` for the warm start.
+        workspace: needs the table that the method reads, and `seed` for the warm start.
         run: name of the run.
         n: number of the iteration, from 1.
         base: as for `warm`.
@@ -70,10 +67,14 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
         raise UserError(
             f"Iterations are counted from 1, so there is no iteration {n}. M0 is made by `make warm`."
         )
+    if workspace.manifest(_name(run, 1, "rollouts")) is None:
+        usable_examples(workspace, options)  # nothing to learn from is said before the warm start is trained
     made = warm(workspace, run, base, options)
     start = resolve_base(workspace, base)
     for k in range(1, n + 1):
         made |= _rollouts(workspace, run, k, options)
+        if options.ranked:
+            made |= _rewards(workspace, run, k, options)
         made |= _pairs(workspace, run, k, options)
         made |= _train(workspace, run, k, start, options.train, options.method)
     return made
@@ -92,23 +93,7 @@ def _seed_pairs(
         from drift_train.policy import load_renderer
 
         keep = PairFilter(load_renderer(base.path), training.max_length, options.pairs.drop_leaks_in_seed)
-        shortened = 0
-
-        def candidates() -> Iterator[Candidate]:
-            nonlocal shortened
-            for batch in workspace.batches("seed"):
-                for row in batch.to_pylist():
-                    if row["split"] != TRAIN:
-                        continue
-                    chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
-                    prompt = keep.shortened(row["prompt"], chosen, rejected)
-                    shortened += len(prompt) < len(row["prompt"])
-                    yield Candidate(
-                        row["conversation_id"], row["turn"], row["split"], prompt, chosen, rejected
-                    )
-
-        write_pairs(stage[name], candidates(), keep, "seed", "logs", f"{run} iter0 pairs")
-        stage[name].results["shortened_prompts"] = shortened
+        write_pairs(stage[name], seed_candidates(workspace, keep), keep, "seed", "logs", f"{run} iter0 pairs")
 
     return workspace.run(
         "warm",
@@ -142,21 +127,17 @@ def _take_base(workspace: Workspace, run: str, base: Base, reason: str, options:
 
 def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
     name, policy = _name(run, iteration, "rollouts"), _name(run, iteration - 1, "model")
-    rollout = options.rollout
+    rollout = options.asked()
 
     def build(stage: Build) -> None:
         from drift_train.rollout_stage import write_rollouts
 
-        examples = slice_of_iteration(_examples(workspace, options), iteration, rollout)
-        if not examples:
-            raise UserError(
-                f"{workspace.path(options.examples)} has no row of split train, so nothing can be sampled. "
-                "Look at its dropped rows, or mine with other options."
-            )
+        usable, silent = usable_examples(workspace, options)
+        output = stage[name]
         write_rollouts(
-            stage[name],
+            output,
             workspace.path(policy),
-            examples,
+            slice_of_iteration(usable, iteration, rollout),
             METHODS[options.method],
             rollout,
             max_length=options.train.max_length,
@@ -164,6 +145,10 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
             log_folder=workspace.path(LOGS),
             title=f"{run} iter{iteration} rollouts",
         )
+        output.drop(
+            [{"conversation_id": e.conversation_id, "turn": e.turn, **_NO_FEEDBACK} for e in silent], DROPPED
+        )
+        output.rows_in = (output.rows_in or 0) + len(silent)
 
     return workspace.run(
         "iter",
@@ -175,12 +160,43 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
             "max_length": options.train.max_length,
             **rollout.identity(),
         },
-        inputs=[options.examples, policy],
+        inputs=[table_of(options), policy],
+    )
+
+
+def _rewards(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
+    name, rollouts = _name(run, iteration, "rewards"), _name(run, iteration, "rollouts")
+    assert options.reward is not None  # the options see to it
+    reward = options.reward
+    model = resolve_base(workspace, reward.model, "reward model")
+
+    def build(stage: Build) -> None:
+        from drift_train.reward import RewardModel, write_rewards
+
+        output, scorer = stage[name], RewardModel(model.path, reward)
+        write_rewards(
+            output,
+            workspace.batches(rollouts, READ, _SCORED),
+            workspace.require(rollouts).rows_out,
+            scorer,
+            f"{run} iter{iteration} rewards",
+        )
+        output.made_by = {"reward_model": model.name, "max_length": scorer.max_length}
+        output.results["shortened"] = scorer.shortened
+
+    return workspace.run(
+        "iter",
+        [name],
+        build,
+        options=reward.model_dump(mode="json", exclude={"batch_size"}),
+        inputs=[rollouts, *model.inputs],
+        files=model.files,
     )
 
 
 def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
     name, rollouts = _name(run, iteration, "pairs"), _name(run, iteration, "rollouts")
+    rewards = _name(run, iteration, "rewards") if options.ranked else None
     policy = workspace.path(
         _name(run, iteration - 1, "model")
     )  # its tokenizer; the rollouts name it as their input
@@ -191,7 +207,7 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
         keep = PairFilter(load_renderer(policy), options.train.max_length, options.pairs.drop_leaks)
         write_pairs(
             stage[name],
-            _candidates(workspace, rollouts, options),
+            rollout_candidates(workspace, rollouts, rewards, options),
             keep,
             options.method,
             f"iter{iteration - 1}",
@@ -204,38 +220,13 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
         build,
         options={
             "method": options.method,
+            "guidance": options.guided,
+            "select": options.rollout.select,
             "max_length": options.train.max_length,
             **options.pairs.model_dump(),
         },
-        inputs=[options.examples, rollouts],
+        inputs=[table_of(options), rollouts, *([rewards] if rewards else [])],
     )
-
-
-def _candidates(workspace: Workspace, rollouts: str, options: LoopOptions) -> Iterator[Candidate]:
-    """Join rollouts with their examples by key, and let the method say which reply is which."""
-    method = METHODS[options.method]
-    examples = {example.key: example for example in _examples(workspace, options)}
-    groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
-    for batch in workspace.batches(rollouts, columns=_READ):  # tokens as Python numbers would fill the memory
-        for row in batch.to_pylist():
-            groups.setdefault((row["conversation_id"], row["turn"], row["sample"]), []).append(row)
-    for (conversation_id, turn, _), rows in groups.items():
-        example = examples[conversation_id, turn]
-        chosen, rejected = method.pair({row["kind"]: row["completion"] for row in rows}, example.rejected)
-        yield Candidate(
-            conversation_id,
-            turn,
-            example.split,
-            method.prompt(rows[0]["kind"], rows[0]["messages"]),
-            chosen,
-            rejected,
-            cut=any(row["finish_reason"] == "length" for row in rows),
-        )
-
-
-def _examples(workspace: Workspace, options: LoopOptions) -> Iterable[Example]:
-    read = dsat_examples if options.examples == "dsat" else preference_examples
-    return (example for example in read(workspace) if example.split == TRAIN)
 
 
 def _train(

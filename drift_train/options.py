@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 EngineName = Literal["auto", "vllm", "server", "transformers"]
-MethodName = Literal["drift"]
+MethodName = Literal["drift", "spin", "iterdpo"]
+ExamplesName = Literal["logs", "preferences"]
 
 INSTRUCTION = (
     "Taking the comment above into account, answer my earlier request again, from the beginning and in full. "
@@ -62,6 +63,7 @@ class SamplingOptions(BaseModel):
     """How replies are sampled from a policy, whatever they are for."""
 
     model_config = ConfigDict(extra="forbid")
+    _apart: ClassVar[tuple[str, ...]] = ("shard", "batch_size", "server")  # see `identity`
 
     engine: EngineName = "auto"  # vllm where it is installed and starts, else transformers; said on stderr
     temperature: float = Field(default=0.7, ge=0)  # release
@@ -96,7 +98,7 @@ class SamplingOptions(BaseModel):
         Left out is what a user may change between a kill and the next run: shards, batches, the server's address,
         and how vllm is spread over devices.
         """
-        options = self.model_dump(mode="json", exclude={"shard", "batch_size", "server"})
+        options = self.model_dump(mode="json", exclude=set(self._apart))
         options["vllm"] = {name: value for name, value in self.vllm.items() if name not in _PLACEMENT}
         return options
 
@@ -104,12 +106,19 @@ class SamplingOptions(BaseModel):
 class RolloutOptions(SamplingOptions):
     """Which examples an iteration takes, and what the policy is shown."""
 
-    guidance: bool = True  # release: x, y⁻, the complaint, an instruction. False: x alone (paper's ablation)
+    _apart: ClassVar[tuple[str, ...]] = (*SamplingOptions._apart, "select")  # of the pairs
+
+    # true: x, y⁻, the complaint, an instruction (release); false: x alone (paper's ablation).
+    # None: as the paper's table 1 has it for the method and the data (`LoopOptions.guided`)
+    guidance: bool | None = None
     # own words: the paper's idea, not its sentence
     instruction: str = Field(default=INSTRUCTION, min_length=1)
     # an iteration; None = all (paper: full; controlled ≈ 4000)
     examples: int | None = Field(default=None, ge=1)
     fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle
+    # which of several samples stands for the policy: the first that passes the pair filters, or of those the best
+    # by `loop.reward`
+    select: Literal["first", "best"] = "first"
 
 
 class PairOptions(BaseModel):
@@ -163,26 +172,73 @@ def warm_start_options() -> TrainOptions:
     return TrainOptions(epochs=3)
 
 
+class RewardOptions(BaseModel):
+    """The reward model that ranks samples."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # paper, of IterDPO on UltraFeedback. A folder, or a Hub id with a revision after "@": this model's safetensors
+    # are in a pull request that was never merged
+    model: str = "OpenAssistant/reward-model-deberta-v3-large-v2@refs/pr/3"
+    max_length: int | None = Field(
+        default=None, ge=16
+    )  # tokens of prompt and reply; None = what the model can see
+    batch_size: int = Field(default=16, ge=1)
+
+
 class LoopOptions(BaseModel):
     """A whole run: warm start, then iterations of rollout, pairs and DPO."""
 
     model_config = ConfigDict(extra="forbid")
 
     method: MethodName = "drift"
-    # where the rejected replies come from; `preferences` (UltraFeedback) carry no complaint: guidance false
-    examples: Literal["dsat", "preferences"] = "dsat"
+    # logs: dsat, sat or seed, whichever the method learns from; preferences: pairs that the data carries
+    examples: ExamplesName = "logs"
     rollout: RolloutOptions = RolloutOptions()
+    reward: RewardOptions | None = None  # needed only where samples are ranked
     pairs: PairOptions = PairOptions()
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
     min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
 
+    @property
+    def guided(self) -> bool:
+        """Whether rollouts show the complaint. Paper, table 1: DRIFT and IterDPO on logs; SPIN never, nor anyone on
+        UltraFeedback.
+        """
+        if self.rollout.guidance is not None:
+            return self.rollout.guidance
+        return self.examples == "logs" and self.method != "spin"
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a reward model ranks the samples of an example."""
+        return self._compares_samples or self.rollout.select == "best"
+
+    @property
+    def _compares_samples(self) -> bool:
+        return self.method == "iterdpo" and not self.guided
+
+    def asked(self) -> RolloutOptions:
+        """Return the options of the rollouts with what the method decides filled in: guidance, and two samples
+        where two are compared.
+        """
+        samples = max(self.rollout.samples, 2 if self._compares_samples else 1)
+        return self.rollout.model_copy(update={"guidance": self.guided, "samples": samples})
+
     @model_validator(mode="after")
-    def _guidance_needs_feedback(self) -> Self:
-        if self.examples == "preferences" and self.rollout.guidance:
-            raise ValueError(
-                "examples: preferences carry no complaint to guide a rollout; set rollout.guidance: false"
+    def _ranking_needs_a_reward(self) -> Self:
+        if self.ranked and self.reward is None:
+            why = (
+                "rollout.select: best"
+                if self.rollout.select == "best"
+                else "iterdpo without guidance, which compares samples of one prompt,"
             )
+            raise ValueError(
+                f"{why} needs a reward model: set reward, e.g. loop.reward.model={RewardOptions().model}"
+            )
+        if self.rollout.select == "best" and self.asked().samples == 1:
+            raise ValueError("rollout.select: best has nothing to select from: raise rollout.samples")
         return self
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from drift_data.schema import DROPPED, PAIRS
 from drift_data.workspace import Output
 from drift_train.leaks import find_leak
+from drift_train.methods.base import Pair
 from drift_train.render import Message, Renderer, RenderError, shorten
 
 TRAIN = "train"
@@ -24,15 +25,24 @@ LENGTH_STOP = "length_stop"  # the engine cut the reply at max_new_tokens: it ha
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pair before the filters. `cut` says that one of its replies is a rollout that stopped for length."""
+    """What one example may become, before the filters.
+
+    Attributes:
+        conversation_id: with `turn` the key of the example.
+        turn: see there.
+        split: of the example.
+        prompt: that the pair is trained on.
+        pairs: chosen and rejected reply; the first pair that passes the filters is taken. None at all: a reward
+            model makes no difference between the samples.
+        shortened: the prompt has lost its oldest turns here.
+    """
 
     conversation_id: str
     turn: int
     split: str
     prompt: Sequence[Message]
-    chosen: str
-    rejected: str
-    cut: bool = False
+    pairs: Iterable[Pair]
+    shortened: bool = False
 
 
 class Refused(Exception):
@@ -71,37 +81,52 @@ class PairFilter:
             return prompt  # `lengths` says why it cannot be rendered
         return found[0] if found else prompt
 
-    def lengths(self, pair: Candidate) -> tuple[int, int]:
+    def lengths(self, prompt: Sequence[Message], pair: Pair) -> tuple[int, int]:
         """Return the tokens of the chosen and of the rejected reply, EOS included.
 
         Raises:
             Refused: the pair is not to be trained on.
         """
-        if pair.cut:
+        chosen, rejected = (answer.text for answer in pair)
+        if any(answer.cut for answer in pair):
             raise Refused(LENGTH_STOP, "a sampled reply reached max_new_tokens before its end")
-        if not pair.chosen.strip() or not pair.rejected.strip():
+        if not chosen.strip() or not rejected.strip():
             raise Refused("empty", "a reply has no text")
-        if pair.chosen.strip() == pair.rejected.strip():
+        if chosen.strip() == rejected.strip():
             raise Refused("equal", "chosen and rejected are the same text")
-        if self.drop_leaks and (words := find_leak(pair.chosen)):
+        if self.drop_leaks and (words := find_leak(chosen)):
             raise Refused("leak", f"the chosen reply speaks of one that the prompt does not show: {words!r}")
         try:
-            prompt, chosen = self.renderer.pair(pair.prompt, pair.chosen)
-            _, rejected = self.renderer.pair(pair.prompt, pair.rejected)
+            start, better = self.renderer.pair(prompt, chosen)
+            _, worse = self.renderer.pair(prompt, rejected)
         except RenderError as error:
             raise Refused(error.reason, error.detail) from error
-        if len(prompt) >= self.max_length:
-            raise Refused("prompt_fills_context", f"{len(prompt)} tokens of {self.max_length}")
-        longest = len(prompt) + max(len(chosen), len(rejected))
+        if len(start) >= self.max_length:
+            raise Refused("prompt_fills_context", f"{len(start)} tokens of {self.max_length}")
+        longest = len(start) + max(len(better), len(worse))
         if longest > self.max_length:
             raise Refused("completion_cut", f"{longest} tokens do not fit into {self.max_length}")
-        return len(chosen), len(rejected)
+        return len(better), len(worse)
+
+    def first(self, candidate: Candidate) -> tuple[int, Pair, tuple[int, int]]:
+        """Return the first pair that passes: its place in the candidate's order, itself, and `lengths`.
+
+        Raises:
+            Refused: none passes, for the reason of the first one; or there is none.
+        """
+        refused: Refused | None = None
+        for place, pair in enumerate(candidate.pairs):
+            try:
+                return place, pair, self.lengths(candidate.prompt, pair)
+            except Refused as error:
+                refused = refused or error
+        raise refused or Refused("reward_tie", "all samples have the same reward")
 
 
 def write_pairs(
     output: Output, candidates: Iterable[Candidate], keep: PairFilter, method: str, policy: str, title: str
 ) -> None:
-    """Write the pairs that pass the filters, and the others with their reasons beside them.
+    """Write one pair an example that passes the filters, and the other examples with their reasons beside them.
 
     Args:
         output: of the stage that makes `pairs`.
@@ -111,24 +136,25 @@ def write_pairs(
         policy: the policy that a sampled reply comes from, for the table.
         title: of the progress bar.
     """
-    table, lengths, total = output.table(PAIRS), Counter[str](), 0
+    table, counts, total = output.table(PAIRS), Counter[str](), 0
     rows: list[dict[str, Any]] = []
-    for pair in tqdm(candidates, desc=title, unit="pair", mininterval=0.5):
+    for candidate in tqdm(candidates, desc=title, unit="pair", mininterval=0.5):
         total += 1
-        key = {"conversation_id": pair.conversation_id, "turn": pair.turn}
+        counts.update(shortened=candidate.shortened)
+        key = {"conversation_id": candidate.conversation_id, "turn": candidate.turn}
         try:
-            chosen_tokens, rejected_tokens = keep.lengths(pair)
+            place, (chosen, rejected), (chosen_tokens, rejected_tokens) = keep.first(candidate)
         except Refused as refused:
             output.drop([{**key, "reason": refused.reason, "detail": refused.detail}], DROPPED)
             continue
-        lengths.update(pairs=1, chosen=chosen_tokens, rejected=rejected_tokens)
+        counts.update(pairs=1, later=place > 0, chosen=chosen_tokens, rejected=rejected_tokens)
         rows.append(
             {
                 **key,
-                "prompt": [dict(message) for message in pair.prompt],
-                "chosen": _reply(pair.chosen),
-                "rejected": _reply(pair.rejected),
-                "split": pair.split,
+                "prompt": [dict(message) for message in candidate.prompt],
+                "chosen": _reply(chosen.text),
+                "rejected": _reply(rejected.text),
+                "split": candidate.split,
                 "chosen_tokens": chosen_tokens,
                 "rejected_tokens": rejected_tokens,
                 "method": method,
@@ -140,9 +166,12 @@ def write_pairs(
             rows = []
     table.write_rows(rows)
     output.rows_in = total
-    kept = max(1, lengths["pairs"])
-    output.results["mean_chosen_tokens"] = round(lengths["chosen"] / kept, 2)
-    output.results["mean_rejected_tokens"] = round(lengths["rejected"] / kept, 2)
+    kept = max(1, counts["pairs"])
+    output.results["shortened_prompts"] = counts["shortened"]
+    output.results["mean_chosen_tokens"] = round(counts["chosen"] / kept, 2)
+    # of several samples another one was taken, as the filters refused the method's first choice
+    output.results["later_choices"] = counts["later"]
+    output.results["mean_rejected_tokens"] = round(counts["rejected"] / kept, 2)
 
 
 def _reply(text: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from drift_data.schema import DROPPED, ROLLOUTS
 from drift_data.workspace import Output, UserError
 from drift_train.examples import Example
-from drift_train.methods import Method
+from drift_train.methods.base import Method, shown
 from drift_train.options import RolloutOptions
 from drift_train.policy import context_length, load_renderer
 from drift_train.render import Message, Renderer, RenderError, shorten
@@ -114,7 +114,7 @@ class _Asking:
     @property
     def most(self) -> int:
         """How many requests there are at most."""
-        return sum(self._count(example) for example in self.examples)
+        return len(self.examples) * self._each
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests; examples that cannot be asked are dropped."""
@@ -124,15 +124,16 @@ class _Asking:
             except RenderError as error:
                 key = {"conversation_id": example.conversation_id, "turn": example.turn}
                 drop = {**key, "reason": error.reason, "detail": error.detail}
-                count = self._count(example)
-                self.output.drop([drop] * count, DROPPED)
-                self.left_out, self.last_drop = self.left_out + count, str(error)
+                self.output.drop([drop] * self._each, DROPPED)
+                self.left_out, self.last_drop = self.left_out + self._each, str(error)
                 continue
             self.shortened += len(fitted) < len(example.prompt)
             yield from self._of(example, fitted)
 
-    def _count(self, example: Example) -> int:
-        return self.options.samples * len(_ask(self.method, example, example.prompt, self.options))
+    @property
+    def _each(self) -> int:
+        """Requests of one example."""
+        return self.options.samples * len(self.method.kinds(bool(self.options.guidance)))
 
     def _of(self, example: Example, prompt: Sequence[Message]) -> Iterator[Request]:
         """Yield one request a kind and sample."""
@@ -157,31 +158,31 @@ class _Asking:
 def _ask(
     method: Method, example: Example, prompt: Sequence[Message], options: RolloutOptions
 ) -> dict[str, list[Message]]:
-    complaint = example.feedback if options.guidance else None
-    return dict(method.asked(prompt, example.rejected, complaint, options.instruction))
+    kinds = method.kinds(bool(options.guidance))
+    return {kind: shown(kind, example, prompt, options.instruction) for kind in kinds}
 
 
 def _fit(
     renderer: Renderer, example: Example, method: Method, options: RolloutOptions, max_length: int
 ) -> list[Message]:
-    """Return the example's prompt, shortened until every rollout and the training pair fit.
+    """Return the example's prompt, shortened until every rollout and the training pair fit: one x for all of them.
 
     Raises:
         RenderError: `prompt_too_long` when even the shortest does not, or as `Renderer.pair`.
     """
 
     def fits(prompt: Sequence[Message]) -> bool:
-        plain, rejected = renderer.pair(prompt, example.rejected)
-        if len(plain) + max(len(rejected), options.max_new_tokens) > max_length:
+        plain, reply = renderer.pair(prompt, method.logged(example) or "")
+        if len(plain) + max(len(reply), options.max_new_tokens) > max_length:
             return False
-        shown = _ask(method, example, prompt, options).values()
-        return all(len(renderer.prompt(messages)) <= options.max_prompt_tokens for messages in shown)
+        asked = _ask(method, example, prompt, options).values()
+        return all(len(renderer.prompt(messages)) <= options.max_prompt_tokens for messages in asked)
 
     found = shorten(example.prompt, fits)
     if found is None:
         raise RenderError(
             "prompt_too_long",
-            f"the last user message with the rejected reply, the complaint and the instruction is beyond "
-            f"max_prompt_tokens {options.max_prompt_tokens}, or leaves no room for a reply in {max_length}",
+            f"the last user message, with what a guided prompt shows after it, is beyond max_prompt_tokens "
+            f"{options.max_prompt_tokens}, or leaves no room for a reply in {max_length}",
         )
     return found[0]

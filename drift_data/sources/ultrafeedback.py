@@ -2,7 +2,8 @@
 
 Binarized: `chosen` and `rejected` hold the whole dialogue, of which all but the last message is the prompt;
 only its splits of preferences are read. Rated completions: chosen has the highest mean rating, rejected
-is one of those rated lower, picked by a hash of the prompt, so that it is the same in every run.
+is one of those rated lower, picked by a hash of the prompt, so that it is the same in every run; its critique is
+the feedback. The binarized form has none.
 """
 
 from __future__ import annotations
@@ -105,11 +106,11 @@ def _rated(row: Mapping[str, Any]) -> dict[str, Any] | str:
         score = mean_rating(completion) if isinstance(completion, Mapping) else None
         response = completion.get("response") if score is not None else None
         if score is not None and isinstance(response, str):
-            rated.append((score, response))
+            rated.append((score, response, text(completion.get("critique"))))
     if len(rated) < 2:
         return "fewer_than_two_rated_completions"
-    best = max(rated, key=lambda pair: pair[0])
-    worse = [pair for pair in rated if pair[0] < best[0]]
+    best = max(rated, key=lambda each: each[0])
+    worse = [each for each in rated if each[0] < best[0]]
     if not worse:
         return "all_rated_the_same"
     digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
@@ -120,6 +121,7 @@ def _rated(row: Mapping[str, Any]) -> dict[str, Any] | str:
         "rejected": [{"role": "assistant", "content": other[1]}],
         "score_chosen": best[0],
         "score_rejected": other[0],
+        "feedback": other[2],
     }
 
 

@@ -1,43 +1,37 @@
 """DRIFT: rejected is the reply a user complained about, chosen the policy's own fresh attempt at the same
 place.
 
-The attempt is guided: the policy sees the rejected reply, the complaint and an instruction. The training
-prompt shows none of these (arXiv 2510.02341, section 3).
+Guided, the policy sees the rejected reply, the complaint and an instruction; the training prompt shows none of
+these (arXiv 2510.02341, section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from drift_train.render import Message
-
-GUIDED, PLAIN = "guided", "plain"
-
-
-def guided(prompt: Sequence[Message], rejected: str, complaint: str, instruction: str) -> list[Message]:
-    """Return the conversation with the rejected reply, then one user turn of complaint and instruction."""
-    return [
-        *prompt,
-        {"role": "assistant", "content": rejected},
-        {"role": "user", "content": f"{complaint}\n\n{instruction}"},
-    ]
+from drift_train.examples import Example
+from drift_train.methods.base import GUIDED, PLAIN, Answer, Pair, best_first
+from drift_train.options import ExamplesName
 
 
-def asked(
-    prompt: Sequence[Message], rejected: str, complaint: str | None, instruction: str
-) -> Mapping[str, list[Message]]:
-    """Return the guided prompt, or x alone where no complaint guides (the paper's ablation)."""
-    if complaint is None:
-        return {PLAIN: list(prompt)}
-    return {GUIDED: guided(prompt, rejected, complaint, instruction)}
+def table(examples: ExamplesName, guided: bool) -> str:
+    """Return where the rejected replies are."""
+    return "dsat" if examples == "logs" else "preferences"
 
 
-def prompt(kind: str, messages: Sequence[Message]) -> Sequence[Message]:
-    """Return x: what was shown, without the rejected reply and the complaint."""
-    return messages[:-2] if kind == GUIDED else messages
+def kinds(guided: bool) -> Sequence[str]:
+    """Return the kind of the one attempt."""
+    return (GUIDED,) if guided else (PLAIN,)
 
 
-def pair(samples: Mapping[str, str], rejected: str) -> tuple[str, str]:
-    """Return the one sampled reply as chosen; the rejected reply stays as it was logged."""
-    (chosen,) = samples.values()
-    return chosen, rejected
+def logged(example: Example) -> str | None:
+    """Return the rejected reply."""
+    return example.rejected
+
+
+def pairs(example: Example, samples: Mapping[str, Sequence[Answer]]) -> Iterator[Pair]:
+    """Yield each attempt against the rejected reply."""
+    rejected = Answer(example.rejected or "")
+    for attempts in samples.values():
+        for attempt in best_first(attempts):
+            yield attempt, rejected

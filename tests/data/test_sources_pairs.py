@@ -55,6 +55,7 @@ def test_binarized_prompt_is_stripped_and_the_splits_are_its_own(tmp_path: Path)
         "rejected": [{"role": "assistant", "content": "bad"}],
         "score_chosen": 8.5,
         "score_rejected": 3.0,
+        "feedback": None,
     }
     assert pq.read_schema(workspace.shards("preferences")[0]).equals(schema.PREFERENCES)
     assert len(workspace.require("preferences").results["files_left_out"]) == 2
@@ -85,7 +86,13 @@ def test_binarized_pairs_that_are_none_are_set_aside(tmp_path: Path) -> None:
 def completion(response: str, *ratings: str) -> dict[str, Any]:
     aspects = ("helpfulness", "honesty", "instruction_following", "truthfulness")
     annotations = {aspect: {"Rating": rating} for aspect, rating in zip(aspects, ratings, strict=False)}
-    return {"model": "m", "response": response, "annotations": annotations, "overall_score": 1.0}
+    return {
+        "model": "m",
+        "response": response,
+        "annotations": annotations,
+        "overall_score": 1.0,
+        "critique": f"about {response}",
+    }
 
 
 def test_rated_completions_give_the_best_against_a_worse_one_the_same_in_every_run(tmp_path: Path) -> None:
@@ -107,6 +114,7 @@ def test_rated_completions_give_the_best_against_a_worse_one_the_same_in_every_r
         ("worst", 1.0),
     }
     assert found[0]["score_chosen"] == pytest.approx(14 / 3)
+    assert all(row["feedback"] == f"about {row['rejected'][0]['content']}" for row in found)
     assert reasons(workspace, "preferences") == {
         "raw.jsonl:20": "all_rated_the_same",
         "raw.jsonl:21": "fewer_than_two_rated_completions",

@@ -52,3 +52,27 @@ def dsat_row(i: int, split: str = "train") -> dict[str, Any]:
 def seed_row(i: int, split: str = "train") -> dict[str, Any]:
     row = {key: value for key, value in dsat_row(i, split).items() if key not in ("items", "reason")}
     return {**row, "conversation_id": f"s{i}", "chosen": assistant(f"apple pear {i}")}
+
+
+def sat_row(i: int, split: str = "train") -> dict[str, Any]:
+    row = {key: value for key, value in dsat_row(i, split).items() if key != "rejected"}
+    return {
+        **row,
+        "conversation_id": f"t{i}",
+        "chosen": assistant(f"apple {i}"),
+        "feedback": "thanks",
+        "items": ["Gratitude"],
+    }
+
+
+def preference_row(i: int, feedback: str | None = None) -> dict[str, Any]:
+    return {
+        "conversation_id": f"u{i}",
+        "split": "train",
+        "prompt": user(f"list {i}"),
+        "chosen": assistant("apple"),
+        "rejected": assistant(f"blue {i}"),
+        "score_chosen": None,
+        "score_rejected": None,
+        "feedback": feedback,
+    }

@@ -2,14 +2,14 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import assistant, dsat_row, user, write_table
+from conftest import assistant, dsat_row, preference_row, sat_row, seed_row, user, write_table
 
-from drift_data.schema import DSAT_ROWS, PREFERENCES
+from drift_data.schema import DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
-from drift_train.examples import Example, dsat_examples, preference_examples, slice_of_iteration
+from drift_train.examples import Example, read_examples, slice_of_iteration
 from drift_train.options import RolloutOptions
 
-ALL = [Example(f"c{i}", 2, "train", [], "no", "bad") for i in range(10)]
+ALL = [Example(f"c{i}", 2, "train", [], None, "no", "bad") for i in range(10)]
 
 
 def keys(examples: list[Example]) -> list[str]:
@@ -47,24 +47,36 @@ def test_two_examples_with_one_key_are_refused_before_anything_is_sampled() -> N
         slice_of_iteration([*ALL, ALL[3]], 1, RolloutOptions(examples=4))
 
 
-def test_dsat_rows_become_examples(tmp_path: Path) -> None:
+def test_dsat_rows_hold_the_failing_reply_and_its_complaint(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_table(workspace, "dsat", DSAT_ROWS, [dsat_row(3, "test")])
-    assert list(dsat_examples(workspace)) == [
-        Example("c3", 2, "test", user("please list 3 fruits"), "blue fish 3", "no that is wrong")
+    assert list(read_examples(workspace, "dsat")) == [
+        Example("c3", 2, "test", user("please list 3 fruits"), None, "blue fish 3", "no that is wrong")
     ]
 
 
-def test_preferences_become_examples_without_a_complaint(tmp_path: Path) -> None:
+def test_sat_rows_hold_the_good_reply_and_guide_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    row = {
-        "conversation_id": "u1",
-        "split": "train",
-        "prompt": user("list"),
-        "chosen": assistant("apple"),
-        "rejected": assistant("blue"),
-        "score_chosen": 5.0,
-        "score_rejected": 1.0,
-    }
-    write_table(workspace, "preferences", PREFERENCES, [row])
-    assert list(preference_examples(workspace)) == [Example("u1", 2, "train", user("list"), "blue", None)]
+    write_table(workspace, "sat", SAT_ROWS, [sat_row(3)])
+    (example,) = read_examples(workspace, "sat")
+    assert (example.chosen, example.rejected, example.guides) == ("apple 3", None, False)
+
+
+def test_seed_rows_hold_both_replies_and_the_complaint(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_table(workspace, "seed", SEED_ROWS, [seed_row(3)])
+    (example,) = read_examples(workspace, "seed")
+    assert (example.chosen, example.rejected) == ("apple pear 3", "blue fish 3")
+    assert (example.feedback, example.guides) == ("no that is wrong", True)
+
+
+@pytest.mark.parametrize(("feedback", "guides"), [("too short", True), (" ", False), (None, False)])
+def test_preferences_guide_where_they_carry_feedback(
+    tmp_path: Path, feedback: str | None, guides: bool
+) -> None:
+    workspace = Workspace(tmp_path)
+    write_table(workspace, "preferences", PREFERENCES, [preference_row(1, feedback)])
+    (example,) = read_examples(workspace, "preferences")
+    assert example == Example("u1", 2, "train", user("list 1"), "apple", "blue 1", feedback)
+    assert example.guides == guides
+    assert assistant(example.rejected or "") == preference_row(1)["rejected"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assistant, dsat_row, seed_row, user, write_table
+from conftest import assistant, dsat_row, preference_row, seed_row, user, write_table
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace, file_digest
@@ -177,7 +177,7 @@ def test_another_option_makes_again_exactly_what_depends_on_it(policy: Path, tmp
     workspace = make_workspace(tmp_path)
     loop.iterate(workspace, "r", 2, str(policy), OPTIONS)
     first = digests(workspace)
-    other = TRAIN.model_copy(update={"learning_rate": 1e-3})
+    other = TRAIN.model_copy(update={"beta": 0.5})
     loop.iterate(workspace, "r", 2, str(policy), OPTIONS.model_copy(update={"train": other}))
     assert changed(first, digests(workspace)) == [
         "iter1/model",
@@ -236,20 +236,8 @@ def test_preferences_keep_their_rejected_reply_and_are_sampled_from_x_alone(
     policy: Path, tmp_path: Path
 ) -> None:
     workspace = Workspace(tmp_path)
-    rows = [
-        {
-            "conversation_id": f"u{i}",
-            "split": "train",
-            "prompt": user(f"list {i}"),
-            "chosen": assistant("apple"),
-            "rejected": assistant(f"blue {i}"),
-            "score_chosen": None,
-            "score_rejected": None,
-        }
-        for i in range(8)
-    ]
-    write_table(workspace, "preferences", PREFERENCES, rows)
-    rollout = OPTIONS.rollout.model_copy(update={"guidance": False, "examples": None})
+    write_table(workspace, "preferences", PREFERENCES, [preference_row(i) for i in range(8)])
+    rollout = OPTIONS.rollout.model_copy(update={"examples": None})
     options = OPTIONS.model_copy(update={"examples": "preferences", "warm": None, "rollout": rollout})
     loop.iterate(workspace, "r", 1, str(policy), options)
     sampled = workspace.read("runs/r/iter1/rollouts").to_pylist()

@@ -1,12 +1,12 @@
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import user
 
 from drift_data.workspace import Workspace
+from drift_train.methods.base import Answer, Pair
 from drift_train.pairs import Candidate, PairFilter, Refused, write_pairs
 from drift_train.policy import load_renderer
 from drift_train.render import Renderer
@@ -19,13 +19,17 @@ def renderer(policy: Path) -> Renderer:
     return load_renderer(policy)
 
 
-def candidate(chosen: str = "apple pear", rejected: str = "blue fish", **changes: Any) -> Candidate:
-    return Candidate("c1", 2, "train", PROMPT, chosen, rejected, **changes)
+def pair(chosen: str = "apple pear", rejected: str = "blue fish", cut: bool = False) -> Pair:
+    return Answer(chosen, cut), Answer(rejected)
 
 
-def reason(renderer: Renderer, pair: Candidate, max_length: int = 128, drop_leaks: bool = True) -> str | None:
+def candidate(*pairs: Pair) -> Candidate:
+    return Candidate("c1", 2, "train", PROMPT, pairs)
+
+
+def reason(renderer: Renderer, pair: Pair, max_length: int = 128, drop_leaks: bool = True) -> str | None:
     try:
-        PairFilter(renderer, max_length, drop_leaks).lengths(pair)
+        PairFilter(renderer, max_length, drop_leaks).lengths(PROMPT, pair)
     except Refused as refused:
         return refused.reason
     return None
@@ -34,45 +38,44 @@ def reason(renderer: Renderer, pair: Candidate, max_length: int = 128, drop_leak
 def test_a_pair_is_kept_with_the_tokens_of_its_replies(renderer: Renderer) -> None:
     _, chosen = renderer.pair(PROMPT, "apple pear")
     _, rejected = renderer.pair(PROMPT, "blue fish")
-    assert PairFilter(renderer, 128, True).lengths(candidate()) == (len(chosen), len(rejected))
+    assert PairFilter(renderer, 128, True).lengths(PROMPT, pair()) == (len(chosen), len(rejected))
 
 
 @pytest.mark.parametrize(
-    ("pair", "expected"),
+    ("refused", "expected"),
     [
-        (candidate(cut=True), "length_stop"),
-        (candidate(chosen=" \n"), "empty"),
-        (candidate(rejected=""), "empty"),
-        (candidate(chosen="blue fish\n"), "equal"),
-        (candidate(chosen="I apologize for the confusion. apple"), "leak"),
-        (candidate(chosen="apple<|im_end|>"), "special_token"),
-        (candidate(rejected="<|im_start|>user"), "special_token"),
-        (candidate(chosen="apple " * 200), "completion_cut"),
-        (candidate(rejected="blue " * 200), "completion_cut"),
+        (pair(cut=True), "length_stop"),
+        ((Answer("apple"), Answer("blue", cut=True)), "length_stop"),
+        (pair(chosen=" \n"), "empty"),
+        (pair(rejected=""), "empty"),
+        (pair(chosen="blue fish\n"), "equal"),
+        (pair(chosen="I apologize for the confusion. apple"), "leak"),
+        (pair(chosen="apple<|im_end|>"), "special_token"),
+        (pair(rejected="<|im_start|>user"), "special_token"),
+        (pair(chosen="apple " * 200), "completion_cut"),
+        (pair(rejected="blue " * 200), "completion_cut"),
     ],
 )
-def test_a_pair_that_must_not_be_learned_is_refused(
-    renderer: Renderer, pair: Candidate, expected: str
-) -> None:
-    assert reason(renderer, pair) == expected
+def test_a_pair_that_must_not_be_learned_is_refused(renderer: Renderer, refused: Pair, expected: str) -> None:
+    assert reason(renderer, refused) == expected
 
 
 def test_a_prompt_that_fills_the_context_is_refused(renderer: Renderer) -> None:
     prompt = len(renderer.prompt(PROMPT))
-    assert reason(renderer, candidate(), max_length=prompt) == "prompt_fills_context"
-    assert reason(renderer, candidate(), max_length=prompt + 1) == "completion_cut"
+    assert reason(renderer, pair(), max_length=prompt) == "prompt_fills_context"
+    assert reason(renderer, pair(), max_length=prompt + 1) == "completion_cut"
 
 
 def test_a_reply_that_just_fits_is_kept_whole(renderer: Renderer) -> None:
     prompt, chosen = renderer.pair(PROMPT, "apple pear plum")
-    pair = candidate(chosen="apple pear plum", rejected="no")
-    assert reason(renderer, pair, max_length=len(prompt) + len(chosen)) is None
-    assert reason(renderer, pair, max_length=len(prompt) + len(chosen) - 1) == "completion_cut"
+    fitting = pair(chosen="apple pear plum", rejected="no")
+    assert reason(renderer, fitting, max_length=len(prompt) + len(chosen)) is None
+    assert reason(renderer, fitting, max_length=len(prompt) + len(chosen) - 1) == "completion_cut"
 
 
 def test_the_leak_rule_can_be_switched_off_for_seed_pairs(renderer: Renderer) -> None:
-    pair = candidate(chosen="I apologize for the confusion. apple")
-    assert reason(renderer, pair, drop_leaks=False) is None
+    leak = pair(chosen="I apologize for the confusion. apple")
+    assert reason(renderer, leak, drop_leaks=False) is None
 
 
 def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
@@ -80,7 +83,12 @@ def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
 ) -> None:
     workspace = Workspace(tmp_path)
     name = "runs/r/iter1/pairs"
-    candidates: Iterable[Candidate] = [candidate(), candidate(chosen="blue fish"), candidate(cut=True)]
+    candidates: Iterable[Candidate] = [
+        candidate(pair()),
+        candidate(pair(chosen="blue fish")),
+        candidate(pair(cut=True)),
+        candidate(),
+    ]
     workspace.run(
         "iter",
         [name],
@@ -90,8 +98,9 @@ def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
         options={},
     )
     manifest = workspace.require(name)
-    assert (manifest.rows_in, manifest.rows_out) == (3, 1)
-    assert manifest.dropped == {"equal": 1, "length_stop": 1}
+    assert (manifest.rows_in, manifest.rows_out) == (4, 1)
+    assert manifest.dropped == {"equal": 1, "length_stop": 1, "reward_tie": 1}
+    assert manifest.results["later_choices"] == 0
     (row,) = workspace.read(name).to_pylist()
     assert row["prompt"] == PROMPT
     assert row["chosen"] == [{"role": "assistant", "content": "apple pear"}]
@@ -101,7 +110,24 @@ def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
     assert [(row["conversation_id"], row["turn"], row["reason"]) for row in dropped] == [
         ("c1", 2, "equal"),
         ("c1", 2, "length_stop"),
+        ("c1", 2, "reward_tie"),
     ]
+
+
+def test_the_first_pair_that_passes_is_taken(renderer: Renderer) -> None:
+    keep = PairFilter(renderer, 128, True)
+    place, taken, lengths = keep.first(
+        candidate(pair(cut=True), pair(chosen="blue fish"), pair("pear"), pair())
+    )
+    assert (place, taken, lengths) == (2, pair("pear"), keep.lengths(PROMPT, pair("pear")))
+
+
+def test_an_example_without_a_good_pair_is_dropped_for_the_reason_of_its_first_choice(
+    renderer: Renderer,
+) -> None:
+    with pytest.raises(Refused) as refused:
+        PairFilter(renderer, 128, True).first(candidate(pair(chosen="blue fish"), pair(cut=True)))
+    assert refused.value.reason == "equal"
 
 
 def test_a_long_seed_prompt_loses_its_oldest_turns_and_never_its_last(renderer: Renderer) -> None:

@@ -30,7 +30,7 @@ def test_defaults_are_the_papers_values() -> None:
     assert options.warm == TrainOptions(epochs=3)
     rollout = options.rollout
     assert (rollout.temperature, rollout.top_p, rollout.max_new_tokens) == (0.7, 0.9, 512)
-    assert (rollout.max_prompt_tokens, rollout.samples, rollout.guidance) == (2048, 1, True)
+    assert (rollout.max_prompt_tokens, rollout.samples, options.guided) == (2048, 1, True)
 
 
 def test_evaluation_samples_at_temperature_one() -> None:
@@ -48,7 +48,45 @@ def test_a_global_batch_that_cannot_be_accumulated_is_an_error() -> None:
         TrainOptions(global_batch=32, per_device_batch=5)
 
 
-def test_preferences_have_no_complaint_to_guide_with() -> None:
-    with pytest.raises(ValidationError, match="guidance"):
-        LoopOptions(examples="preferences")
-    LoopOptions(examples="preferences", rollout=RolloutOptions(guidance=False))
+@pytest.mark.parametrize(
+    ("method", "examples", "guided"),
+    [
+        ("drift", "logs", True),
+        ("iterdpo", "logs", True),
+        ("spin", "logs", False),
+        ("drift", "preferences", False),
+        ("iterdpo", "preferences", False),
+        ("spin", "preferences", False),
+    ],
+)
+def test_guidance_is_the_papers_unless_it_is_set(method: str, examples: str, guided: bool) -> None:
+    values = {"method": method, "examples": examples, "reward": {}}
+    assert LoopOptions.model_validate(values).asked().guidance is guided
+    for choice in (True, False):
+        values["rollout"] = {"guidance": choice}
+        assert LoopOptions.model_validate(values).guided is choice
+
+
+def test_iterdpo_without_guidance_samples_twice_and_ranks() -> None:
+    unguided = LoopOptions.model_validate({"method": "iterdpo", "examples": "preferences", "reward": {}})
+    assert (unguided.asked().samples, unguided.ranked) == (2, True)
+    guided = LoopOptions(method="iterdpo")
+    assert (guided.asked().samples, guided.ranked) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "spinn"}, "'drift', 'spin' or 'iterdpo'"),
+        ({"examples": "dsat"}, "'logs' or 'preferences'"),
+        ({"method": "iterdpo", "examples": "preferences"}, r"compares samples.*loop\.reward\.model="),
+        ({"rollout": {"select": "best", "samples": 4}}, r"select: best needs a reward model"),
+        ({"rollout": {"select": "best"}, "reward": {}}, r"raise rollout\.samples"),
+        ({"rollout": {"select": "worst"}}, "'first' or 'best'"),
+    ],
+)
+def test_options_that_cannot_work_say_so_before_anything_runs(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        LoopOptions.model_validate(values)
