@@ -32,7 +32,8 @@ def known_model() -> Model:
     """Return the classifier; the highest word of a message counts, once said or a few times."""
     said = np.zeros(1 << BITS, np.float16)
     for word, score in SCORES.items():
-        said[buckets(runs(Texts([word], 100).words(), 1))] = _WEIGHTS[_LEVELS.index(score)]
+        [alone] = runs(Texts([word], 100).words(), 1)
+        said[buckets(alone)] = _WEIGHTS[_LEVELS.index(score)]
     nothing = np.zeros(1 << BITS, np.float16)
     empty = pa.RecordBatch.from_pylist([], schema=CONVERSATIONS)
     names = read_turns(empty, load_cues()).names

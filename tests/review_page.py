@@ -48,6 +48,23 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
+@contextmanager
+def watched(browser: Browser) -> Iterator[Page]:
+    """Open a page that may neither report an error nor ask another machine for anything."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: None if _ours(request.url) else troubles.append(request.url))
+    yield page
+    assert troubles == []
+    page.close()
+
+
+def _ours(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "data:"))
+
+
 def press(page: Page, key: str) -> None:
     """Press a key that leads to another page, and wait for that; the first moments of a page take no keys."""
     page.wait_for_timeout(250)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drift_data.distill.examples import Written
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.teacher import Teacher
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local.model import Model
-from drift_data.judge.local.train import Examples
 from drift_data.judge.rubric import Rubric
 from drift_data.quality.options import ThresholdOptions
 
@@ -20,7 +20,7 @@ class Assignment:
     name: str
     teacher: Teacher
     truth: Teacher | None  # labels to believe beside the teacher's
-    written: Examples | None  # our own turns
+    written: Written | None
     other_items: tuple[str, ...]  # that the teacher names and the shipped rubric does not know
     thresholds: Thresholds
     choosing: ThresholdOptions

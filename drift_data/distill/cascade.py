@@ -33,7 +33,7 @@ _STEP: Final = 0.001  # scores have three decimals
 GOOD: Final = 0.9  # precision and recall of DSAT that the recommended band reaches against the teacher
 
 
-class Band(BaseModel):
+class CascadeRow(BaseModel):
     """Turns with low ≤ dsat_score < high go to the teacher; without a band the student is alone."""
 
     low: float | None
@@ -47,7 +47,7 @@ class Band(BaseModel):
     gold: View | None  # held against labels to believe, on the turns that have one
 
 
-def curve(rows: pl.DataFrame, threshold: float, price: float | None, seed: int) -> list[Band]:
+def curve(rows: pl.DataFrame, threshold: float, price: float | None, seed: int) -> list[CascadeRow]:
     """Return bands of growing width around a threshold, from none to one that holds everything.
 
     Args:
@@ -81,16 +81,22 @@ def bands(
     return list(dict.fromkeys(found))
 
 
-def recommended(found: Sequence[Band]) -> Band | None:
-    """Return the narrowest band with which precision and recall of DSAT are `GOOD`; the first may be no band."""
+def recommended(found: Sequence[CascadeRow]) -> CascadeRow | None:
+    """Return the narrowest band with which precision and recall of DSAT are `GOOD` beyond chance; maybe no band.
+
+    That is, the lower ends of their intervals are. A figure that no resample changes has none.
+    """
     for band in found:
-        values = [band.teacher.figures[f"{name}_DSAT"].value for name in ("precision", "recall")]
-        if all(value is not None and value >= GOOD for value in values):
+        figures = [band.teacher.figures[f"{name}_DSAT"] for name in ("precision", "recall")]
+        ends = [figure.value if figure.low is None else figure.low for figure in figures]
+        if all(end is not None and end >= GOOD for end in ends):
             return band
     return None
 
 
-def _band(rows: pl.DataFrame, low: float | None, high: float | None, price: float | None, seed: int) -> Band:
+def _band(
+    rows: pl.DataFrame, low: float | None, high: float | None, price: float | None, seed: int
+) -> CascadeRow:
     asked = pl.lit(False) if low is None else (pl.col("dsat_score") >= low) & (pl.col("dsat_score") < high)
     rows = rows.with_columns(asked=asked).with_columns(
         given=pl.when("asked").then("gold_label").otherwise("predicted")
@@ -102,7 +108,7 @@ def _band(rows: pl.DataFrame, low: float | None, high: float | None, price: floa
         if "truth" in rows
         else None
     )
-    return Band(
+    return CascadeRow(
         low=low,
         high=high,
         turns=int(rows["asked"].sum()),

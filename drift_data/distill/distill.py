@@ -71,7 +71,7 @@ def distill(
         raise UserError(f"GOLD={gold} is the teacher itself. Leave it out, or give other labels.")
     rubric, shipped = load_rubric(), load_model()
     other_items = tuple(sorted({*teacher.rows["item"].drop_nulls()} - {*rubric.polarities}))
-    own, digest = written(rubric, not other_items) if options.written else (None, None)
+    own = written(rubric, not other_items) if options.written else None
     name = name or short_name(teacher)
     task = Assignment(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
     folder = f"{FOLDER}/{name}"
@@ -91,7 +91,7 @@ def distill(
                 f"No turn of {teacher.name} is a feedback turn of {workspace.path(CONVERSATIONS)}: it begins with "
                 f"{teacher.rows.select(KEYS).head(1).rows()}. Were these labels made for other conversations?"
             )
-        student = fit(name, found, own, options, _data(workspace, task, found))
+        student = fit(name, found, own.examples if own else None, options, _data(workspace, task, found))
         answers = answered(task, student.rows)
         left_out = list(_left_out(teacher.rows, rows, answers))
         reasons = Counter(row["reason"] for row in left_out)
@@ -125,7 +125,7 @@ def distill(
             "thresholds": thresholds.model_dump(),
             "choosing": choosing.model_dump(include={*ThresholdOptions.model_fields}),
             "distill": options.model_dump(),
-            "written": digest,
+            "written": own.digest if own else None,
             "features": VERSION,
             "cues": load_cues().hash,
             "shipped": shipped.hash,
@@ -139,14 +139,24 @@ def distill(
 def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, Any]:
     """Return what the model's card says of the turns it was made from."""
     learned = found.rows.filter(~pl.col("held_out"))
+    own, options = task.written, task.options
     return {
+        "about": options.about,
         "teacher": task.teacher.judge,
         "labels_of": task.teacher.name,
         "turns": learned.height,
         "conversations": learned["conversation_id"].n_unique(),
         "labels": {label: int((learned["gold_label"] == label).sum()) for label in LABELS},
+        "hold_out": options.hold_out,
         "held_out": found.rows.height - learned.height,
-        "written": len(task.written) if task.written else 0,
+        "written": {
+            "turns": len(own.examples),
+            "conversations": own.conversations,
+            "languages": own.languages,
+            "digest": own.digest,
+        }
+        if own
+        else None,
         "digests": {
             **{name: workspace.require(name).digest for name in (CONVERSATIONS, *task.teacher.inputs)},
             **task.teacher.files,

@@ -83,8 +83,18 @@ def taught(workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped
     return Taught(join_turns(parts), found.with_columns(held_out=apart))
 
 
-def written(rubric: Rubric, with_items: bool) -> tuple[Examples, str]:
-    """Return our own written turns, and a digest of them.
+@dataclass(frozen=True)
+class Written:
+    """Our own turns, which know the phrases of many languages."""
+
+    examples: Examples
+    conversations: int
+    languages: int
+    digest: str
+
+
+def written(rubric: Rubric, with_items: bool) -> Written:
+    """Return our own written turns.
 
     Args:
         rubric: knows their items.
@@ -107,7 +117,12 @@ def written(rubric: Rubric, with_items: bool) -> tuple[Examples, str]:
         orient="row",
     )
     turns, rows = _labelled(read_turns(table.combine_chunks().to_batches()[0], load_cues()), marks)
-    return Examples(_bare(turns), rows["label"].to_list(), rows["item"].to_list()), _digest(corpus)
+    return Written(
+        Examples(_bare(turns), rows["label"].to_list(), rows["item"].to_list()),
+        len(corpus),
+        len({example.language for example in corpus}),
+        _digest(corpus),
+    )
 
 
 def _labelled(turns: Turns, rows: pl.DataFrame) -> tuple[Turns, pl.DataFrame]:

@@ -12,8 +12,8 @@ from drift_data.distill.money import money
 from drift_data.distill.operating import operating, targets
 from drift_data.distill.result import Distilled, Learning, calibration, named_items
 from drift_data.distill.student import Student
-from drift_data.distill.views import SHIPPED, baselines, scored, usual_label, views
-from drift_data.quality.result import View, gain, view
+from drift_data.distill.views import SHIPPED, baselines, precision_recalls, scored, usual_label, views
+from drift_data.quality.result import gain, view
 from drift_data.quality.tables import KEYS
 from drift_data.quality.thresholds import decided
 from drift_data.schema import LABELS
@@ -61,7 +61,7 @@ def measured(
         labels={label: int((learned["gold_label"] == label).sum()) for label in LABELS},
         turns=learned.height,
         conversations=learned["conversation_id"].n_unique(),
-        written=len(task.written) if task.written else 0,
+        written=len(task.written.examples) if task.written else 0,
         notes=_notes(task, rows, left_out),
         views=first,
         gain=gain(learned, learned["predicted"], shipped, seed),
@@ -71,23 +71,32 @@ def measured(
         targets=targets(learned, task.thresholds, seed),
         calibration=calibration(learned),
         items=named_items(learned, student.model.card.items),
-        learning=_learning(task, student, first[0]),
+        learning=_learning(task, student, rows),
+        ceiling=task.options.ceiling,
+        curves=precision_recalls(apart if apart.height else learned, task.thresholds, change),
         money=spent,
         cascade=cascade,
         band=recommended(cascade),
     )
 
 
-def _learning(task: Assignment, student: Student, whole: View) -> list[Learning]:
-    found = []
-    for share, rows in student.parts.items():
-        if rows is None:
-            found.append(Learning(share=share, view=None))
-            continue
-        labelled = answered(task, rows)
-        part = view(f"{share:.0%} of the conversations", labelled, labelled["predicted"], task.options.seed)
-        found.append(Learning(share=share, view=part))
-    return [*found, Learning(share=1.0, view=whole)] if found else []
+def _learning(task: Assignment, student: Student, rows: pl.DataFrame) -> list[Learning]:
+    if not student.parts:
+        return []
+    every = {share: part if part is None else answered(task, part) for share, part in student.parts.items()}
+    return [_part(task, share, part) for share, part in {**every, 1.0: rows}.items()]
+
+
+def _part(task: Assignment, share: float, rows: pl.DataFrame | None) -> Learning:
+    if rows is None:
+        return Learning(share=share, view=None, held_out=None)
+    learned, apart = rows.filter(~pl.col("held_out")), rows.filter("held_out")
+    title, seed = f"{share:.0%} of the conversations", task.options.seed
+    return Learning(
+        share=share,
+        view=view(title, learned, learned["predicted"], seed),
+        held_out=view(title, apart, apart["predicted"], seed) if apart.height else None,
+    )
 
 
 def _notes(task: Assignment, rows: pl.DataFrame, left_out: dict[str, int]) -> list[str]:
@@ -106,9 +115,9 @@ def _notes(task: Assignment, rows: pl.DataFrame, left_out: dict[str, int]) -> li
             "without their items."
         )
     card = task.shipped.card
-    trained_on = ", ".join(str(value) for value in card.data.values())
     notes.append(
-        f"The shipped classifier ({card.name}) was trained on: {trained_on}. Where these conversations are among "
-        "them, its figures here are too good."
+        f"The shipped classifier ({card.name}) was trained on {card.data['turns']:,} turns of "
+        f"{card.data['conversations']:,} {card.data['about']}. Where these conversations are among them, its figures "
+        "here are too good."
     )
     return notes

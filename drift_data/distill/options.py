@@ -7,6 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from drift_data.judge.local.train import TrainOptions
 
 
+class Ceiling(BaseModel):
+    """How well those who made the labels agree among themselves: more cannot be learned from them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kappa_dsat: float = Field(le=1)
+    low: float | None = Field(None, le=1)  # ends of its 95 % interval
+    high: float | None = Field(None, le=1)
+    note: str  # who was compared, on what
+
+
 class DistillOptions(BaseModel):
     """What a new local judge learns from, and how it is measured."""
 
@@ -15,7 +26,9 @@ class DistillOptions(BaseModel):
     written: bool = True  # learn from our own written texts, too: the phrases of many languages
     # Conversations whose sha256 is divisible by this are never learned from; the finished model is measured on them.
     hold_out: int | None = Field(None, ge=2)
-    max_turns: int = Field(50_000, ge=1)  # of the teacher: about 25 KB of memory each
+    max_turns: int = Field(50_000, ge=1)  # of the teacher: about 30 KB of memory each
     learning_curve: bool = False  # also train on a quarter and on half of the conversations
+    about: str | None = None  # what the labelled conversations are, for the classifier's card
+    ceiling: Ceiling | None = None
     train: TrainOptions = TrainOptions()
     seed: int = 0  # of the resamples

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from drift_data.distill.cascade import GOOD, Band
+from drift_data.distill.cascade import GOOD, CascadeRow
 from drift_data.distill.result import Distilled
 from drift_data.distill.student import APART, LEAST
+from drift_data.distill.views import DISTILLED
 from drift_data.quality.page import GOLD_FIGURES, interval
 from drift_data.quality.result import View
 from drift_data.report import charts
 from drift_data.report.html import environment
-from drift_data.schema import DSAT
 
 _SHARE = (0.0, 1.03)  # a curve at 1 is seen whole
 LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
@@ -40,18 +40,15 @@ def render(result: Distilled) -> str:
 
 
 def _precision_recall(result: Distilled) -> Markup | None:
-    points = result.choice.curves[DSAT]
-    curve = sorted(
-        (p.recall, p.precision) for p in points if p.recall is not None and p.precision is not None
-    )
-    if len(curve) < 2:
+    if len(result.curves[DISTILLED]) < 2:
         return None
-    here = result.views[0].figures
+    here = (result.held_out or result.views)[0].figures
     summary = (
-        f"Precision of DSAT over its recall for {len(points)} thresholds; at {result.choice.present.dsat:g}: "
+        f"Precision of DSAT over its recall; {DISTILLED} at {result.choice.present.dsat:g}: "
         f"{_said(here['precision_DSAT'].value)} and {_said(here['recall_DSAT'].value)}"
     )
-    return charts.lines(charts.Plot("curve", summary, x_label="recall", y_range=_SHARE), {"precision": curve})
+    plot = charts.Plot("curve", summary, x_label="recall", y_range=_SHARE)
+    return charts.lines(plot, {who: sorted(curve) for who, curve in result.curves.items() if curve})
 
 
 def _calibration(result: Distilled) -> Markup | None:
@@ -67,7 +64,7 @@ def _calibration(result: Distilled) -> Markup | None:
     return charts.lines(plot, {"share that is DSAT": points, "if exact": [(0, 0), (1, 1)]})
 
 
-def _cascade(bands: Sequence[Band]) -> list[tuple[str, Markup]]:
+def _cascade(bands: Sequence[CascadeRow]) -> list[tuple[str, Markup]]:
     """Return charts over the share of requests: precision and recall, then κ."""
     sides = {"teacher": [band.teacher for band in bands]}
     if gold := [band.gold for band in bands if band.gold is not None]:
@@ -88,7 +85,7 @@ def _cascade(bands: Sequence[Band]) -> list[tuple[str, Markup]]:
     return found
 
 
-def _over_requests(bands: Sequence[Band], views: Sequence[View], figure: str) -> charts.Curve:
+def _over_requests(bands: Sequence[CascadeRow], views: Sequence[View], figure: str) -> charts.Curve:
     values = [view.figures[figure].value for view in views]
     return [
         (100 * band.share_requests, value)

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from drift_data.distill.cascade import Band
+from drift_data.distill.cascade import CascadeRow
 from drift_data.distill.money import Money
 from drift_data.distill.operating import Operating
+from drift_data.distill.options import Ceiling
 from drift_data.quality.bootstrap import Estimate
 from drift_data.quality.result import View
 from drift_data.quality.thresholds import Choice
@@ -40,7 +41,8 @@ class Learning(BaseModel):
     """What a part of the teacher's conversations would have given."""
 
     share: float
-    view: View | None  # None: too few
+    view: View | None  # out of fold on the part itself; None: too few
+    held_out: View | None  # on the conversations never learned from, the same for every part
 
 
 class Distilled(BaseModel):
@@ -66,9 +68,13 @@ class Distilled(BaseModel):
     calibration: list[Bin]
     items: list[Named]
     learning: list[Learning]
+    ceiling: Ceiling | None  # of what can be learned from this teacher
+    curves: dict[
+        str, list[tuple[float, float]]
+    ]  # who → (recall, precision) of DSAT, on held-out turns if there are any
     money: Money | None
-    cascade: list[Band]
-    band: Band | None  # the recommended one
+    cascade: list[CascadeRow]
+    band: CascadeRow | None  # the recommended one
 
 
 def calibration(rows: pl.DataFrame) -> list[Bin]:

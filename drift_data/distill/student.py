@@ -52,6 +52,16 @@ def fit(
     learned = ~found.rows["held_out"]
     check_enough(found.rows.filter(learned))
     shares = PARTS if options.learning_curve else ()
+    apart = found.examples(~learned)
+
+    def answers(fitted: Fitted, chosen: pl.Series) -> pl.DataFrame:
+        predicted = fitted.model.predict(apart.turns)
+        unseen = found.rows.filter(~learned).with_columns(
+            probability=pl.Series(predicted.dsat, dtype=pl.Float64),
+            guessed=named(list(fitted.model.card.items), fitted.model.named(apart.turns)),
+        )
+        return pl.concat([_answered(found.rows.filter(chosen), fitted), unseen])
+
     with tqdm(total=steps() * (1 + len(shares)), desc=f"distill {name}", unit=" fit", file=sys.stderr) as bar:
 
         def step() -> None:
@@ -69,17 +79,11 @@ def fit(
             chosen = learned & first_part(found.rows["conversation_id"], share)
             try:
                 check_enough(found.rows.filter(chosen))
-                parts[share] = _answered(found.rows.filter(chosen), part(chosen))
+                parts[share] = answers(part(chosen), chosen)
             except (UserError, ValueError):
                 parts[share] = None
                 bar.update(steps())
-    apart = found.examples(~learned)
-    predicted = whole.model.predict(apart.turns)
-    unseen = found.rows.filter(~learned).with_columns(
-        probability=pl.Series(predicted.dsat, dtype=pl.Float64),
-        guessed=named(list(whole.model.card.items), whole.model.named(apart.turns)),
-    )
-    return Student(whole.model, pl.concat([_answered(found.rows.filter(learned), whole), unseen]), parts)
+    return Student(whole.model, answers(whole, learned), parts)
 
 
 def check_enough(rows: pl.DataFrame) -> None:

@@ -7,13 +7,17 @@ from typing import Final
 
 import polars as pl
 
+from drift_data.distill.operating import precision_recall
 from drift_data.judge.decide import Thresholds
 from drift_data.quality.result import View, view
 from drift_data.quality.thresholds import decided
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
 KEYWORD: Final = 5  # strength from which a phrase of the list makes a turn DSAT
+DISTILLED: Final = "distilled"
 SHIPPED: Final = "shipped"
+PHRASES: Final = "phrases"
+_POINTS: Final = 200  # of a curve that are kept
 
 
 def scored(
@@ -75,6 +79,22 @@ def baselines(
     )
     return {
         SHIPPED: shipped.select(decided(thresholds)).to_series(),
-        "phrases": rows.select(phrases).to_series(),
+        PHRASES: rows.select(phrases).to_series(),
         f"all {usual}": pl.Series([usual], dtype=pl.String).new_from_index(0, rows.height),
     }
+
+
+def precision_recalls(
+    rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return (recall, precision) of DSAT at every threshold: of the student, the shipped classifier, the phrases."""
+    sides = {
+        DISTILLED: rows,
+        SHIPPED: scored(rows, rows["shipped"], rows["shipped_item"], change_items),
+        PHRASES: rows.with_columns(dsat_score="keyword", change=False),
+    }
+    found = {}
+    for name, side in sides.items():
+        curve = precision_recall(side, thresholds.sat).select("recall", "precision")
+        found[name] = curve[:: -(-curve.height // _POINTS) or 1].rows()
+    return found

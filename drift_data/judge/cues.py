@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.judge.text import patterns, searchable
+from drift_data.judge.text import may_hold, patterns, searchable
 
 FILE = "cues.yaml"
 _REFUSAL_OPENING = 300  # characters of a reply in which a refusal shows itself
@@ -61,8 +61,11 @@ class Cues(BaseModel):
 
     def refusals(self, replies: pl.Series) -> pl.Series:
         """Say of each reply whether it opens like a refusal."""
-        opening = pl.DataFrame({"text": replies.str.head(_REFUSAL_OPENING)})
-        return opening.select(searchable(pl.col("text")).str.contains_any(self._refusals)).to_series()
+        text = pl.col("text")
+        opening = pl.DataFrame({"text": replies.str.head(_REFUSAL_OPENING)}).with_row_index()
+        likely = opening.filter(may_hold(text, self._refusals))
+        found = likely.filter(searchable(text).str.contains_any(self._refusals))["index"]
+        return opening["index"].is_in(found)
 
     def signs_in(self, turns: pl.DataFrame, polarity: Literal["SAT", "DSAT"]) -> pl.DataFrame:
         """Return the signs found, each item once a turn and with its strongest phrase.
@@ -75,15 +78,14 @@ class Cues(BaseModel):
             `at`, `item`, `strength`, `phrase`; the rows of a turn from strong to weak.
         """
         table = self._table.filter(polarity=polarity)
-        short = pl.col("text").str.len_chars() <= table["max_chars"].max()
-        found = turns.filter(short).select(
+        wanted = table["pattern"].unique().to_list()
+        short = turns.filter(pl.col("text").str.len_chars() <= table["max_chars"].max())
+        found = short.filter(may_hold(pl.col("text"), wanted)).select(
             "at",
             "code",
             "refusal",
             chars=pl.col("text").str.len_chars(),
-            pattern=searchable(pl.col("text")).str.extract_many(
-                table["pattern"].unique().to_list(), overlapping=True
-            ),
+            pattern=searchable(pl.col("text")).str.extract_many(wanted, overlapping=True),
         )
         hits = found.explode("pattern").drop_nulls("pattern").join(table, on="pattern")
         reply_fits = (

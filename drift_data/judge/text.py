@@ -18,6 +18,7 @@ COMPARED: Final = 2_000  # characters at each end that are compared with earlier
 SENTENCE: Final = "\x01"
 START: Final = "\x02"
 END: Final = "\x03"
+_KEPT: Final = rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"  # inside of [ ]
 # Scripts written without spaces between words: a cue may stand anywhere in them.
 UNSPACED: Final = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{So}]"
 
@@ -36,8 +37,8 @@ def folded(text: pl.Expr) -> pl.Expr:
         .str.normalize("NFKD")
         .str.replace_all(r"[\p{M}'’`´]+", "")
         .str.replace_all(r"[.!?;\n。！？；…؟।]+", SENTENCE)
-        .str.replace_all(rf"[^\p{{L}}\p{{N}}\p{{So}}{SENTENCE}]+", " ")
-        .str.replace_all(rf"[ {SENTENCE}]*{SENTENCE}[ {SENTENCE}]*", f" {SENTENCE} ")
+        .str.replace_all(rf"[^{_KEPT} ][^{_KEPT}]*| [^{_KEPT}]+", " ")  # a single space stays: most are
+        .str.replace_all(rf" ?{SENTENCE}[ {SENTENCE}]*", f" {SENTENCE} ")
     )
 
 
@@ -45,6 +46,21 @@ def searchable(text: pl.Expr) -> pl.Expr:
     """Return what patterns are looked for in: the folded ends of a message, its start and end marked."""
     body = folded(ends(text, HEAD_TAIL)).str.strip_chars(f" {SENTENCE}")
     return pl.concat_str(pl.lit(f"{START} {SENTENCE} "), body, pl.lit(f" {SENTENCE} {END}"))
+
+
+def may_hold(text: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
+    """Return False where `searchable` text certainly holds none of the patterns, at a fifth of its cost.
+
+    Folding ASCII text only lowers it, drops apostrophes and cuts it into words: the words of a pattern that is found
+    there follow one another in the raw text too. Other text is always True.
+    """
+    ascii_only = text.str.len_bytes() == text.str.len_chars()
+    runs = {" ".join(["", *re.findall("[a-z0-9]+", pattern), ""]) for pattern in wanted if pattern.isascii()}
+    apart = pl.concat_str(pl.lit(" "), text.str.to_lowercase(), pl.lit(" "))
+    plain = apart.str.replace_many(["'", "`"], ["", ""]).str.replace_all(
+        "[^a-z0-9 ][^a-z0-9]*| [^a-z0-9]+", " "
+    )
+    return ~ascii_only | plain.str.contains_any(sorted(runs))
 
 
 def words(text: pl.Expr) -> pl.Expr:

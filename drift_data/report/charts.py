@@ -57,11 +57,11 @@ class Plot:
 
 
 def lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
-    """Return a chart of one or two named curves over x."""
+    """Return a chart of one to three named curves over x."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(plot)
         for (name, curve), colour, style in zip(
-            curves.items(), (FIRST, SECOND), ("-", (0, (4, 1.5))), strict=False
+            curves.items(), (FIRST, SECOND, MUTED), ("-", (0, (4, 1.5)), (0, (1, 1.2))), strict=False
         ):
             for part in _parts(curve, [x for x, _ in plot.breaks]):
                 thin = _thin(part)

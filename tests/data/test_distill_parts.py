@@ -5,7 +5,7 @@ import hashlib
 import polars as pl
 import pytest
 
-from drift_data.distill.cascade import curve, recommended
+from drift_data.distill.cascade import GOOD, curve, recommended
 from drift_data.distill.examples import held_out
 from drift_data.distill.money import money
 from drift_data.distill.operating import precision_recall
@@ -148,3 +148,21 @@ def test_a_quarter_of_a_sample_is_a_quarter_of_its_conversations() -> None:
     quarter, half = first_part(sample, 0.25), first_part(sample, 0.5)
     assert sample.filter(quarter).to_list() == [name for name in names[:10] for _ in range(3)]
     assert half.sum() == 60 and (half | ~quarter).all()
+
+
+def test_a_band_is_recommended_by_the_lower_ends_of_its_intervals() -> None:
+    """19 of 20 complaints found alone is 0.95, but no more than luck; asking about the missed one makes it sure."""
+    turns = [(2.0, "NEUTRAL", "DSAT"), *[(9.0, "DSAT", "DSAT")] * 19, *[(1.0, "NEUTRAL", "NEUTRAL")] * 20]
+    table = pl.DataFrame(turns, schema=["dsat_score", "predicted", "gold_label"], orient="row").with_columns(
+        conversation_id=pl.Series([f"c{n}" for n in range(40)]), sat_score=0.0, change=False
+    )
+    found = curve(table, 5.0, None, 0)
+    alone = found[0].teacher.figures["recall_DSAT"]
+    assert alone.value == 0.95 and alone.low is not None and alone.low < GOOD
+    band = recommended(found)
+    assert band is not None and band.turns > 0 and band.teacher.figures["recall_DSAT"].value == 1
+    many = pl.concat(
+        [table.with_columns(conversation_id=pl.col("conversation_id") + f"/{n}") for n in range(50)]
+    )
+    sure = recommended(curve(many, 5.0, None, 0))
+    assert sure is not None and sure.turns == 0

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.sparse as sparse
 from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, turn, write_gold, write_labels
 
 from drift_data.distill.distill import distill
 from drift_data.distill.examples import held_out, taught
-from drift_data.distill.options import DistillOptions
+from drift_data.distill.options import Ceiling, DistillOptions
 from drift_data.distill.result import Distilled
 from drift_data.distill.teacher import read_teacher
+from drift_data.judge.local import train
 from drift_data.judge.local.model import load_model
 from drift_data.judge.local.train import TrainOptions
 from drift_data.quality.options import ThresholdOptions
@@ -97,6 +100,33 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
     assert (manifest.rows_in, manifest.rows_out, sum(manifest.dropped.values())) == (241, 240, 1)
 
 
+def test_the_learning_curve_is_measured_on_the_held_out_turns_too_and_the_ceiling_is_on_the_page(
+    workspace: Workspace,
+) -> None:
+    ceiling = Ceiling(kappa_dsat=0.91, low=0.82, high=0.96, note=f"two passes {ATTACK}")
+    more = {"learning_curve": True, "ceiling": ceiling, "about": "conversations of a test"}
+    folder = workspace.path(run(workspace, OPTIONS.model_copy(update=more)))
+    result = Distilled.model_validate_json((folder / "distill.json").read_bytes())
+    assert [row.share for row in result.learning] == [0.25, 0.5, 1.0]
+    half, whole = result.learning[1:]
+    assert half.view is not None and whole.view is not None
+    assert half.view.turns < whole.view.turns == result.turns
+    for row in result.learning:
+        assert row.held_out is None or row.held_out.turns == result.held_out[0].turns
+    assert half.held_out is not None and half.held_out.figures["f1_DSAT"].value == 1
+    assert {*result.curves} == {"distilled", "shipped", "phrases"}
+    assert result.curves["distilled"][0] == (
+        1.0,
+        1.0,
+    )  # (recall, precision) of the surest turns: all complaints
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert_inert(page, html)
+    assert "Ceiling: κ of DSAT against the rest 0.910 (0.820–0.960), two passes" in page.text
+    data = load_model(folder / "model.npz").card.data
+    assert (data["about"], data["hold_out"], data["written"]) == ("conversations of a test", 5, None)
+
+
 def test_a_second_run_is_up_to_date_and_a_changed_option_or_label_makes_it_anew(
     workspace: Workspace,
 ) -> None:
@@ -143,3 +173,15 @@ def test_what_cannot_teach_is_said(workspace: Workspace) -> None:
     with pytest.raises(UserError, match=r"Too few labels to learn from: .* DSAT turns"):
         run(workspace, labels="few")
     assert not workspace.path("distilled/few").exists()
+
+
+def test_a_linear_model_that_has_not_converged_is_used_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(train._SOLVER, "max_iter", 1)
+    generator = np.random.default_rng(0)
+    matrix = sparse.csr_matrix(generator.normal(size=(60, 5)))
+    true = generator.random(60) < 0.5
+    weights, _ = train._logistic(matrix, true, np.ones(60), 100.0, "a text")
+    assert np.isfinite(weights).all()
+    assert "The linear model of a text has not converged after 1 steps" in capsys.readouterr().err

@@ -7,15 +7,17 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from sklearn.ensemble import GradientBoostingClassifier
 
+from drift_data.judge.cues import load_cues
 from drift_data.judge.decide import Thresholds, decide
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import load_model
 from drift_data.judge.local.trees import DEPTH, Trees
-from drift_data.judge.text import patterns
+from drift_data.judge.text import may_hold, patterns, searchable
 from drift_data.schema import CONVERSATIONS, NEUTRAL
 from drift_data.turns import feedback_turns
 from drift_data.workspace import UserError
@@ -131,7 +133,8 @@ CASES = {
 
 MISSED = {  # by the shipped classifier, which is made for the polite, long complaints of real logs
     "insisting in other words after a refusal is dsat",
-    "Chinese",
+    "the same request with a word less is dsat",
+    "French",
     "German",
     "Arabic",
 }
@@ -247,6 +250,25 @@ def test_a_cue_is_matched_as_whole_words_with_its_anchors():
     ]
     with pytest.raises(ValueError, match="no words"):
         patterns(["^!!"])
+
+
+def test_a_look_at_the_raw_text_misses_no_phrase_and_saves_most_of_the_folding():
+    cues, rng = load_cues(), np.random.default_rng(0)
+    phrases = [pattern for pattern in patterns(cues.refusal)["pattern"] if pattern.isascii()]
+    between = [" ", " ", " ", "  ", ", ", "-", "\n", ".", "'", "`", "' ", " x ", "\x01", "_"]
+    texts = []
+    for number in range(4_000):
+        words = phrases[number % len(phrases)].upper().split()[number % 2 :]
+        gaps = rng.choice(between, len(words))
+        texts.append("".join(f"{gap}{word[:1]}'{word[1:]}" for gap, word in zip(gaps, words, strict=True)))
+    frame = pl.DataFrame({"text": [*texts, "", "café", "Sorry, me"]})
+    found = frame.select(
+        held=searchable(pl.col("text")).str.contains_any(phrases), may=may_hold(pl.col("text"), phrases)
+    )
+    assert found.filter("held").height > 500 and found.filter(pl.col("held") & ~pl.col("may")).is_empty()
+    assert found.filter(~pl.col("held") & pl.col("may")).height < 800  # a sentence ends within the phrase
+    assert found["may"].to_list()[-3:] == [False, True, False]
+    assert cues.refusals(frame["text"]).to_list() == found["held"].to_list()
 
 
 def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):

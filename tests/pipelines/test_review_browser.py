@@ -5,7 +5,7 @@ import signal
 import pytest
 from converted import rows
 from html_page import ATTACK
-from review_page import chromium, needs_chromium, press, reviewing
+from review_page import chromium, needs_chromium, press, reviewing, watched
 from review_sample import HASHED, LABELS, to_review
 from sample_workspace import WORDS, sample
 
@@ -20,18 +20,8 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.troubles = []
-    page.on("console", lambda message: page.troubles.append(message.text))
-    page.on("pageerror", lambda error: page.troubles.append(str(error)))
-    page.on("request", lambda request: page.troubles.append(request.url) if not ours(request.url) else None)
-    yield page
-    assert page.troubles == []
-    page.close()
-
-
-def ours(url):
-    return url.startswith(("http://127.0.0.1:", "data:"))
+    with watched(browser) as page:
+        yield page
 
 
 def table(workspace, name="labels/human-ann"):

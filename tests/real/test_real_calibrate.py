@@ -1,13 +1,12 @@
 """Calibration of the embedded judge on the real, annotated conversations of `../shared/data/wildchat`.
 
-The figures are printed with `-s`. The cues were written with two thirds of these annotations in view, so the
-figures flatter the judge: `test_real_label.py` has the held-out third.
+The figures are printed with `-s`. The classifier was trained on two thirds of these annotations, so
+the figures flatter the judge: `test_real_held_out.py` has the held-out third.
 """
-
-from pathlib import Path
 
 import pytest
 from converted import converted
+from real_chats import GOLD, LOGS, needs_data
 
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local import LocalJudge
@@ -18,19 +17,12 @@ from drift_data.workspace import Workspace
 from pipelines.recipe import load_recipe
 from pipelines.stages.quality import calibrate
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "wildchat"
-GOLD = DATA / "labels.csv"
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(
-        not DATA.is_dir(), reason=f"{DATA} is not there: the real logs are not part of the project"
-    ),
-]
+pytestmark = [pytest.mark.real, needs_data]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", DATA / "conversations.jsonl")
+    workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", LOGS)
     label(workspace, LocalJudge(), Thresholds())
     return workspace
 

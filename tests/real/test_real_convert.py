@@ -1,37 +1,29 @@
 """Real WildChat conversations, written in WildChat-1M's own schema and converted; counted from outside."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
 from converted import accounts, converted, reasons, rows
+from real_chats import DATA, LOGS, chats, needs_data
 from wildchat_schema import write_wildchat
 
 from drift_data.simulate.wildchat import SCHEMA
 from drift_data.workspace import Workspace
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-LOGS = DATA / "wildchat" / "conversations.jsonl"
 PAIRS = DATA / "ultrafeedback" / "binarized_200.jsonl"
 
 pytestmark = pytest.mark.real
-needs_logs = pytest.mark.skipif(not LOGS.is_file(), reason="the real logs are not at ../shared/data/wildchat")
 needs_pairs = pytest.mark.skipif(not PAIRS.is_file(), reason="no pairs at ../shared/data/ultrafeedback")
-
-
-def real_chats() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in LOGS.open(encoding="utf-8")]
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    write_wildchat(tmp_path / "raw" / "train-00000-of-00001.parquet", real_chats(), row_group_size=100)
+    write_wildchat(tmp_path / "raw" / "train-00000-of-00001.parquet", chats(), row_group_size=100)
     return converted(tmp_path, "wildchat", tmp_path / "raw")
 
 
-@needs_logs
+@needs_data
 def test_every_real_conversation_is_kept_or_left_out_with_a_reason(
     workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -59,9 +51,9 @@ def test_every_real_conversation_is_kept_or_left_out_with_a_reason(
     assert {place for (place,) in gone} == bad
 
 
-@needs_logs
+@needs_data
 def test_real_texts_and_ids_arrive_unchanged(workspace: Workspace) -> None:
-    raw = {chat["conversation_hash"]: chat for chat in real_chats()}
+    raw = {chat["conversation_hash"]: chat for chat in chats()}
     found = rows(workspace)
     assert len(found) >= 340
     for row in found:
@@ -72,14 +64,14 @@ def test_real_texts_and_ids_arrive_unchanged(workspace: Workspace) -> None:
         assert (row["model"], row["language"]) == (original["model"], original.get("language", "English"))
 
 
-@needs_logs
+@needs_data
 def test_the_raw_file_has_all_columns_of_wildchat(workspace: Workspace, tmp_path: Path) -> None:
     columns = duckdb.sql(f"describe select * from '{tmp_path}/raw/*.parquet'").fetchall()
     assert [column[0] for column in columns] == SCHEMA.names
     assert "hashed_ip" in columns[3][1] and "turn_identifier" in columns[3][1]
 
 
-@needs_logs
+@needs_data
 def test_real_logs_give_the_same_table_from_json_lines(workspace: Workspace, tmp_path: Path) -> None:
     again = converted(tmp_path / "json", "wildchat", LOGS)
     texts = [(row["conversation_id"], row["messages"]) for row in rows(workspace)]

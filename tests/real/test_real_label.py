@@ -4,70 +4,22 @@ The figures on the held-out third (sha256 of the hash divisible by 3), which the
 printed with `-s`; on the rest they are those of training data. The bounds are alarms, not claims.
 """
 
-import csv
-import hashlib
-import json
-from pathlib import Path
-
 import pytest
+from real_chats import annotated, needs_data
 
 from drift_data.agreement import agreement
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.label import label
 from drift_data.mine import MineOptions, mine
-from drift_data.schema import CONVERSATIONS, LABEL_ROWS
-from drift_data.workspace import Workspace
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "wildchat"
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(
-        not DATA.is_dir(), reason=f"{DATA} is not there: the real logs are not part of the project"
-    ),
-]
-
-
-def held_out(conversation: str) -> bool:
-    return int(hashlib.sha256(conversation.encode()).hexdigest(), 16) % 3 == 0
+pytestmark = [pytest.mark.real, needs_data]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """Real conversations; annotations of the held-out third and of the rest as two label tables."""
-    workspace = Workspace(tmp_path_factory.mktemp("real"))
-    with (DATA / "conversations.jsonl").open(encoding="utf-8") as file:
-        chats = [json.loads(line) for line in file]
-    rows = [
-        {
-            "conversation_id": chat["conversation_hash"],
-            "source": "wildchat",
-            "messages": [{"role": m["role"], "content": m["content"]} for m in chat["conversation"]],
-        }
-        for chat in chats
-    ]
-    with (DATA / "labels.csv").open(encoding="utf-8", newline="") as file:
-        annotated = list(csv.DictReader(file))
-
-    def annotation(row):
-        return {
-            "conversation_id": row["conversation_hash"],
-            "turn": int(row["turn"]),
-            "label": row["label"],
-            "sat_score": 0,
-            "dsat_score": 0,
-            "refusal": row["refusal"] == "true",
-            "judge": "human:annotators",
-            "rubric": "guide",
-        }
-
-    def build(outputs):
-        outputs["conversations"].table(CONVERSATIONS).write_rows(rows)
-        for name, wanted in (("labels/held", True), ("labels/seen", False)):
-            part = [annotation(row) for row in annotated if held_out(row["conversation_hash"]) is wanted]
-            outputs[name].table(LABEL_ROWS).write_rows(part)
-
-    workspace.run("convert", ["conversations", "labels/held", "labels/seen"], build, options={})
+    workspace = annotated(tmp_path_factory.mktemp("real"))
     label(workspace, LocalJudge(), Thresholds())
     return workspace
 

@@ -1,35 +1,25 @@
 """The leak filter on real replies: seldom on a first reply, which has no earlier one to speak of."""
 
-import csv
-import json
-from pathlib import Path
-
 import pytest
+from real_chats import annotations, chats, needs_data
 
 from drift_train.leaks import find_leak
 
-LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wildchat"
-
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not LOGS.is_dir(), reason=f"the real logs are not there: {LOGS}"),
-]
+pytestmark = [pytest.mark.real, needs_data]
 
 
 def replies() -> tuple[list[str], list[str]]:
     """Return the first replies of all chats, and the replies right after a complaint."""
-    with (LOGS / "labels.csv").open() as file:
-        labels = {(row["conversation_hash"], int(row["turn"])): row["label"] for row in csv.DictReader(file)}
+    complaints = {key for key, row in annotations().items() if row["label"] == "DSAT"}
     first, after = [], []
-    with (LOGS / "conversations.jsonl").open() as file:
-        for chat in map(json.loads, file):
-            for i, message in enumerate(chat["conversation"]):
-                if message["role"] != "assistant":
-                    continue
-                if i == 1:
-                    first.append(message["content"])
-                elif labels.get((chat["conversation_hash"], i - 1)) == "DSAT":
-                    after.append(message["content"])
+    for chat in chats():
+        for i, message in enumerate(chat["conversation"]):
+            if message["role"] != "assistant":
+                continue
+            if i == 1:
+                first.append(message["content"])
+            elif (chat["conversation_hash"], i - 1) in complaints:
+                after.append(message["content"])
     return first, after
 
 

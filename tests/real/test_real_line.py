@@ -10,17 +10,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from real_chats import chats, needs_data
 from wildchat_schema import write_wildchat
 
 from drift_data.simulate.chats import pretrain_chats
 from drift_data.simulate.options import PretrainOptions
 from drift_train.options import TinyOptions
 
-REAL = Path(__file__).parents[3] / "shared/data/wildchat/conversations.jsonl"
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not REAL.exists(), reason=f"the real logs are not there: {REAL}"),
-]
+pytestmark = [pytest.mark.real, needs_data]
 SETTINGS = {
     "loop.rollout.engine": "transformers",
     "loop.rollout.max_new_tokens": 48,
@@ -66,8 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     raw, work = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("work")
-    rows = [json.loads(line) for line in REAL.read_text().splitlines()]
-    known = [{k: v for k, v in row.items() if v is not None and k != "timestamp"} for row in rows]
+    known = [{k: v for k, v in chat.items() if v is not None and k != "timestamp"} for chat in chats()]
     write_wildchat(raw / "train-00000.parquet", known[:200])
     write_wildchat(raw / "train-00001.parquet", known[200:])
     drift(work, "convert", "--source", "wildchat", "--input", str(raw / "*.parquet"))
@@ -84,7 +80,7 @@ def count(folder: Path, where: str = "true") -> int:
 
 
 def test_every_row_is_kept_or_dropped_with_a_reason_at_each_step(work: Path) -> None:
-    raw = len(REAL.read_text().splitlines())
+    raw = len(chats())
     turns = duckdb.sql(f"""
         select sum(len(list_filter(range(2, len(messages) + 1),
             lambda i: messages[i].role = 'user' and messages[i - 1].role = 'assistant')))

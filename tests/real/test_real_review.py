@@ -1,10 +1,9 @@
 """The review page on the real conversations of `../shared/data/wildchat`, in a real browser, by keyboard."""
 
-from pathlib import Path
-
 import pytest
 from converted import converted, rows
-from review_page import chromium, needs_chromium, press, reviewing
+from real_chats import LOGS, needs_data
+from review_page import chromium, needs_chromium, press, reviewing, watched
 
 from drift_data.agreement import agreement
 from drift_data.judge.decide import Thresholds
@@ -18,20 +17,17 @@ from drift_data.workspace import Workspace
 from pipelines.recipe import load_recipe
 from pipelines.stages.quality import calibrate
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "wildchat"
 pytestmark = [
     pytest.mark.real,
     needs_chromium,
-    pytest.mark.skipif(
-        not DATA.is_dir(), reason=f"{DATA} is not there: the real logs are not part of the project"
-    ),
+    needs_data,
 ]
 TABLE = "labels/human-ann"
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", DATA / "conversations.jsonl")
+    workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", LOGS)
     label(workspace, LocalJudge(), Thresholds())
     return workspace
 
@@ -39,11 +35,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with reviewing(workspace, "--reviewer", "ann") as (address, _), chromium() as browser:
-        page = browser.new_page()
-        troubles: list[str] = []
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+    with (
+        reviewing(workspace, "--reviewer", "ann") as (address, _),
+        chromium() as browser,
+        watched(browser) as page,
+    ):
         page.goto(address)
         judged = []
         for key in "aadnsaaaaa":
@@ -56,7 +52,6 @@ def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
         assert page.locator("#random-three").inner_text() == f"{found.kappa:.2f}"
         assert page.locator("#random-dsat").inner_text() == f"{found.kappa_dsat:.2f}"
         assert page.locator("#kappa").inner_text() == f"{found.kappa_dsat:.2f}"
-        assert troubles == []
     said = [row["label"] for row in rows(workspace, TABLE)]
     assert said == [*judged[:2], "DSAT", "NEUTRAL", "SAT", *judged[5:]]
     calibrate(workspace, load_recipe("demo"), "human:ann", "local", None)

@@ -30,6 +30,8 @@ _OPENING: Final = re.compile(r"=== (?P<language>[a-z]{2}) (?P<topic>\S.*)")
 _MESSAGE: Final = re.compile(
     r"(?:(?P<user>U)(?:\[(?P<label>NEUTRAL|(?:DSAT|SAT) \w+ [123])\])?|(?P<reply>A)(?P<refusal>\(refusal\))?): ?(?P<text>.*)"
 )
+# A line that means to open something and is misspelt must not become part of the message before it.
+_NEARLY: Final = re.compile(r"===|[UA] ?(?:\[[^]]*]|\([^)]*\))? ?:")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def read_corpus(items: frozenset[str] | set[str]) -> list[Example]:
 def read_examples(path: Traversable, items: frozenset[str] | set[str]) -> Iterator[Example]:
     """Yield the conversations of one file, each checked."""
     example: Example | None = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         place = f"{path.name}:{number}"
         if opening := _OPENING.fullmatch(line):
             if example is not None:
@@ -82,12 +84,26 @@ def read_examples(path: Traversable, items: frozenset[str] | set[str]) -> Iterat
             if example is None:
                 raise ValueError(f"{place}: a message before the first ===")
             _add(example, message, place, items)
+        elif _NEARLY.match(line):
+            raise ValueError(
+                f"{place}: neither `=== language topic` nor a message with a known label: {line[:40]!r}"
+            )
         elif example is not None and example.messages:
             example.messages[-1]["content"] += "\n" + line
         elif line.strip():
-            raise ValueError(f"{place}: expected `U:` after ===, not {line[:40]!r}")
+            expected = "`=== language topic`" if example is None else "`U:` after ==="
+            raise ValueError(f"{place}: expected {expected}, not {line[:40]!r}")
     if example is not None:
         yield _checked(example)
+
+
+def _text(path: Traversable) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path.name}:{line}: not UTF-8 ({error.reason})") from error
 
 
 def _add(example: Example, message: re.Match[str], place: str, items: frozenset[str] | set[str]) -> None:

@@ -17,7 +17,17 @@ import polars as pl
 import pyarrow as pa
 
 from drift_data.judge.cues import Cues
-from drift_data.judge.local.ngrams import Grams, Ints, Ragged, Texts, common_ends, overlap, runs, without
+from drift_data.judge.local.ngrams import (
+    Grams,
+    Ints,
+    Ragged,
+    Texts,
+    common_ends,
+    join_grams,
+    overlap,
+    runs,
+    without,
+)
 from drift_data.turns import feedback_mask, message_starts
 
 VERSION: Final = 1  # raised when the code below changes what comes out
@@ -37,36 +47,25 @@ class Turns:
     frame: pl.DataFrame  # at, conversation_id, turn, text, reply, refusal, code
     numbers: Floats  # (turns, len(names))
     names: tuple[str, ...]
-    grams: Mapping[str, Grams]  # field → n-grams
+    grams: Mapping[str, Sequence[Grams]]  # field → n-grams, one item a length
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def take(self, rows: Ints) -> Turns:
         """Return some of the turns, each once, in the given order."""
-        place = np.full(len(self), -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        grams = {}
-        for field, found in self.grams.items():
-            kept = place[found.rows] >= 0
-            grams[field] = Grams(place[found.rows[kept]], found.hashes[kept])
+        grams = {field: [part.take(rows) for part in parts] for field, parts in self.grams.items()}
         frame = self.frame[rows].with_columns(at=np.arange(len(rows)))
         return Turns(frame, self.numbers[rows], self.names, grams)
 
 
 def join_turns(parts: Sequence[Turns]) -> Turns:
     """Return the turns of all parts, of which there is at least one, in their order."""
-    starts = np.cumsum([0, *map(len, parts)])
     grams = {
-        field: Grams(
-            np.concatenate(
-                [part.grams[field].rows + start for part, start in zip(parts, starts, strict=False)]
-            ),
-            np.concatenate([part.grams[field].hashes for part in parts]),
-        )
+        field: [join_grams(same) for same in zip(*(part.grams[field] for part in parts), strict=True)]
         for field in FIELDS
     }
-    frame = pl.concat([part.frame for part in parts]).with_columns(at=np.arange(starts[-1]))
+    frame = pl.concat([part.frame for part in parts]).with_columns(at=pl.int_range(pl.len()))
     return Turns(frame, np.concatenate([part.numbers for part in parts]), parts[0].names, grams)
 
 
@@ -133,7 +132,7 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
     }
     added = without(words.take(now), users.unique.take(before))
     grams = {
-        "said": _all(runs(ends.words(), 3), ends.characters(3, 5)),
+        "said": [*runs(ends.words(), 3), *ends.characters(3, 5)],
         "added": runs(added, 1),
         "reply": runs(opening.take(reply), 3),
         "next": runs(opening.take(following), 3),
@@ -236,9 +235,3 @@ def _plain(frame: pl.DataFrame, position: Ints, following: Ints) -> dict[str, np
         "position": np.minimum(position, 6).astype(np.float64),
         "no_next": (following < 0).astype(np.float64),
     }
-
-
-def _all(*parts: Grams) -> Grams:
-    return Grams(
-        np.concatenate([part.rows for part in parts]), np.concatenate([part.hashes for part in parts])
-    )

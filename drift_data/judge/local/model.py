@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -85,7 +85,7 @@ class Model:
     def predict(self, turns: Turns) -> Predicted:
         """Return what the model says of turns."""
         said = {
-            field: text_scores(turns.grams[field], len(turns), weights, self.text_bias[field])
+            field: text_scores(turns.grams[field], weights, self.text_bias[field])
             for field, weights in self._fast_texts.items()
         }
         numbers = with_texts(turns.numbers, said)
@@ -98,10 +98,9 @@ class Model:
         if not self.card.items or not len(turns):
             return np.zeros(len(turns), np.intp)
         said = turns.grams["said"]
-        cells = buckets(said)
-        sizes = np.sqrt(np.maximum(np.bincount(said.rows, minlength=len(turns)), 1))
+        cells, sizes = [buckets(grams) for grams in said], _sizes(said)
         scores = [
-            np.bincount(said.rows, text[cells], minlength=len(turns)) / sizes
+            sum(grams.sums(text[cell]) for grams, cell in zip(said, cells, strict=True)) / sizes
             + turns.numbers @ numbers[:-1]
             + numbers[-1]
             for text, numbers in zip(self._fast_items, self.item_numbers, strict=True)
@@ -220,12 +219,17 @@ def buckets(grams: Grams) -> npt.NDArray[np.int64]:
     return (grams.hashes >> np.uint64(64 - BITS)).astype(np.int64)
 
 
-def text_scores(grams: Grams, count: int, weights: Floats, bias: float) -> Floats:
+def text_scores(said: Sequence[Grams], weights: Floats, bias: float) -> Floats:
     """Return the log-odds of each turn's n-grams: the sum of their weights over the square root of their number."""
-    sums = np.bincount(grams.rows, weights[buckets(grams)], minlength=count)
-    sizes = np.bincount(grams.rows, minlength=count)
-    scores: Floats = sums / np.sqrt(np.maximum(sizes, 1)) + bias
+    sums = sum(grams.sums(weights[buckets(grams)]) for grams in said)
+    scores: Floats = sums / _sizes(said) + bias
     return scores
+
+
+def _sizes(said: Sequence[Grams]) -> Floats:
+    """Return the square root of how many n-grams each turn has."""
+    sizes: Floats = np.sqrt(np.maximum(sum(grams.lengths for grams in said), 1))
+    return sizes
 
 
 def with_texts(numbers: npt.NDArray[np.float32], said: Mapping[str, Floats]) -> npt.NDArray[np.float32]:

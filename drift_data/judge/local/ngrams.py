@@ -6,8 +6,9 @@ everywhere: no library's hash function keeps that promise from release to releas
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -20,7 +21,9 @@ Ints = npt.NDArray[np.int64]
 
 _BASE: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 _FOLDED_UP_TO: Final = 0x10000  # code points beyond (emoji, rare Han) are words of one character as they are
-_SEPARATOR, _LETTER, _ALONE = 0, 1, 2
+_SEPARATOR, _LETTER, _ALONE, _SILENT = 0, 1, 2, 3
+_LONGEST_WORD: Final = 40  # characters; a longer one is known by its first ones and its length
+_BLOCK: Final = 1 << 14
 # Scripts written without spaces: each character is a word of its own.
 _UNSPACED: Final = ((0x0E00, 0x0E7F), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
 _MARKS_KEPT: Final = frozenset("?!？！")  # they say something: words of one character
@@ -57,17 +60,54 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Grams:
-    """Hashed n-grams of many texts, in no order: the text of each, and its 64-bit hash."""
+    """Hashed n-grams of one length of many texts: those of text i are `hashes[starts[i]:ends[i]]`.
 
-    rows: Ints
+    What lies between reaches from one text into the next and is none of them.
+    """
+
+    starts: Ints  # (texts,)
+    ends: Ints
     hashes: U64
+
+    @property
+    def lengths(self) -> Ints:
+        """Return how many n-grams each text has."""
+        return self.ends - self.starts
+
+    def take(self, texts: Ints) -> Grams:
+        """Return the n-grams of some texts, with nothing between."""
+        lengths = self.lengths[texts]
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        at = np.arange(lengths.sum()) + np.repeat(self.starts[texts] - starts, lengths)
+        return Grams(starts, ends, self.hashes[at])
+
+    def sums(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return for each text the sum of its n-grams' weights, of which there is one a hash."""
+        found = np.zeros(len(self.starts))
+        some = self.ends > self.starts
+        if some.any():
+            bounds = np.column_stack([self.starts[some], self.ends[some]]).ravel()
+            found[some] = np.add.reduceat(np.append(weights, 0.0), bounds)[::2]
+        return found
+
+
+def join_grams(parts: Sequence[Grams]) -> Grams:
+    """Return the n-grams of all texts of the parts, in their order."""
+    before = np.cumsum([0, *(len(part.hashes) for part in parts)])[:-1]
+    return Grams(
+        np.concatenate([part.starts + first for part, first in zip(parts, before, strict=True)]),
+        np.concatenate([part.ends + first for part, first in zip(parts, before, strict=True)]),
+        np.concatenate([part.hashes for part in parts]),
+    )
 
 
 @cache
-def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    """Return for each code point what it folds to and its class."""
-    folded = np.arange(_FOLDED_UP_TO, dtype=np.uint32)
-    kind = np.zeros(_FOLDED_UP_TO, np.uint8)
+def _table() -> npt.NDArray[np.uint32]:
+    """Return for each code point what it folds to, times four, and its class."""
+    folded = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    kind = np.full(len(folded), _ALONE, np.uint32)
+    kind[:_FOLDED_UP_TO] = _SEPARATOR
     for point in range(_FOLDED_UP_TO):
         if 0xD800 <= point < 0xE000:
             continue
@@ -83,7 +123,9 @@ def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
     for low, high in _UNSPACED:
         letters = np.arange(low, high + 1)
         kind[letters[kind[letters] == _LETTER]] = _ALONE
-    return folded, kind
+    folded[kind == _SEPARATOR] = ord(" ")
+    kind[[0x27, 0x2019, *range(0x300, 0x370)]] = _SILENT
+    return folded << np.uint32(2) | kind
 
 
 class Texts:
@@ -98,73 +140,60 @@ class Texts:
             text if len(text) <= 2 * characters else text[:characters] + "\n" + text[-characters:]
             for text in texts
         ]
-        points = np.frombuffer("".join(text + "\n" for text in cut).encode("utf-32-le", "replace"), np.uint32)
-        lengths = np.array([len(text) for text in cut], np.int64)
-        text = np.repeat(np.arange(len(cut)), lengths + 1)  # each with the "\n" after it
-        folded, kinds = _tables()
-        small = np.minimum(points, _FOLDED_UP_TO - 1)
-        kind = np.where(points < _FOLDED_UP_TO, kinds[small], _ALONE)
-        chars = np.where(points < _FOLDED_UP_TO, folded[small], points)
-        silent = (points == 0x27) | (points == 0x2019) | ((points >= 0x300) & (points < 0x370))
-        self.count = len(cut)
-        self.lengths = np.array([len(text) for text in texts], np.int64)
-        self._chars, self._kind, self._text = chars[~silent], kind[~silent], text[~silent]
+        # Each text has a "\n" after it, so the last is like any other.
+        points = np.frombuffer("\n".join([*cut, ""]).encode("utf-32-le", "replace"), np.uint32)
+        read = np.empty_like(points)
+        for part in _blocks(len(points)):
+            np.take(_table(), points[part], out=read[part], mode="clip")
+        kind = read.astype(np.uint8) & 3
+        silent = np.flatnonzero(kind == _SILENT)
+        starts = np.cumsum([0, *(len(text) + 1 for text in cut)])
+        self._starts = starts - np.searchsorted(silent, starts)  # of each text, and the end of the last
+        heard = kind != _SILENT if len(silent) else slice(None)
+        self._chars, self._kind = read[heard] >> np.uint32(2), kind[heard]
 
     def words(self) -> Ragged:
         """Return the hash of every word, in reading order."""
-        letter = self._kind != _SEPARATOR
-        alone = self._kind == _ALONE
-        before = np.concatenate([[False], letter[:-1] & ~alone[:-1]])
-        begins = letter & (alone | ~before)
-        start = np.flatnonzero(begins)
-        after = np.concatenate([~letter[1:] | alone[1:], [True]]) if len(letter) else letter
-        end = np.flatnonzero(letter & (alone | after)) + 1
-        values = _spans(self._chars.astype(np.uint64), start, end)
-        return Ragged(_starts(self._text[start], self.count), values)
+        letter, alone = self._kind == _LETTER, self._kind == _ALONE
+        begins, ends = letter.copy(), letter.copy()
+        begins[1:] &= ~letter[:-1]
+        ends[:-1] &= ~letter[1:]
+        start, end = np.flatnonzero(begins | alone), np.flatnonzero(ends | alone) + 1
+        return Ragged(np.searchsorted(start, self._starts), _spans(self._chars, start, end))
 
-    def characters(self, shortest: int, longest: int) -> Grams:
-        """Return all runs of characters within and across words, one space between words."""
-        letter = self._kind != _SEPARATOR
-        keep = letter | np.concatenate([[False], letter[:-1]])  # one separator after each word
-        chars = np.where(letter, self._chars, 0x20)[keep].astype(np.uint64)
-        text = self._text[keep]
-        rows, values = [], []
-        running = np.zeros_like(chars)
-        for n in range(1, longest + 1):
-            size = len(chars) - n + 1
-            if size <= 0:
-                break
-            running = running[:size] * _BASE + chars[n - 1 :]
+    def characters(self, shortest: int, longest: int) -> list[Grams]:
+        """Return all runs of characters within and across words, one space between words: one item a length."""
+        keep = self._kind != _SEPARATOR
+        keep[1:] |= keep[:-1]  # one separator after each word
+        kept = np.flatnonzero(keep)
+        return _runs(self._chars[kept], np.searchsorted(kept, self._starts), shortest, longest)
+
+
+def runs(words: Ragged, longest: int) -> list[Grams]:
+    """Return all runs of one to `longest` words of each text: one item a length."""
+    return _runs(words.values, words.starts, 1, longest)
+
+
+def _runs(keys: npt.NDArray[Any], starts: Ints, shortest: int, longest: int) -> list[Grams]:
+    """Return the hashes of all runs of keys, those over the bounds of two texts too, which none has."""
+    found = [
+        Grams(
+            starts[:-1],
+            np.maximum(starts[1:] - n + 1, starts[:-1]),
+            np.empty(max(len(keys) - n + 1, 0), np.uint64),
+        )
+        for n in range(shortest, longest + 1)
+    ]
+    for part in _blocks(len(keys)):
+        piece = keys[part.start : part.stop + longest - 1].astype(np.uint64)
+        running = piece[: part.stop - part.start]
+        for n in range(1, min(longest, len(piece)) + 1):
+            if n > 1:
+                running = running[: len(piece) - n + 1] * _BASE
+                running += piece[n - 1 :][: len(running)]
             if n >= shortest:
-                inside = text[:size] == text[n - 1 :]
-                rows.append(text[:size][inside])
-                values.append(_mixed(running[inside] + np.uint64(n)))
-        return Grams(_joined(rows), _joined(values).astype(np.uint64))
-
-
-def runs(words: Ragged, longest: int) -> Grams:
-    """Return all runs of one to `longest` words of each text."""
-    found = [_runs(words, n) for n in range(1, longest + 1)]
-    return Grams(_joined([rows for rows, _ in found]), _joined([values for _, values in found]))
-
-
-def threes(words: Ragged) -> Ragged:
-    """Return the distinct runs of three words of each text; all of a shorter text is one run."""
-    rows, values = _runs(words, 3)
-    short = np.flatnonzero((words.lengths > 0) & (words.lengths < 3))
-    first, last = words.values[words.starts[short]], words.values[words.starts[short + 1] - 1]
-    keyed = np.concatenate([_key(rows, values), _key(short, _mixed(first + last * _BASE))])
-    return _split(_distinct(keyed), len(words.starts) - 1)
-
-
-def _runs(words: Ragged, n: int) -> tuple[Ints, U64]:
-    """Return the row and the hash of each run of n words."""
-    text, size = words.rows(), max(len(words.values) - n + 1, 0)
-    running = np.zeros(size, np.uint64)
-    for at in range(n):
-        running = running * _BASE + words.values[at : at + size]
-    inside = text[:size] == text[n - 1 :][:size]
-    return text[:size][inside], _mixed(running[inside] + np.uint64(n))
+                found[n - shortest].hashes[part][: len(running)] = _mixed(running + np.uint64(n))
+    return found
 
 
 def overlap(left: Ragged, right: Ragged) -> Ints:
@@ -190,35 +219,59 @@ def common_ends(left: Ragged, right: Ragged) -> tuple[Ints, Ints]:
     """Return how many words two lists have in common at their beginnings, and at their ends."""
     shorter = np.minimum(left.lengths, right.lengths)
     offsets = np.concatenate([[0], np.cumsum(shorter)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], shorter)
-    row = np.repeat(np.arange(len(shorter)), shorter)
-    ahead = left.values[left.starts[row] + within] == right.values[right.starts[row] + within]
-    astern = (
-        left.values[left.starts[row + 1] - 1 - within] == right.values[right.starts[row + 1] - 1 - within]
-    )
-    return _streak(ahead, within, offsets, shorter), _streak(astern, within, offsets, shorter)
+    at = np.arange(offsets[-1])
+
+    def ahead(side: Ragged) -> U64:
+        places: Ints = np.repeat(side.starts[:-1] - offsets[:-1], shorter) + at
+        return side.values[places]
+
+    def astern(side: Ragged) -> U64:
+        places: Ints = np.repeat(side.starts[1:] - 1 + offsets[:-1], shorter) - at
+        return side.values[places]
+
+    return _streak(ahead(left) == ahead(right), offsets), _streak(astern(left) == astern(right), offsets)
 
 
-def _streak(equal: npt.NDArray[np.bool_], within: Ints, offsets: Ints, lengths: Ints) -> Ints:
+def _streak(equal: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
     """Return for each row how many flags are set before the first that is not."""
-    first = np.where(equal, np.iinfo(np.int64).max, within)
-    found = lengths.copy()
-    some = lengths > 0
-    if some.any():
-        found[some] = np.minimum(np.minimum.reduceat(first, offsets[:-1][some]), lengths[some])
-    return found
+    broken = np.append(np.flatnonzero(~equal), len(equal))
+    first: Ints = broken[np.searchsorted(broken, offsets[:-1])]
+    return np.minimum(first, offsets[1:]) - offsets[:-1]
 
 
-def _spans(chars: U64, start: Ints, end: Ints) -> U64:
-    """Return the polynomial hash of each span of characters."""
-    lengths = end - start
-    longest = int(lengths.max(initial=0))
-    values = np.zeros(len(start), np.uint64)
-    open_ = np.arange(len(start))
-    for at in range(min(longest, 40)):  # a word of more characters is known by its first 40
-        open_ = open_[lengths[open_] > at]
-        values[open_] = values[open_] * _BASE + chars[start[open_] + at]
-    return _mixed(values + lengths.astype(np.uint64))
+def _spans(chars: npt.NDArray[np.uint32], start: Ints, end: Ints) -> U64:
+    """Return the polynomial hash of each span of characters; spans are in order and apart.
+
+    Each is a difference of running sums: with a character's weight falling by the base from one to the next, and the
+    whole span raised by the power of its end. Arithmetic modulo 2**64 makes that exact, as the base is odd.
+    """
+    values = np.empty(len(start), np.uint64)
+    cut = np.minimum(end, start + _LONGEST_WORD)
+    powers, inverse = _powers()
+    for part in _blocks(len(chars)):
+        spans = slice(*np.searchsorted(start, [part.start, part.stop]))
+        piece = chars[part.start : part.stop + _LONGEST_WORD]
+        sums = np.zeros(len(piece) + 1, np.uint64)
+        np.cumsum(piece * inverse[: len(piece)], out=sums[1:])
+        first, after = start[spans] - part.start, cut[spans] - part.start
+        values[spans] = (sums[after] - sums[first]) * powers[after - 1]
+    return _mixed(values + (end - start).astype(np.uint64))
+
+
+@cache
+def _powers() -> tuple[U64, U64]:
+    """Return the powers of the base, and of its inverse modulo 2**64, as many as a block and a word are long."""
+    bases = np.array([_BASE, pow(int(_BASE), -1, 1 << 64)], np.uint64)
+    powers = np.repeat(bases[:, None], _BLOCK + _LONGEST_WORD, axis=1)
+    powers[:, 0] = 1
+    powers = np.cumprod(powers, axis=1)
+    return powers[0], powers[1]
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    """Yield pieces of an array that stay in the processor's cache while they are worked on."""
+    for first in range(0, length, _BLOCK):
+        yield slice(first, min(first + _BLOCK, length))
 
 
 def _distinct(values: U64) -> U64:
@@ -230,10 +283,13 @@ def _distinct(values: U64) -> U64:
 
 
 def _mixed(values: U64) -> U64:
-    """Return well-spread bits (the finaliser of SplitMix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """Return well-spread bits (the finaliser of SplitMix64), in the place of the values."""
+    values ^= values >> np.uint64(30)
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
 
 
 def _keyed(lists: Ragged) -> U64:
@@ -243,10 +299,6 @@ def _keyed(lists: Ragged) -> U64:
 
 def _key(rows: Ints, values: U64) -> U64:
     return (rows.astype(np.uint64) << np.uint64(40)) | (values >> np.uint64(24))
-
-
-def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def _split(keyed: U64, count: int) -> Ragged:

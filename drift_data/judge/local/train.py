@@ -7,6 +7,8 @@ out of fold on the teacher's turns, split by conversation.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import scipy.sparse as sparse
 import sklearn
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from drift_data.judge.local.features import FIELDS, VERSION, Turns
@@ -32,6 +35,8 @@ Matrix = Any  # scipy.sparse.csr_matrix
 
 ENOUGH: Final = 50  # examples of an item that it takes to name it
 _FOLDS, _INNER = 6, 4
+# Newton's steps with conjugate gradients: every loop of it has an end, which those of liblinear have not.
+_SOLVER: Final = {"solver": "newton-cg", "tol": 1e-5, "max_iter": 100}
 
 
 class TrainOptions(BaseModel):
@@ -235,9 +240,24 @@ def _fit(both: _Both, rows: Numbers, options: TrainOptions) -> _Stack:
 
 
 def _linear(both: _Both, field: str, rows: Numbers, options: TrainOptions) -> tuple[Floats, float]:
-    found = LogisticRegression(
-        C=options.text_strength, solver="liblinear", tol=0.01, random_state=options.seed
-    ).fit(both.matrices[field][rows], both.dsat[rows], sample_weight=both.weights[rows])
+    return _logistic(
+        both.matrices[field][rows], both.dsat[rows], both.weights[rows], options.text_strength, field
+    )
+
+
+def _logistic(
+    matrix: Matrix, true: npt.NDArray[np.bool_], weights: Floats, strength: float, what: str
+) -> tuple[Floats, float]:
+    """Fit one linear model; say so when it is not done after its last step, which costs quality and no more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it names options that nobody can set here
+        found = LogisticRegression(C=strength, **_SOLVER).fit(matrix, true, sample_weight=weights)
+    if found.n_iter_[0] >= _SOLVER["max_iter"]:
+        print(
+            f"The linear model of {what} has not converged after {_SOLVER['max_iter']} steps and is used as it is. "
+            "Compare the figures of the report with those of a smaller distill.train.text_strength.",
+            file=sys.stderr,
+        )
     return found.coef_[0], float(found.intercept_[0])
 
 
@@ -259,12 +279,12 @@ def _items(both: _Both, rows: Numbers, names: Sequence[str]) -> _Items:
     matrix = sparse.hstack([both.matrices["said"][rows], sparse.csr_matrix(0.3 * numbers)], "csr")
     texts, weights = [], []
     for number in range(len(names)):
-        found = LogisticRegression(C=1.0, solver="liblinear", tol=0.01).fit(
-            matrix, known[rows] == number, sample_weight=both.weights[rows]
+        found, bias = _logistic(
+            matrix, known[rows] == number, both.weights[rows], 1.0, f"the item {names[number]}"
         )
-        texts.append(found.coef_[0, : 1 << BITS])
-        slopes = 0.3 * found.coef_[0, 1 << BITS :] / scale
-        weights.append([*slopes, found.intercept_[0] - slopes @ mean])
+        texts.append(found[: 1 << BITS])
+        slopes = 0.3 * found[1 << BITS :] / scale
+        weights.append([*slopes, bias - slopes @ mean])
     return _Items(np.array(texts, np.float16), np.array(weights, np.float32))
 
 
@@ -274,11 +294,14 @@ def _calibrated(odds: Floats, dsat: npt.NDArray[np.bool_]) -> tuple[float, float
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _matrix(grams: Grams, count: int) -> Matrix:
+def _matrix(said: Sequence[Grams], count: int) -> Matrix:
     """Return (turns, buckets): how often each n-gram occurs, over the square root of how many there are."""
-    sizes = np.bincount(grams.rows, minlength=count)
-    values = 1 / np.sqrt(sizes[grams.rows])
-    return sparse.csr_matrix((values, (grams.rows, buckets(grams))), shape=(count, 1 << BITS))
+    everything = np.arange(count)
+    packed = [grams.take(everything) for grams in said]
+    rows = np.concatenate([np.repeat(everything, grams.lengths) for grams in packed])
+    cells = np.concatenate([buckets(grams) for grams in packed])
+    values = 1 / np.sqrt(np.bincount(rows, minlength=count)[rows])
+    return sparse.csr_matrix((values, (rows, cells)), shape=(count, 1 << BITS))
 
 
 def _folds(groups: npt.NDArray[np.str_], count: int, seed: int) -> Iterator[Numbers]:

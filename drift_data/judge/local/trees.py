@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 DEPTH: Final = 3  # of every tree; one that ends earlier is filled up
+_BLOCK: Final = 16  # trees at a time: what their nodes say of a batch stays in the processor's cache
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,18 +58,25 @@ class Trees:
         """
         total = np.full(len(numbers), self.bias)
         columns = np.ascontiguousarray(numbers.T)
-        for features, thresholds, leaves in zip(self.features, self.thresholds, self.leaves, strict=True):
-            at = np.zeros(len(numbers), np.intp)
-            for depth in range(DEPTH):
-                first = 2**depth - 1
-                right = np.zeros(len(numbers), np.bool_)
-                for node in range(first, 2 * first + 1):
-                    if thresholds[node] != np.inf:
-                        above = columns[features[node]] > thresholds[node]
-                        right |= above if depth == 0 else above & (at == node - first)
-                at = 2 * at + right
-            total += leaves[at]
+        for first in range(0, len(self.leaves), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            above = columns[self.features[block]] > self.thresholds[block][..., None]  # (trees, nodes, rows)
+            for leaves, at in zip(self.leaves[block], _leaf(above.view(np.uint8)), strict=True):
+                total += leaves.take(at)
         return total
+
+
+def _leaf(above: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Return where each row ends in each tree, from what all its nodes say: (trees, rows).
+
+    From the last level up, each node takes over the place that its left or its right child found.
+    """
+    at = above[:, 2 ** (DEPTH - 1) - 1 :]
+    for depth in reversed(range(DEPTH - 1)):
+        here = above[:, 2**depth - 1 : 2 ** (depth + 1) - 1]
+        left, right = at[:, 0::2], at[:, 1::2] + np.uint8(2 ** (DEPTH - 1 - depth))
+        at = left ^ ((left ^ right) & -here)  # `np.where(here, right, left)`, twice as fast
+    return at[:, 0].astype(np.intp)
 
 
 def _below(threshold: float) -> np.float32:
