@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import Any
 
 MIN_RATIO = 5.0
-REPLIES, WARM_UP, BATCH = 192, 16, 8
+REPLIES = {
+    "generate": 128,
+    "transformers": 128,
+    "vllm": 512,
+}  # the slower ones would take minutes; rates are compared
+WARM_UP, BATCH = 16, 8
 PROMPT, SPREAD, LONGEST, REPLY = 232, 0.7, 900, 110  # tokens: mean, log-normal sigma, most; of every reply
 WORDS = [
     "the",
@@ -77,7 +82,7 @@ def prepare(folder: Path) -> None:
     )
     make_tiny(chats, folder / "model", shape)
     prompts = []
-    for _ in range(REPLIES + WARM_UP):
+    for _ in range(max(REPLIES.values()) + WARM_UP):
         length = rng.lognormvariate(0.0, SPREAD) * PROMPT * 2.718281828 ** (-(SPREAD**2) / 2)
         words = rng.choices(WORDS, k=max(8, min(LONGEST, round(length)) - 4))
         prompts.append([{"role": "user", "content": " ".join(words)}])
@@ -94,7 +99,7 @@ def measure(task: str, folder: Path) -> dict[str, float]:
     requests = [
         Request(number, messages, renderer.prompt(messages), request_seed(0, number))
         for number, messages in enumerate(json.loads((folder / "prompts.json").read_text()))
-    ]
+    ][: REPLIES[task] + WARM_UP]
     run = generate if task == "generate" else sample
     started, seconds, lengths = run(task, policy, renderer.ends, requests, folder)
     prompts = [len(request.prompt_ids) for request in requests[WARM_UP:]]
@@ -190,6 +195,11 @@ def child(task: str, folder: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1]) if task != "prepare" else {}
 
 
+def rate(run: dict[str, float]) -> float:
+    """Return tokens a second."""
+    return run["tokens"] / run["seconds"]
+
+
 def main() -> int:
     import importlib.util
 
@@ -214,15 +224,13 @@ def main() -> int:
         child("prepare", Path(folder))
         for task, name in NAMES.items():
             run = found[task] = child(task, Path(folder))
-            ratio = found["generate"]["seconds"] / run["seconds"]
+            ratio = rate(run) / rate(found["generate"])
             print(
                 f"{name:<22} {run['start']:>8.1f} {run['replies']:>8.0f} {run['seconds']:>8.1f} "
-                f"{run['replies'] / run['seconds']:>10.1f} {run['tokens'] / run['seconds']:>9,.0f} {ratio:>6.1f}",
+                f"{run['replies'] / run['seconds']:>10.1f} {rate(run):>9,.0f} {ratio:>6.1f}",
                 flush=True,
             )
-    ratio = (found["vllm"]["tokens"] / found["vllm"]["seconds"]) / (
-        found["generate"]["tokens"] / found["generate"]["seconds"]
-    )
+    ratio = rate(found["vllm"]) / rate(found["generate"])
     fine = ratio >= MIN_RATIO
     print(
         f"tokens/s of vllm at least {MIN_RATIO:g} times generate's, starts left out: {ratio:.1f}; prompts "
