@@ -52,6 +52,8 @@ _PLACEMENT = {
     "enable_prefix_caching",
     "enforce_eager",
     "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_model_len",
     "max_num_batched_tokens",
     "max_num_seqs",
     "pipeline_parallel_size",
