@@ -36,6 +36,7 @@ MADE_BY = {
     "sat": "make seed",
     "seed": "make seed",
     "rollouts": "make iter N=1",
+    "rewards": "make iter N=1 METHOD=iterdpo",
     "pairs": "make iter N=1",
     "metrics": "make iter N=1",
     "evaluations": "make eval",
@@ -247,9 +248,14 @@ def _funnel(views: Collection[str], labels: str | None) -> str:
     for position, (step, rows) in enumerate(steps.items()):
         if rows:
             counts.append(f"SELECT {position}, '{step}', NULL, NULL, count(*) FROM {rows}")
-    for position, (view, step) in enumerate({"rollouts": "rollouts", "pairs": "pairs kept"}.items()):
+    of_runs = {  # step → view, and what of it is counted; one example has one pair and one or more rollouts
+        "rollouts": ("rollouts", "count(*)"),
+        "examples sampled": ("rollouts", "count(DISTINCT (conversation_id, turn))"),
+        "pairs kept": ("pairs", "count(*)"),
+    }
+    for position, (step, (view, count)) in enumerate(of_runs.items()):
         if view in views:
-            counts.append(f"SELECT {position}, '{step}', run, iter, count(*) FROM {view} GROUP BY run, iter")
+            counts.append(f"SELECT {position}, '{step}', run, iter, {count} FROM {view} GROUP BY run, iter")
     order = "run NULLS FIRST, iter NULLS FIRST, position"
     return f"SELECT step, run, iter, rows FROM ({' UNION ALL '.join(counts)}) ORDER BY {order}"
 

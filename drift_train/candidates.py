@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from drift_data.workspace import UserError, Workspace
 from drift_train.examples import Example, read_examples
 from drift_train.methods import METHODS
-from drift_train.methods.base import Answer, training_prompt
+from drift_train.methods.base import GUIDED, Answer, training_prompt
 from drift_train.options import LoopOptions
 from drift_train.pairs import TRAIN, Candidate, PairFilter
 from drift_train.render import Message
@@ -58,7 +58,7 @@ def usable_examples(workspace: Workspace, options: LoopOptions) -> tuple[list[Ex
 def seed_candidates(workspace: Workspace, keep: PairFilter) -> Iterator[Candidate]:
     """Yield the pairs of `seed`; a prompt loses its oldest turns if only so both replies fit."""
     for example in train_rows(workspace, "seed"):
-        chosen, rejected = Answer(example.chosen or ""), Answer(example.rejected or "")
+        chosen, rejected = Answer(example.chosen or "", informed=True), Answer(example.rejected or "")
         prompt = keep.shortened(example.prompt, chosen.text, rejected.text)
         shortened = len(prompt) < len(example.prompt)
         yield Candidate(*example.key, example.split, prompt, [(chosen, rejected)], shortened=shortened)
@@ -89,7 +89,8 @@ def rollout_candidates(
             key, kind, number = (row["conversation_id"], row["turn"]), row["kind"], row["sample"]
             prompts[key] = training_prompt(kind, row["messages"])
             score = scores[*key, kind, number] if rewards else None
-            answer = Answer(row["completion"], row["finish_reason"] == "length", score)
+            cut, informed = row["finish_reason"] == "length", kind == GUIDED
+            answer = Answer(row["completion"], cut, informed, score)
             sampled.setdefault(key, {}).setdefault(kind, {})[number] = answer
     for key, kinds in sampled.items():
         samples = {kind: [answers[number] for number in sorted(answers)] for kind, answers in kinds.items()}

@@ -25,6 +25,7 @@ class Example:
         chosen: a reply that was good enough, if the table holds one.
         rejected: a reply that was not, if the table holds one.
         feedback: what was said to `rejected`, or to `chosen` where that is the only reply; None: nothing is known.
+        revised: `chosen` answers `feedback`; otherwise both replies stand at the same place.
     """
 
     conversation_id: str
@@ -34,6 +35,7 @@ class Example:
     chosen: str | None
     rejected: str | None
     feedback: str | None
+    revised: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -58,6 +60,7 @@ def read_examples(workspace: Workspace, table: str) -> Iterator[Example]:
                 _reply(row, "chosen"),
                 _reply(row, "rejected"),
                 row["feedback"],
+                revised=table == "seed",
             )
 
 

@@ -25,6 +25,11 @@ _PATTERNS = [
     r"\bhere(['’]s| is| are) (the|a|an|your|my|some) ([\w-]+ ){0,2}?"
     r"(revised|corrected|updated|improved|modified|fixed|rewritten|reworked|adjusted|amended|refined)\b",
     r"\b(revised|corrected|updated|improved|rewritten) (version|response|answer|reply)\b",
+    r"\bas (i |we )?(have |had |['’]ve )?(mentioned|said|explained|noted|discussed|stated|described) "
+    r"(\w+ )?(before|earlier|previously)\b",
+    r"(?<!you )\b(mentioned|explained|discussed|suggested|given) (earlier|previously|before)\b",
+    r"\bi (have )?(previously )?(provided|gave|suggested|wrote|proposed|listed) (earlier|previously|before|above)\b",
+    r"\b(given|with|per) your (clarif\w+|correct(ed|ion)|update)\b",
     r"^\W*(you['’]re|you are) (absolutely |completely |totally |quite )?(right|correct)\b",
     r"\bthank(s| you) for (the |your )?(feedback|clarif\w+|correct\w+|pointing|catching|bringing)",
     r"\bas (you )?(pointed out|requested|suggested|mentioned)\b[^.\n]{0,40}\b(previous|earlier|feedback|"
@@ -36,13 +41,14 @@ _PATTERNS = [
     # Chinese, Japanese, Korean
     r"(抱歉|对不起|對不起|不好意思)[^。！\n]{0,20}(错误|錯誤|误解|誤解|混淆|困惑|疏忽|之前|刚才|剛才|上一|遗漏|没有|沒有)",
     r"(之前|刚才|剛才|上一个|上一個|上次)的?(回答|回复|回覆|答案|版本|代码|代碼)",
-    r"(修改|修正|更正|改进|改進|更新|修订|修訂)(后|後|过|過)的?(版本|回答|答案|代码|代碼|文章|内容|內容)",
+    r"(修改|修正|更正|改进|改進|更新|修订|修訂)(后|後|过|過)?的(版本|回答|答案|代码|代碼|文章|内容|內容)",
     r"^\W*(您|你)(说|說)得对|(您|你)(说|說)的对",
     r"(申し訳|すみません|失礼)[^。\n]{0,25}(誤|間違|混乱|前回|先ほど|勘違)|(前回|先ほど|先程)の(回答|返信|説明)|修正(した|版|後)",
     r"(죄송|미안)[^.\n]{0,25}(혼란|오해|실수|잘못|오류|이전)|이전 (답변|응답)|수정(된|한) (버전|답변)",
     # Russian, Ukrainian
     r"(извин|прошу прощения|прост[иі]те|вибач|перепрошую)[^.!?\n]{0,50}"
     r"(ошиб|недоразумен|путаниц|недопонима|неточност|предыдущ|помилк|непорозум|попередн)",
+    r"(извин|прост[иі]те|вибач)[^.!?\n]{0,15}\bне (хотел|хот[іи]|имел|понял|зрозум)",
     r"(предыдущ|прошл|попередн)\w+ (ответ|верси|сообщени|код|відповід|повідомлен)",
     r"(исправленн|обновл[её]нн|переработанн|доработанн|виправлен|оновлен)\w* (верси|вариант|ответ|код|текст|"
     r"версі|варіант)",

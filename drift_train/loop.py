@@ -15,7 +15,7 @@ from drift_train.base import Base, link_model, resolve_base
 from drift_train.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
 from drift_train.examples import slice_of_iteration
 from drift_train.methods import METHODS
-from drift_train.options import LoopOptions, TrainOptions
+from drift_train.options import LoopOptions, RewardOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, PairFilter, write_pairs
 
 LOGS = "logs"  # folder of the workspace for the engines' own logs
@@ -68,16 +68,29 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
             f"Iterations are counted from 1, so there is no iteration {n}. M0 is made by `make warm`."
         )
     if workspace.manifest(_name(run, 1, "rollouts")) is None:
-        usable_examples(workspace, options)  # nothing to learn from is said before the warm start is trained
+        _check_inputs(workspace, options)
     made = warm(workspace, run, base, options)
     start = resolve_base(workspace, base)
     for k in range(1, n + 1):
         made |= _rollouts(workspace, run, k, options)
-        if options.ranked:
-            made |= _rewards(workspace, run, k, options)
+        if options.ranking:
+            made |= _rewards(workspace, run, k, options.ranking)
         made |= _pairs(workspace, run, k, options)
         made |= _train(workspace, run, k, start, options.train, options.method)
     return made
+
+
+def _check_inputs(workspace: Workspace, options: LoopOptions) -> None:
+    """Say before the warm start is trained and hours are spent on sampling what would stop an iteration.
+
+    Raises:
+        UserError: there is nothing to learn from, or the reward model is none.
+    """
+    usable_examples(workspace, options)
+    if options.ranking:
+        from drift_train.reward import RewardModel
+
+        RewardModel(resolve_base(workspace, options.ranking.model, "reward model").path, options.ranking)
 
 
 def _name(run: str, iteration: int, what: str) -> str:
@@ -164,31 +177,24 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
     )
 
 
-def _rewards(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
+def _rewards(workspace: Workspace, run: str, iteration: int, ranking: RewardOptions) -> bool:
     name, rollouts = _name(run, iteration, "rewards"), _name(run, iteration, "rollouts")
-    assert options.reward is not None  # the options see to it
-    reward = options.reward
-    model = resolve_base(workspace, reward.model, "reward model")
+    model = resolve_base(workspace, ranking.model, "reward model")
 
     def build(stage: Build) -> None:
         from drift_train.reward import RewardModel, write_rewards
 
-        output, scorer = stage[name], RewardModel(model.path, reward)
-        write_rewards(
-            output,
-            workspace.batches(rollouts, READ, _SCORED),
-            workspace.require(rollouts).rows_out,
-            scorer,
-            f"{run} iter{iteration} rewards",
-        )
-        output.made_by = {"reward_model": model.name, "max_length": scorer.max_length}
-        output.results["shortened"] = scorer.shortened
+        output, reward = stage[name], RewardModel(model.path, ranking)
+        batches, total = workspace.batches(rollouts, READ, _SCORED), workspace.require(rollouts).rows_out
+        write_rewards(output, batches, total, reward, f"{run} iter{iteration} rewards")
+        output.made_by = {"reward_model": model.name, "max_length": reward.max_length}
+        output.results["shortened"] = reward.shortened
 
     return workspace.run(
         "iter",
         [name],
         build,
-        options=reward.model_dump(mode="json", exclude={"batch_size"}),
+        options=ranking.model_dump(mode="json", exclude={"batch_size"}),
         inputs=[rollouts, *model.inputs],
         files=model.files,
     )
@@ -196,7 +202,7 @@ def _rewards(workspace: Workspace, run: str, iteration: int, options: LoopOption
 
 def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
     name, rollouts = _name(run, iteration, "pairs"), _name(run, iteration, "rollouts")
-    rewards = _name(run, iteration, "rewards") if options.ranked else None
+    rewards = _name(run, iteration, "rewards") if options.ranking else None
     policy = workspace.path(
         _name(run, iteration - 1, "model")
     )  # its tokenizer; the rollouts name it as their input

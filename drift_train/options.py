@@ -213,8 +213,12 @@ class LoopOptions(BaseModel):
         return self.examples == "logs" and self.method != "spin"
 
     @property
-    def ranked(self) -> bool:
-        """Whether a reward model ranks the samples of an example."""
+    def ranking(self) -> RewardOptions | None:
+        """The reward model that ranks the samples of an example; None where they are not ranked."""
+        return self.reward if self._ranks else None
+
+    @property
+    def _ranks(self) -> bool:
         return self._compares_samples or self.rollout.select == "best"
 
     @property
@@ -230,7 +234,7 @@ class LoopOptions(BaseModel):
 
     @model_validator(mode="after")
     def _ranking_needs_a_reward(self) -> Self:
-        if self.ranked and self.reward is None:
+        if self._ranks and self.reward is None:
             why = (
                 "rollout.select: best"
                 if self.rollout.select == "best"

@@ -60,7 +60,7 @@ class PairFilter:
     Attributes:
         renderer: of the policy that will be trained.
         max_length: tokens that training sees of prompt and reply together.
-        drop_leaks: refuse a chosen reply that speaks of an earlier one.
+        drop_leaks: refuse a chosen reply that speaks of an earlier one which the prompt does not show.
     """
 
     renderer: Renderer
@@ -94,7 +94,9 @@ class PairFilter:
             raise Refused("empty", "a reply has no text")
         if chosen.strip() == rejected.strip():
             raise Refused("equal", "chosen and rejected are the same text")
-        if self.drop_leaks and (words := find_leak(chosen)):
+        # what an uninformed reply speaks of may be in the prompt, if that has a reply at all
+        leaks = pair[0].informed or all(message["role"] != "assistant" for message in prompt)
+        if self.drop_leaks and leaks and (words := find_leak(chosen)):
             raise Refused("leak", f"the chosen reply speaks of one that the prompt does not show: {words!r}")
         try:
             start, better = self.renderer.pair(prompt, chosen)

@@ -77,8 +77,10 @@ class RewardModel:
         self._model = self._model.to(device()).eval()
         seen = min(context_length(folder), self._tokenizer.model_max_length)
         self.max_length: int = min(options.max_length or seen, seen)
-        # one that cannot pad takes its rows one by one
-        self._batch = options.batch_size if self._tokenizer.pad_token is not None else 1
+        # where model and tokenizer do not agree on a pad token, rows go one by one: a classifier on top of a decoder
+        # finds the end of a reply by it
+        pad = self._model.config.get_text_config().pad_token_id
+        self._batch = options.batch_size if pad is not None and pad == self._tokenizer.pad_token_id else 1
         self.shortened = 0  # rows that did not fit whole
 
     def score(self, rows: Sequence[Scored]) -> list[float]:

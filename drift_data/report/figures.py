@@ -98,7 +98,7 @@ def _funnel(connection: duckdb.DuckDBPyConnection, run: str) -> list[Row]:
     counts = {(row["step"], row["iter"]): row["rows"] for row in steps}
     for row in steps:
         if row["step"] == "pairs kept":
-            row["of"] = "rollouts" if row["iter"] else "seed pairs"
+            row["of"] = "examples sampled" if row["iter"] else "seed pairs"
             whole = counts.get((row["of"], row["iter"] or None))
         else:
             row["of"] = _OF.get(row["step"])

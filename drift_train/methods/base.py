@@ -20,11 +20,13 @@ class Answer:
     Attributes:
         text: of the reply.
         cut: it is a rollout that stopped for length, so it has no end to learn.
+        informed: it was written in view of a reply and a complaint that the training prompt does not show.
         reward: of a reward model, for rollouts that are ranked.
     """
 
     text: str
     cut: bool = False
+    informed: bool = False
     reward: float | None = None
 
 

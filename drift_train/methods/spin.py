@@ -33,7 +33,7 @@ def logged(example: Example) -> str | None:
 
 def pairs(example: Example, samples: Mapping[str, Sequence[Answer]]) -> Iterator[Pair]:
     """Yield the good reply against each sample; ranked, the hardest to tell from it comes first."""
-    chosen = Answer(example.chosen or "")
+    chosen = Answer(example.chosen or "", informed=example.revised)
     for replies in samples.values():
         for reply in best_first(replies):
             yield chosen, reply

@@ -30,7 +30,7 @@ def test_the_funnel_shows_each_step_with_its_share(shown):
     assert page.row("DSAT turns")[1:4] == ["5", "50.0 %", "feedback turns"]
     assert page.row("DSAT examples")[1:4] == ["4", "80.0 %", "DSAT turns"]
     assert page.row("M0: pairs kept")[1:4] == ["1", "100.0 %", "seed pairs"]
-    assert page.row("M1: pairs kept")[1:4] == ["3", "75.0 %", "rollouts"]
+    assert page.row("M1: pairs kept")[1:4] == ["3", "75.0 %", "examples sampled"]
 
 
 def test_labels_are_shown_by_judge_and_against_the_truth(shown):

@@ -89,6 +89,7 @@ def test_funnel_counts_what_each_step_left(workspace):
         ("seed pairs", None, None, 1),
         ("pairs kept", RUN, 0, 1),
         ("rollouts", RUN, 1, 4),
+        ("examples sampled", RUN, 1, 4),
         ("pairs kept", RUN, 1, 3),
     ]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from drift_data.workspace import UserError
+from drift_train.candidates import table_of
 from pipelines.recipe import load_recipe, recipe_names
 
 
@@ -26,6 +27,44 @@ def test_paper_recipes_carry_the_papers_hyper_parameters(name: str) -> None:
     assert (train.global_batch, train.max_length, train.seed) == (32, 2048, 42)
     assert (rollout.temperature, rollout.top_p, rollout.max_new_tokens, rollout.samples) == (0.7, 0.9, 512, 1)
     assert recipe.model == f"Qwen/Qwen2.5-{name.split('-')[1].upper()}-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "table", "guided", "samples", "ranked"),
+    [  # the paper's table 1
+        ("paper-7b", "drift", "dsat", True, 1, False),
+        ("paper-7b", "spin", "sat", False, 1, False),
+        ("paper-7b", "iterdpo", "dsat", True, 1, False),
+        ("ultrafeedback-7b", "drift", "preferences", False, 1, False),
+        ("ultrafeedback-7b", "spin", "preferences", False, 1, False),
+        ("ultrafeedback-7b", "iterdpo", "preferences", False, 2, True),
+    ],
+)
+def test_each_method_is_the_papers_by_its_name_alone(
+    name: str, method: str, table: str, guided: bool, samples: int, ranked: bool
+) -> None:
+    options = load_recipe(name, [f"loop.method={method}"]).loop
+    assert table_of(options) == table
+    assert (options.guided, options.asked().samples) == (guided, samples)
+    assert (options.ranking is not None) == ranked
+    assert (options.warm is None) == (name == "ultrafeedback-7b")
+    if options.ranking is not None:
+        assert options.ranking.model.startswith("OpenAssistant/reward-model-deberta-v3-large-v2@")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.method=spinn", r"loop\.method: .*'drift', 'spin' or 'iterdpo'"),
+        (
+            "loop.rollout.select=best",
+            r"select: best needs a reward model: set reward, e\.g\. loop\.reward\.model=",
+        ),
+    ],
+)
+def test_a_method_that_cannot_work_is_named(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe("paper-7b", [override])
 
 
 def test_the_paper_warm_start_takes_three_epochs() -> None:

@@ -67,7 +67,7 @@ def test_seed_rows_hold_both_replies_and_the_complaint(tmp_path: Path) -> None:
     write_table(workspace, "seed", SEED_ROWS, [seed_row(3)])
     (example,) = read_examples(workspace, "seed")
     assert (example.chosen, example.rejected) == ("apple pear 3", "blue fish 3")
-    assert (example.feedback, example.guides) == ("no that is wrong", True)
+    assert (example.feedback, example.guides, example.revised) == ("no that is wrong", True, True)
 
 
 @pytest.mark.parametrize(("feedback", "guides"), [("too short", True), (" ", False), (None, False)])

@@ -1,5 +1,7 @@
 """Each method by the paper's table 1: where it reads, what the policy is shown, which reply is which."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import assistant, user
 
@@ -43,7 +45,7 @@ def test_the_training_prompt_is_x_whatever_was_shown() -> None:
 
 @pytest.mark.parametrize("changes", [{"feedback": None}, {"feedback": ""}, {"rejected": None}])
 def test_nothing_is_guided_without_a_failing_reply_and_a_complaint(changes: dict[str, None]) -> None:
-    example = Example(**{**vars(EXAMPLE), **changes})
+    example = replace(EXAMPLE, **changes)
     assert not example.guides
     with pytest.raises(ValueError, match="no failing reply"):
         shown(GUIDED, example, PROMPT, "Do it again.")
@@ -77,6 +79,12 @@ def test_drift_chooses_the_sample_and_rejects_the_logged_reply() -> None:
 def test_spin_chooses_the_good_reply_and_rejects_the_sample() -> None:
     assert texts(SPIN, {PLAIN: answers("pear", "plum")}) == [("apple", "pear"), ("apple", "plum")]
     assert texts(SPIN, {GUIDED: answers("pear")}) == [("apple", "pear")]
+
+
+def test_a_revised_reply_is_known_to_be_written_in_view_of_the_complaint() -> None:
+    for revised in (True, False):
+        ((chosen, _),) = SPIN.pairs(replace(EXAMPLE, revised=revised), {GUIDED: answers("pear")})
+        assert chosen == Answer("apple", informed=revised)
 
 
 def test_guided_iterdpo_chooses_the_guided_sample_and_rejects_the_plain_one() -> None:

@@ -73,6 +73,23 @@ def test_a_reply_that_just_fits_is_kept_whole(renderer: Renderer) -> None:
     assert reason(renderer, fitting, max_length=len(prompt) + len(chosen) - 1) == "completion_cut"
 
 
+@pytest.mark.parametrize(
+    ("informed", "earlier", "leaks"),
+    [(True, True, True), (True, False, True), (False, False, True), (False, True, False)],
+)
+def test_a_reply_leaks_unless_what_it_speaks_of_may_be_in_its_prompt(
+    renderer: Renderer, informed: bool, earlier: bool, leaks: bool
+) -> None:
+    before = [*user("list"), {"role": "assistant", "content": "blue"}] if earlier else []
+    speaks = Answer("I apologize for the confusion. apple", informed=informed), Answer("blue fish")
+    keep = PairFilter(renderer, 128, True)
+    if leaks:
+        with pytest.raises(Refused, match="leak"):
+            keep.lengths([*before, *PROMPT], speaks)
+    else:
+        assert keep.lengths([*before, *PROMPT], speaks)
+
+
 def test_the_leak_rule_can_be_switched_off_for_seed_pairs(renderer: Renderer) -> None:
     leak = pair(chosen="I apologize for the confusion. apple")
     assert reason(renderer, leak, drop_leaks=False) is None

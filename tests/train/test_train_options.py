@@ -1,7 +1,14 @@
 import pytest
 from pydantic import ValidationError
 
-from drift_train.options import EvalOptions, LoopOptions, PairOptions, RolloutOptions, TrainOptions
+from drift_train.options import (
+    EvalOptions,
+    LoopOptions,
+    PairOptions,
+    RewardOptions,
+    RolloutOptions,
+    TrainOptions,
+)
 
 
 def test_defaults_are_the_papers_values() -> None:
@@ -37,7 +44,9 @@ def test_evaluation_samples_at_temperature_one() -> None:
     assert (EvalOptions().temperature, EvalOptions().top_p) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize("model", [LoopOptions, PairOptions, RolloutOptions, TrainOptions, EvalOptions])
+@pytest.mark.parametrize(
+    "model", [LoopOptions, PairOptions, RewardOptions, RolloutOptions, TrainOptions, EvalOptions]
+)
 def test_an_unknown_option_is_an_error(model: type[LoopOptions]) -> None:
     with pytest.raises(ValidationError, match="lerning_rate"):
         model.model_validate({"lerning_rate": 1})
@@ -69,9 +78,9 @@ def test_guidance_is_the_papers_unless_it_is_set(method: str, examples: str, gui
 
 def test_iterdpo_without_guidance_samples_twice_and_ranks() -> None:
     unguided = LoopOptions.model_validate({"method": "iterdpo", "examples": "preferences", "reward": {}})
-    assert (unguided.asked().samples, unguided.ranked) == (2, True)
-    guided = LoopOptions(method="iterdpo")
-    assert (guided.asked().samples, guided.ranked) == (1, False)
+    assert (unguided.asked().samples, unguided.ranking) == (2, RewardOptions())
+    guided = LoopOptions(method="iterdpo", reward=RewardOptions())
+    assert (guided.asked().samples, guided.ranking) == (1, None)
 
 
 @pytest.mark.parametrize(
