@@ -90,12 +90,12 @@ def test_rollouts_killed_at_random_moments_end_as_an_undisturbed_run(policy: Pat
         before, lines = kept(disturbed), len(log.read_text().splitlines())
         child = start(disturbed, log)
         try:
-            child.wait(ready + rng.uniform(-0.1, 0.4) * seconds)
+            child.wait(ready + rng.uniform(-0.05, 0.3) * seconds)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         after, new = kept(disturbed), log.read_text().splitlines()[lines:]
-        assert set(before) <= set(after) or child.returncode == 0
+        assert set(before) <= set(after) or Workspace(disturbed).manifest(ROLLOUTS)  # the table was finished
         assert not set(before) & set(new)  # none that was there was sampled again
         hits += child.returncode == -signal.SIGKILL and len(after) > len(before)
     assert hits, "no kill came while there were shards to keep and to sample"
