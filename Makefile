@@ -90,7 +90,7 @@ lint: setup ## ruff, mypy, import borders
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
 
 bench: setup ## benchmarks with their tables
-	@for bench in convert classify judge resume review; do $(PY) benches/$$bench.py || exit 1; done
+	@for bench in convert classify judge resume review rollouts; do $(PY) benches/$$bench.py || exit 1; done
 
 arms: setup ## the demo over SEEDS with its control arms, the README's table  [SEEDS="1 2 3"]
 	@$(PY) benches/arms.py $(SEEDS)

@@ -172,7 +172,7 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
             "method": options.method,
             "iteration": iteration,
             "max_length": options.train.max_length,
-            **rollout.model_dump(mode="json", exclude={"select"}),
+            **rollout.identity(),
         },
         inputs=[table_of(options), policy],
     )
