@@ -20,7 +20,7 @@ ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_U
 override SQL := $(value SQL)
 export SQL
 
-.PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter eval report query export publish
+.PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter recipe eval report query export publish
 .PHONY: test lint bench arms clean
 
 help: ## list the targets and their options
@@ -65,6 +65,9 @@ warm: setup ## DPO on seed → M0  [MODEL=folder|Hub id]
 iter: setup ## rollouts of M(N-1), pairs, DPO → M(N)  N=1 [MODEL=… METHOD=drift|spin|iterdpo]
 	@$(DRIFT) iter $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,METHOD,method) $(call option,RUN,run)
 
+recipe: setup ## what a recipe resolves to, beside the paper and the release; runs nothing  RECIPE=paper-7b [METHOD=…]
+	@$(DRIFT) recipe --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)") $(call option,METHOD,method)
+
 eval: setup ## measure base, M0 … M(N)  N=1
 	@$(DRIFT) eval $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,RUN,run)
 
@@ -77,8 +80,8 @@ query: setup ## DuckDB over the workspace  SQL="…" | Q=name [OUT=file.csv|.par
 export: setup ## dsat, sat and seed in the DRIFT release's JSONL layout  OUT=folder
 	@$(DRIFT) export $(COMMON) $(call option,OUT,out)
 
-publish: setup ## data sets and card to the Hub, one commit  REPO=owner/name
-	@$(DRIFT) publish $(COMMON) $(call option,REPO,repo) $(call option,RUN,run)
+publish: setup ## data sets, or a model, and card to the Hub, one commit  REPO=owner/name [RUN=… MODEL_OF=iter2]
+	@$(DRIFT) publish $(COMMON) $(call option,REPO,repo) $(call option,RUN,run) $(call option,MODEL_OF,model-of)
 
 test: setup ## run all tests [T="paths or pytest options"]
 	@$(PY) -m pytest $(T)
@@ -87,7 +90,7 @@ lint: setup ## ruff, mypy, import borders
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
 
 bench: setup ## benchmarks with their tables
-	@for bench in convert classify judge resume review train; do $(PY) benches/$$bench.py || exit 1; done
+	@for bench in convert classify judge resume review rollouts train; do $(PY) benches/$$bench.py || exit 1; done
 
 arms: setup ## the demo over SEEDS with its control arms, the README's table  [SEEDS="1 2 3"]
 	@$(PY) benches/arms.py $(SEEDS)

@@ -1,4 +1,4 @@
-"""Puts a folder of files into a data-set repository of the Hub, in one commit or not at all.
+"""Puts a folder of files into a repository of the Hub, in one commit or not at all.
 
 It knows nothing of what the files hold. What goes wrong on the way becomes an error the user can mend; the
 token is in none of them.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
@@ -33,17 +34,19 @@ def upload(
     folder: Path,
     repo: str,
     *,
+    kind: Literal["dataset", "model"],
     owned: Sequence[str],
     private: bool,
     message: str,
     token: str | None,
     endpoint: str | None = None,
 ) -> Upload:
-    """Commit all files of a folder to a data-set repository, which is created when it is not there.
+    """Commit all files of a folder to a repository, which is created when it is not there.
 
     Args:
         folder: what the repository shall hold.
         repo: owner/name.
+        kind: of the repository; a data set and a model may have the same name.
         owned: how the paths begin that belong to us, such as "dsat/": what is there and not in `folder` is
             deleted in the same commit. Everything else stays.
         private: of a new repository; an existing public one is then refused.
@@ -57,8 +60,8 @@ def upload(
     token = checked_token(token)
     api = HfApi(endpoint=endpoint, token=token, library_name="drift-toolkit")
     with _clear_errors(repo, token, api.endpoint):
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        info = api.dataset_info(repo)
+        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        info = api.repo_info(repo, repo_type=kind)
         if private and not info.private:
             raise UserError(
                 f"{repo} exists and is public, but publish.private is true. Choose another REPO=, make it "
@@ -67,7 +70,7 @@ def upload(
         here = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         gone = [
             path
-            for path in api.list_repo_files(repo, repo_type="dataset", revision=info.sha)
+            for path in api.list_repo_files(repo, repo_type=kind, revision=info.sha)
             if path.startswith(tuple(owned)) and path not in set(here)
         ]
         commit = api.create_commit(
@@ -76,7 +79,7 @@ def upload(
                 *(CommitOperationAdd(path, folder / path) for path in here),
                 *(CommitOperationDelete(path) for path in gone),
             ],
-            repo_type="dataset",
+            repo_type=kind,
             commit_message=message,
             parent_commit=info.sha,  # what happened in between shall not be overwritten
         )

@@ -20,7 +20,7 @@ from drift_data.cards.render import SPLITS, PublishedTable, Scan, render_card
 from drift_data.workspace import Manifest, TableWriter, UserError, Workspace
 
 TABLES = ("dsat", "sat", "seed")
-_STAGING = ".publish"
+STAGING = ".publish"  # folder of the workspace with what is being uploaded
 
 
 class PublishOptions(BaseModel):
@@ -64,7 +64,7 @@ def publish(
     with workspace.lock():
         (workspace.root / refuse.REFUSED).unlink(missing_ok=True)  # of an earlier attempt
         names = _names(workspace, options.run)
-        lineage = _lineage(workspace, list(names.values()))
+        lineage = workspace.lineage(list(names.values()))
         tables = [_table(workspace, config, name, lineage[name]) for config, name in names.items()]
         if not any(sum(table.rows.values()) for table in tables):
             raise UserError(
@@ -76,7 +76,7 @@ def publish(
         scan: Scan = "not_needed" if not own else "skipped" if options.allow_pii else "clean"
         if scan == "clean":
             refuse.refuse_personal_data(workspace, names, own, options.phone_regions)
-        staging = workspace.root / _STAGING
+        staging = workspace.root / STAGING
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
             for table in tables:
@@ -86,6 +86,7 @@ def publish(
             done = hub.upload(
                 staging,
                 repo,
+                kind="dataset",
                 owned=[*(f"{name}/" for name in TABLES), "pairs-"],
                 private=options.private,
                 message=f"Publish {', '.join(names)}",
@@ -129,16 +130,6 @@ def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
             "Give RUN=name, or leave it out to publish the mined tables only."
         )
     return names | found
-
-
-def _lineage(workspace: Workspace, names: list[str]) -> dict[str, Manifest]:
-    """Return the manifests of folders and of all they were made from, inputs first; all must be current."""
-    found: dict[str, Manifest] = {}
-    for name in names:
-        if name not in found:
-            manifest = workspace.require(name)
-            found |= _lineage(workspace, sorted(manifest.inputs)) | {name: manifest}
-    return found
 
 
 def _table(workspace: Workspace, config: str, name: str, manifest: Manifest) -> PublishedTable:

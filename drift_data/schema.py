@@ -142,6 +142,21 @@ PAIRS: Final = pa.schema(
     ]
 )
 
+# A measured rollout, and what three models think of its tokens: sums of log-probabilities.
+HEALTH: Final = pa.schema(
+    [
+        _ID,
+        _TURN,
+        _key("sample", pa.int32()),
+        _key("kind", pa.string()),
+        _key("tokens", pa.int32()),
+        _key("finish_reason", pa.string()),
+        _key("log_prob", pa.float64()),  # of the policy that sampled it
+        _key("log_prob_base", pa.float64()),  # of the model the run started from
+        _key("log_prob_after", pa.float64()),  # of the policy that was trained on it
+    ]
+)
+
 EVALUATION: Final = pa.schema(
     [
         _ID,  # of the held-out prompt

@@ -39,6 +39,7 @@ MADE_BY = {
     "rewards": "make iter N=1 METHOD=iterdpo",
     "pairs": "make iter N=1",
     "metrics": "make iter N=1",
+    "health": "make iter N=1",
     "evaluations": "make eval",
     "simulated_truth": "make simulate",
 }

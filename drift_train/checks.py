@@ -23,6 +23,14 @@ class CheckError(Exception):
     """Something that must hold does not: a fault of an engine, a checkpoint or the tool."""
 
 
+class LogProbError(CheckError):
+    """Replies were not sampled from the checkpoint they should come from; `rows` are the numbers of those."""
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 def log_probs(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
     """Return the log-probability of each reply token, shape (len(reply),), by one plain forward."""
     ids = torch.tensor([[*prompt, *reply]], device=model.device)
@@ -34,37 +42,47 @@ def log_probs(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> torch.
 def recheck_log_probs(
     folder: Path,
     rows: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float]]],
-    dtype: torch.dtype,
+    precision: str,
     engine: str,
 ) -> float:
     """Score sampled tokens again with plain transformers and compare with what the engine reported.
 
     Args:
         folder: the policy that the engine claims to have sampled from.
-        rows: (prompt tokens, sampled tokens, their log-probabilities at temperature 1, without top-p).
-        dtype: precision the engine computed in.
+        rows: (prompt tokens, sampled tokens, their log-probabilities at temperature 1, without top-p); these may
+            be missing for the last tokens.
+        precision: the engine computed in, "float32" or "bfloat16".
         engine: its name, for the message.
 
     Returns:
         The largest difference found.
 
     Raises:
-        CheckError: a difference is beyond `TOLERANCE`.
+        LogProbError: a difference is beyond `TOLERANCE`.
     """
+    dtype = getattr(torch, precision)
     model = load_model(folder, dtype)
-    differences = torch.cat(
-        [(log_probs(model, prompt, reply) - torch.tensor(reported)).abs() for prompt, reply, reported in rows]
-    )
+    differences = [
+        (log_probs(model, prompt, reply)[: len(reported)] - torch.tensor(reported)).abs()
+        for prompt, reply, reported in rows
+    ]
     del model
     free_memory()
-    worst, mean = float(differences.max()), float(differences.mean())
-    if not (worst <= TOLERANCE[dtype] and mean <= MEAN_TOLERANCE[dtype]):  # also when they are not numbers
-        raise CheckError(
-            f"The {engine} engine reports log-probabilities that differ by up to {worst:.4g} (mean {mean:.4g}) from a "
-            f"plain forward of {folder} on the same tokens; at most {TOLERANCE[dtype]} (mean {MEAN_TOLERANCE[dtype]}) "
-            "is rounding. It did not sample from this checkpoint. Nothing was trained on it."
-        )
-    return worst
+    together = torch.cat(differences)
+    worst, mean = float(together.max()), float(together.mean())
+    if worst <= TOLERANCE[dtype] and mean <= MEAN_TOLERANCE[dtype]:  # neither holds of what is not a number
+        return worst
+    wrong = [
+        number
+        for number, row in enumerate(differences)
+        if not (float(row.max()) <= TOLERANCE[dtype] and float(row.mean()) <= MEAN_TOLERANCE[dtype])
+    ]
+    raise LogProbError(
+        f"The {engine} engine reports log-probabilities that differ by up to {worst:.4g} (mean {mean:.4g}) from a "
+        f"plain forward of {folder} on the same tokens; at most {TOLERANCE[dtype]} (mean {MEAN_TOLERANCE[dtype]}) "
+        "is rounding. It did not sample from this checkpoint. Nothing was trained on it.",
+        wrong or range(len(rows)),
+    )
 
 
 def check_prompt_tokens(engine: str, expected: Sequence[int], got: Sequence[int]) -> None:

@@ -50,8 +50,8 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
 
 
 def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOptions) -> bool:
-    """Make `runs/<run>/iter<n>/{rollouts,pairs,model}`, `rewards` where samples are ranked, and what is missing before
-    it.
+    """Make `runs/<run>/iter<n>/{rollouts,pairs,model,health}`, `rewards` where samples are ranked, and what is missing
+    before it.
 
     Args:
         workspace: needs the table that the method reads, and `seed` for the warm start.
@@ -77,6 +77,7 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
             made |= _rewards(workspace, run, k, options.ranking)
         made |= _pairs(workspace, run, k, options)
         made |= _train(workspace, run, k, start, options.train, options.method)
+        made |= _health(workspace, run, k, start, options)
     return made
 
 
@@ -177,7 +178,7 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, base: Base, option
             "method": options.method,
             "iteration": iteration,
             "max_length": options.train.max_length,
-            **rollout.model_dump(mode="json", exclude={"select"}),
+            **rollout.identity(),
         },
         inputs=[table_of(options), policy],
     )
@@ -286,4 +287,34 @@ def _train(
         options={"method": method, "iteration": iteration, **training.determining()},
         inputs=list(dict.fromkeys([pairs, *before, *(base.inputs if from_base else ())])),
         files=base.files if from_base else {},
+    )
+
+
+def _health(workspace: Workspace, run: str, iteration: int, base: Base, options: LoopOptions) -> bool:
+    """Measure a trained iteration. A stage of its own: whatever goes wrong here, the model is kept."""
+    policy, trained = _name(run, iteration - 1, "model"), _name(run, iteration, "model")
+    rollouts, pairs = _name(run, iteration, "rollouts"), _name(run, iteration, "pairs")
+    name = _name(run, iteration, "health")
+
+    def build(stage: Build) -> None:
+        from drift_train.analysis.health import write_health
+
+        write_health(
+            stage[name],
+            workspace,
+            rollouts,
+            workspace.require(pairs),
+            (workspace.path(policy), base.path, workspace.path(trained)),
+            options.health,
+            f"{run} iter{iteration} health",
+        )
+        stage[name].made_by = {"policy": policy, "trained": trained, "base": base.name}
+
+    return workspace.run(
+        "iter",
+        [name],
+        build,
+        options={"iteration": iteration, **options.health.model_dump()},
+        inputs=list(dict.fromkeys([rollouts, pairs, policy, trained, *base.inputs])),
+        files=base.files,
     )

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-EngineName = Literal["auto", "vllm", "transformers"]
+EngineName = Literal["auto", "vllm", "server", "transformers"]
 MethodName = Literal["drift", "spin", "iterdpo"]
 ExamplesName = Literal["logs", "preferences"]
 
@@ -19,10 +20,52 @@ INSTRUCTION = (
 )
 
 
+class PolicyServerOptions(BaseModel):
+    """An OpenAI-compatible server that serves the policy. The key comes from $OPENAI_API_KEY, if it wants one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str  # such as http://localhost:8000/v1
+    # its name there; None: a name made from the policy's digest, so that a server of another policy is told apart
+    model: str | None = None
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  # it computes in: how close the recheck must come
+    concurrency: int = Field(default=64, ge=1)  # requests at once
+    timeout: float = Field(default=600.0, gt=0)  # seconds for one reply
+    retries: int = Field(default=5, ge=0)  # of a request, after connection errors, 429 and 5xx
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        address = urlsplit(value)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("a base URL looks like http://localhost:8000/v1")
+        if address.username or address.password or address.query:
+            raise ValueError("a base URL carries no credentials: put the key into $OPENAI_API_KEY")
+        return value
+
+
+# Arguments of `vllm.LLM` that say where and how fast it computes, but for rounding not what.
+_PLACEMENT = {
+    "cpu_offload_gb",
+    "disable_custom_all_reduce",
+    "distributed_executor_backend",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "pipeline_parallel_size",
+    "tensor_parallel_size",
+}
+
+
 class SamplingOptions(BaseModel):
     """How replies are sampled from a policy, whatever they are for."""
 
     model_config = ConfigDict(extra="forbid")
+    _apart: ClassVar[tuple[str, ...]] = ("shard", "batch_size", "server")  # see `identity`
 
     engine: EngineName = "auto"  # vllm where it is installed and starts, else transformers; said on stderr
     temperature: float = Field(default=0.7, ge=0)  # release
@@ -31,13 +74,41 @@ class SamplingOptions(BaseModel):
     max_prompt_tokens: int = Field(default=2048, ge=1)  # release: input length of the rollout prompt
     samples: int = Field(default=1, ge=1)  # release: one reply a prompt
     seed: int = 42  # release (of training; its sampling had none)
-    batch_size: int = Field(default=32, ge=1)  # of the transformers engine; vllm batches by itself
+    recheck: int = Field(
+        default=8, ge=0
+    )  # rows, and one a shard, whose log-probs are computed again; 0 = none
     vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`, e.g. tensor_parallel_size
-    recheck: int = Field(default=8, ge=0)  # rows whose log-probs a plain forward computes again; 0 = none
+    # What follows decides how replies are computed, not which: see `identity`.
+    shard: int = Field(default=2_000, ge=1)  # requests; a run that is killed samples at most two shards again
+    batch_size: int = Field(default=32, ge=1)  # of the transformers engine; vllm batches by itself
+    server: PolicyServerOptions | None = None  # of the server engine
+
+    @model_validator(mode="after")
+    def _engine_can_run(self) -> Self:
+        if self.engine == "server" and self.server is None:
+            raise ValueError("engine: server needs server.base_url, e.g. http://localhost:8000/v1")
+        if int(self.vllm.get("data_parallel_size", 1)) > 1:
+            raise ValueError(
+                "vllm has no data parallelism within one process. Start its server with --data-parallel-size and "
+                "take engine: server; or split the model instead: vllm.tensor_parallel_size"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines the replies, as JSON: a stage is made again when it has changed.
+
+        Left out is what a user may change between a kill and the next run: shards, batches, the server's address,
+        and how vllm is spread over devices.
+        """
+        options = self.model_dump(mode="json", exclude=set(self._apart))
+        options["vllm"] = {name: value for name, value in self.vllm.items() if name not in _PLACEMENT}
+        return options
 
 
 class RolloutOptions(SamplingOptions):
     """Which examples an iteration takes, and what the policy is shown."""
+
+    _apart: ClassVar[tuple[str, ...]] = (*SamplingOptions._apart, "select")  # of the pairs
 
     # true: x, y⁻, the complaint, an instruction (release); false: x alone (paper's ablation).
     # None: as the paper's table 1 has it for the method and the data (`LoopOptions.guided`)
@@ -130,6 +201,14 @@ def warm_start_options() -> TrainOptions:
     return TrainOptions(epochs=3)
 
 
+class HealthOptions(BaseModel):
+    """How much of an iteration's rollouts is looked at after its training."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    replies: int = Field(default=256, ge=2)  # scored by three models; lengths and ends are of all rollouts
+
+
 class RewardOptions(BaseModel):
     """The reward model that ranks samples."""
 
@@ -158,6 +237,7 @@ class LoopOptions(BaseModel):
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
     min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
+    health: HealthOptions = HealthOptions()
 
     @property
     def guided(self) -> bool:

@@ -1,22 +1,13 @@
-"""Samples replies from a policy by one of two engines and checks what came back before anyone uses it.
-
-Knows engines, rendering and log-probabilities; nothing about feedback, pairs or tables.
-"""
+"""What an engine is asked and what it answers: the contract between `sampler` and the engines."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from drift_data.workspace import UserError
-from drift_train.checks import CheckError, recheck_log_probs
-from drift_train.options import SamplingOptions
-from drift_train.policy import load_renderer
 from drift_train.render import Message
 
 
@@ -32,7 +23,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """Tokens as sampled, EOS included, with their log-probabilities at temperature 1 and without top-p."""
+    """Tokens as sampled, EOS included, with their log-probabilities at temperature 1 and without top-p.
+
+    A server may report no log-probabilities, or none of the EOS; then `log_probs` is shorter than `token_ids`.
+    """
 
     key: int
     token_ids: list[int]
@@ -40,103 +34,61 @@ class Reply:
     log_probs: list[float]
 
 
-class EngineStartError(UserError):
+class EngineError(UserError):
+    """The engine died or gave up; the message says why, and what the user can do."""
+
+
+class EngineStartError(EngineError):
     """The engine that was asked for could not be started; the message says why and where its log is."""
 
 
 class Engine(Protocol):
-    """Samples one reply to each request, in any order."""
+    """Samples one reply to each request, in any order.
+
+    A policy is loaded once: start, then for each shard submit and collect, in the same order, then stop.
+    """
 
     name: str
-    dtype: Any  # torch.dtype that it computed in
+    precision: str  # it computes in, as torch calls it; known once it has started
+    remarks: dict[str, Any]  # what the manifest should say of it
 
-    def sample(self, requests: Sequence[Request], options: SamplingOptions) -> list[Reply]:
-        """Sample.
+    def start(self) -> None:
+        """Load the policy.
 
         Raises:
-            EngineStartError: it did not start.
-            CheckError: it renders prompts to other tokens than ours, or died.
+            EngineStartError: it cannot.
         """
+        ...
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take a shard; its replies are collected later."""
+        ...
+
+    def collect(self) -> list[Reply]:
+        """Return the replies to the oldest shard that was submitted and not collected.
+
+        Raises:
+            EngineError: it died or gave up.
+            CheckError: it renders prompts to other tokens than ours.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Give everything back; may be called twice, and when it has not started."""
         ...
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Replies by key, their texts, and what the manifest says of how they were made."""
+class ShardReplies:
+    """The replies to a shard, and how they were made."""
 
-    replies: dict[int, Reply]
-    texts: dict[int, str]
-    made_by: dict[str, Any]
+    replies: list[Reply]
+    engine: str
+    precision: str  # the engine computed in
+    remarks: dict[str, Any]
 
 
 def request_seed(seed: int, *key: object) -> int:
     """Return a 63-bit seed for one request: a hash of the run's seed and the request's key."""
     text = "\0".join(str(part) for part in (seed, *key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
-
-
-def sample(
-    policy: Path, requests: Sequence[Request], options: SamplingOptions, log_folder: Path, title: str
-) -> Samples:
-    """Sample a reply to each request, fresh engine and all, and score a few of them again.
-
-    Args:
-        policy: folder of the model.
-        requests: keys must differ.
-        options: engine and sampling.
-        log_folder: where an engine's own log goes.
-        title: names the log and the progress bar, e.g. "demo iter1 rollouts".
-
-    Raises:
-        EngineStartError: the named engine does not start (`auto` takes the other one and says so).
-        CheckError: the engine's log-probabilities are not this policy's, or replies are missing.
-    """
-    renderer = load_renderer(policy)
-    if not requests:
-        return Samples({}, {}, {"engine": None})
-    engine, replies, remark = _run(policy, renderer.ends, requests, options, log_folder, title)
-    by_key = {reply.key: reply for reply in replies}
-    if len(replies) != len(requests) or by_key.keys() != {request.key for request in requests}:
-        raise CheckError(f"The {engine.name} engine answered {len(by_key)} of {len(requests)} requests.")
-    made_by: dict[str, Any] = {
-        "engine": engine.name,
-        "precision": str(engine.dtype).removeprefix("torch."),
-        **remark,
-    }
-    rows = [(request.prompt_ids, by_key[request.key]) for request in requests]
-    rows = [row for row in rows if row[1].token_ids][: options.recheck]
-    if rows:
-        made_by["rechecked_rows"] = len(rows)
-        made_by["largest_log_prob_difference"] = recheck_log_probs(
-            policy, [(ids, r.token_ids, r.log_probs) for ids, r in rows], engine.dtype, engine.name
-        )
-    return Samples(by_key, {key: renderer.text(r.token_ids) for key, r in by_key.items()}, made_by)
-
-
-def _run(
-    policy: Path,
-    stop: list[int],
-    requests: Sequence[Request],
-    options: SamplingOptions,
-    log_folder: Path,
-    title: str,
-) -> tuple[Engine, list[Reply], dict[str, str]]:
-    """Run the engine that the options name; `auto` falls back, with the reason as a remark."""
-    from drift_train.engines.transformers import TransformersEngine
-    from drift_train.engines.vllm import VllmEngine
-
-    engine: Engine
-    remark: dict[str, str] = {}
-    if options.engine != "transformers":
-        try:
-            if importlib.util.find_spec("vllm") is None:
-                raise EngineStartError("vllm is not installed")
-            engine = VllmEngine(policy, stop, log_folder, title)
-            return engine, engine.sample(requests, options), remark
-        except EngineStartError as error:
-            if options.engine == "vllm":
-                raise
-            remark = {"instead_of_vllm": str(error)}
-            print(f"{title}: {error}; sampling with transformers", file=sys.stderr)
-    engine = TransformersEngine(policy, stop, title)
-    return engine, engine.sample(requests, options), remark

@@ -7,11 +7,9 @@ Knows how prompts are shortened; the method says what is asked, the engine answe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from drift_data.schema import DROPPED, ROLLOUTS
 from drift_data.workspace import Output, UserError
@@ -20,15 +18,10 @@ from drift_train.methods.base import Method, shown
 from drift_train.options import RolloutOptions
 from drift_train.policy import context_length, load_renderer
 from drift_train.render import Message, Renderer, RenderError, shorten
-from drift_train.rollout import Request, request_seed, sample
+from drift_train.rollout import Request, request_seed
+from drift_train.sampler import Sampled, Sampler
 
-
-@dataclass(frozen=True)
-class _Asked:
-    """A request and the row of `rollouts` it becomes."""
-
-    request: Request
-    row: dict[str, Any]
+_ROWS = 1_000  # written at once
 
 
 def write_rollouts(
@@ -43,10 +36,10 @@ def write_rollouts(
     log_folder: Path,
     title: str,
 ) -> None:
-    """Sample what the method asks for each example and write the table.
+    """Sample what the method asks for each example and write the table, shard by shard.
 
     Args:
-        output: of the stage that makes `rollouts`.
+        output: of the stage that makes `rollouts`; its `unfinished` folder keeps the shards that are done.
         policy: folder of the model that is sampled.
         examples: those of this iteration.
         method: says what the policy is shown.
@@ -57,7 +50,7 @@ def write_rollouts(
         title: of the progress bars.
 
     Raises:
-        UserError: the options ask for more tokens than the model can see.
+        UserError: the options ask for more tokens than the model can see, or no example can be asked.
     """
     room = context_length(policy)
     if options.max_prompt_tokens + options.max_new_tokens > room:
@@ -66,45 +59,100 @@ def write_rollouts(
             f"{options.max_new_tokens} together are beyond the {room} positions of {policy}. Lower one of "
             "them."
         )
-    renderer = load_renderer(policy)
-    asked: list[_Asked] = []
-    drop: dict[str, Any] = {}
-    shortened = left_out = 0
-    for example in tqdm(examples, desc=f"{title}: prompts", unit="example", mininterval=0.5):
-        try:
-            fitted = _fit(renderer, example, method, options, max_length)
-        except RenderError as error:
-            key = {"conversation_id": example.conversation_id, "turn": example.turn}
-            drop = {**key, "reason": error.reason, "detail": error.detail}
-            kinds = len(method.kinds(bool(options.guidance)))
-            output.drop([drop] * (options.samples * kinds), DROPPED)
-            left_out += options.samples * kinds
-            continue
-        shortened += len(fitted) < len(example.prompt)
-        asked += list(_requests(renderer, example, fitted, method, options, iteration, start=len(asked)))
-    if not asked:
+    asking = _Asking(output, load_renderer(policy), examples, method, options, max_length, iteration)
+    table = output.table(ROLLOUTS)
+    rows: list[dict[str, Any]] = []
+    with Sampler(policy, options, output.unfinished, log_folder, title) as sampler:
+        for sampled in sampler.sample(asking.requests(), asking.most):
+            rows.append(_row(asking.rows.pop(sampled.request.key), sampled))
+            if len(rows) == _ROWS:
+                table.write_rows(rows)
+                rows = []
+    table.write_rows(rows)
+    if not asking.asked:
         raise UserError(
-            f"{title}: none of {len(examples)} examples can be asked; the last one: {drop['detail']} "
-            f"({drop['reason']}). Raise rollout.max_prompt_tokens or train.max_length."
+            f"{title}: none of {len(examples)} examples can be asked; the last one: {asking.last_drop}. Raise "
+            "rollout.max_prompt_tokens or train.max_length."
         )
-    samples = sample(policy, [a.request for a in asked], options, log_folder, title)
-    rows = []
-    for item in asked:
-        reply = samples.replies[item.request.key]
-        rows.append(
-            {
-                **item.row,
-                "completion": samples.texts[item.request.key],
-                "token_ids": reply.token_ids,
-                "finish_reason": reply.finish_reason,
-                "engine": samples.made_by["engine"],
-            }
-        )
-    output.table(ROLLOUTS).write_rows(rows)
-    output.rows_in = len(asked) + left_out
-    output.made_by = samples.made_by
+    output.rows_in = asking.asked + asking.left_out
+    output.made_by = sampler.made_by
     output.results["examples"] = len(examples)
-    output.results["shortened_prompts"] = shortened
+    output.results["shortened_prompts"] = asking.shortened
+
+
+def _row(asked: dict[str, Any], sampled: Sampled) -> dict[str, Any]:
+    return {
+        **asked,
+        "completion": sampled.text,
+        "token_ids": sampled.reply.token_ids,
+        "finish_reason": sampled.reply.finish_reason,
+        "engine": sampled.engine,
+    }
+
+
+@dataclass
+class _Asking:
+    """Makes requests of examples, one after the other as they are wanted, and counts what cannot be asked.
+
+    Attributes:
+        rows: of the requests whose replies have not come: what the table says of each, by its key.
+    """
+
+    output: Output
+    renderer: Renderer
+    examples: Sequence[Example]
+    method: Method
+    options: RolloutOptions
+    max_length: int
+    iteration: int
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    asked: int = 0
+    left_out: int = 0
+    shortened: int = 0
+    last_drop: str = ""
+
+    @property
+    def most(self) -> int:
+        """How many requests there are at most."""
+        return len(self.examples) * self._each
+
+    def requests(self) -> Iterator[Request]:
+        """Yield the requests; examples that cannot be asked are dropped."""
+        for example in self.examples:
+            try:
+                fitted = _fit(self.renderer, example, self.method, self.options, self.max_length)
+            except RenderError as error:
+                key = {"conversation_id": example.conversation_id, "turn": example.turn}
+                drop = {**key, "reason": error.reason, "detail": error.detail}
+                self.output.drop([drop] * self._each, DROPPED)
+                self.left_out, self.last_drop = self.left_out + self._each, str(error)
+                continue
+            self.shortened += len(fitted) < len(example.prompt)
+            yield from self._of(example, fitted)
+
+    @property
+    def _each(self) -> int:
+        """Requests of one example."""
+        return self.options.samples * len(self.method.kinds(bool(self.options.guidance)))
+
+    def _of(self, example: Example, prompt: Sequence[Message]) -> Iterator[Request]:
+        """Yield one request a kind and sample."""
+        for kind, messages in _ask(self.method, example, prompt, self.options).items():
+            ids = self.renderer.prompt(messages)
+            for number in range(self.options.samples):
+                seed = request_seed(
+                    self.options.seed, self.iteration, example.conversation_id, example.turn, kind, number
+                )
+                key, self.asked = self.asked, self.asked + 1
+                self.rows[key] = {
+                    "conversation_id": example.conversation_id,
+                    "turn": example.turn,
+                    "sample": number,
+                    "kind": kind,
+                    "messages": [dict(message) for message in messages],
+                    "seed": seed,
+                }
+                yield Request(key, messages, ids, seed)
 
 
 def _ask(
@@ -138,30 +186,3 @@ def _fit(
             f"{options.max_prompt_tokens}, or leaves no room for a reply in {max_length}",
         )
     return found[0]
-
-
-def _requests(
-    renderer: Renderer,
-    example: Example,
-    prompt: Sequence[Message],
-    method: Method,
-    options: RolloutOptions,
-    iteration: int,
-    start: int,
-) -> Iterator[_Asked]:
-    """Yield one request a kind and sample, with keys from `start`."""
-    key = start
-    for kind, messages in _ask(method, example, prompt, options).items():
-        ids = renderer.prompt(messages)
-        for number in range(options.samples):
-            seed = request_seed(options.seed, iteration, example.conversation_id, example.turn, kind, number)
-            row = {
-                "conversation_id": example.conversation_id,
-                "turn": example.turn,
-                "sample": number,
-                "kind": kind,
-                "messages": [dict(message) for message in messages],
-                "seed": seed,
-            }
-            yield _Asked(Request(key, messages, ids, seed), row)
-            key += 1

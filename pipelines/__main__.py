@@ -23,6 +23,7 @@ import typer
 from drift_data.workspace import UserError, Workspace
 from pipelines import data_commands
 from pipelines.commands import WORK, RecipeName, Set, Work, opened
+from pipelines.recipe import load_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app)
@@ -76,6 +77,21 @@ def iterate(
     from pipelines.stages import train
 
     train.iterate(workspace, loaded, run, n)
+
+
+@app.command("recipe")
+def show_recipe(
+    method: Annotated[str | None, typer.Option(help="How pairs are built: drift, spin, iterdpo.")] = None,
+    recipe: RecipeName = "demo",
+    overrides: Set = None,
+) -> None:
+    """Show what a recipe resolves to, beside the paper and the release; nothing is run."""
+    loaded = load_recipe(recipe, [*(overrides or []), *([f"loop.method={method}"] if method else [])])
+    from rich.console import Console
+
+    from pipelines.stages import recipe as stage
+
+    stage.show(loaded, Console())
 
 
 @app.command("eval")
@@ -135,16 +151,22 @@ def export(
 @app.command()
 def publish(
     repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
+    model_of: Annotated[
+        str | None, typer.Option(help="Instead of the data: a model of the run, e.g. iter2.")
+    ] = None,
     work: Work = WORK,
     recipe: RecipeName = "demo",
     run: Run = None,
     overrides: Set = None,
 ) -> None:
-    """Upload dsat, sat, seed (and a run's pairs) with a data card in one commit; the token is read from HF_TOKEN."""
+    """Upload dsat, sat, seed (and a run's pairs), or a trained model, with a card in one commit.
+
+    The token is read from HF_TOKEN.
+    """
     workspace, loaded = opened(work, recipe, overrides, offline="false")
     from pipelines.stages import output
 
-    output.publish(workspace, loaded, repo, run)
+    output.publish(workspace, loaded, repo, run, model_of)
 
 
 def main() -> int:

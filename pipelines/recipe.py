@@ -27,6 +27,7 @@ from drift_data.judge.score.judge import ScoreOptions
 from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
 from drift_data.quality.options import CalibrateOptions
+from drift_data.report.alarms import AlarmOptions
 from drift_data.simulate.options import SimulateOptions
 from drift_data.workspace import UserError
 from drift_train.options import EvalOptions, LoopOptions, TinyOptions
@@ -100,6 +101,7 @@ class Recipe(BaseModel):
     tiny: TinyOptions = TinyOptions()
     loop: LoopOptions = LoopOptions()
     evaluate: EvalOptions = EvalOptions()
+    alarms: AlarmOptions = AlarmOptions()
     publish: PublishOptions = PublishOptions()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A Hub for tests: a real HTTP server on loopback with data-set repositories and their commits in memory.
+"""A Hub for tests: a real HTTP server on loopback with data-set and model repositories and their commits in memory.
 
 It speaks the part of the Hub's API that `huggingface_hub` and `datasets` use to create a repository, to
 commit to it (Git LFS included, Xet not) and to read it back, and can be told to fail at any of these points.
@@ -21,8 +21,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_loopbackTokenThatMayWrite0123456789"
 CUT = 0  # as a status: close the connection instead of answering
-_REPO_POINTS = ("preupload", "commit", "tree", "paths-info")
-_INITIAL = {".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"}
+MODELS = "models/"  # before the name of a model repository in the store; a data set's is the name alone
+_LARGE = (".parquet", ".safetensors")
+_INITIAL = {
+    ".gitattributes": b"".join(b"*%s filter=lfs diff=lfs merge=lfs -text\n" % s.encode() for s in _LARGE)
+}
 
 
 @dataclass
@@ -207,9 +210,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, body: bytes, repo: str, rest: str) -> None:
         wanted = json.loads(body)
         name = f"{wanted['organization']}/{wanted['name']}"
-        url = f"{self.server.endpoint}/datasets/{name}"
+        model = wanted.get("type", "model") == "model"
+        name = f"{MODELS}{name}" if model else name
+        url = f"{self.server.endpoint}/{_place(name)}"
         if name in self.server.repos:
-            self._json({"error": "You already created this dataset repo", "url": url}, 409)
+            self._json({"error": "You already created this repo", "url": url}, 409)
             return
         self.server.create(
             name, private=wanted.get("visibility") == "private" or wanted.get("private") is True
@@ -228,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for file in json.loads(body)["files"]:
             old = files.get(file["path"])
-            mode = "lfs" if file["path"].endswith(".parquet") else "regular"
+            mode = "lfs" if file["path"].endswith(_LARGE) else "regular"
             answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             if old is not None:
                 answer["oid"] = hashlib.sha256(old).hexdigest() if mode == "lfs" else _git_hash(old)
@@ -285,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(400, f"unknown operation {item['key']}")
                 return
         commit = store.commit(message, files)
-        url = f"{self.server.endpoint}/datasets/{repo}/commit/{commit.oid}"
+        url = f"{self.server.endpoint}/{_place(repo)}/commit/{commit.oid}"
         self._json({"success": True, "commitUrl": url, "commitOid": commit.oid, "pullRequestUrl": None})
 
     # reading
@@ -351,7 +356,7 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._error(404, f"{path} does not exist on {revision}", "EntryNotFound")
             return
-        lfs = path.endswith(".parquet")
+        lfs = path.endswith(_LARGE)
         headers = {
             "ETag": f'"{hashlib.sha256(content).hexdigest() if lfs else _git_hash(content)}"',
             "X-Repo-Commit": commit.oid,
@@ -380,30 +385,39 @@ def _route(method: str, parts: list[str]) -> tuple[str, str, str]:
             return "validate", "", ""
         case ["lfs", ("upload" | "verify") as point, oid]:
             return point, "", oid
-        case ["datasets", owner, name, "info", "lfs", "objects", "batch"]:
-            return "batch", f"{owner}/{name.removesuffix('.git')}", ""
-        case ["datasets", owner, name, "resolve", *rest]:
-            return "resolve", f"{owner}/{name}", "/".join(rest)
-        case ["api", "datasets", owner, name]:
-            return "info", f"{owner}/{name}", ""
-        case ["api", "datasets", owner, name, "revision", revision]:
-            return "info", f"{owner}/{name}", revision
-        case [
-            "api",
-            "datasets",
-            owner,
-            name,
-            ("preupload" | "commit" | "tree" | "paths-info") as point,
-            *rest,
-        ]:
-            return point, f"{owner}/{name}", "/".join(rest)
-        case _:
-            return "unknown", "", f"{method} {'/'.join(parts)}"
+        case ["api", ("datasets" | "models") as kind, owner, name, *rest]:
+            repo = f"{'' if kind == 'datasets' else MODELS}{owner}/{name}"
+            match rest:
+                case []:
+                    return "info", repo, ""
+                case ["revision", revision]:
+                    return "info", repo, revision
+                case [("preupload" | "commit" | "tree" | "paths-info") as point, *last]:
+                    return point, repo, "/".join(last)
+        case ["datasets", owner, name, *rest]:
+            return _files_route(f"{owner}/{name}", rest)
+        case [owner, name, *rest]:
+            return _files_route(f"{MODELS}{owner}/{name}", rest)
+    return "unknown", "", f"{method} {'/'.join(parts)}"
+
+
+def _files_route(repo: str, rest: list[str]) -> tuple[str, str, str]:
+    match rest:
+        case ["info", "lfs", "objects", "batch"]:
+            return "batch", repo.removesuffix(".git"), ""
+        case ["resolve", *last]:
+            return "resolve", repo, "/".join(last)
+    return "unknown", "", f"{repo}/{'/'.join(rest)}"
+
+
+def _place(repo: str) -> str:
+    """Return where a repository lies on the Hub: data sets in a folder of their own, models not."""
+    return repo.removeprefix(MODELS) if repo.startswith(MODELS) else f"datasets/{repo}"
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "path": path, "oid": _git_hash(content), "size": len(content)}
-    if path.endswith(".parquet"):
+    if path.endswith(_LARGE):
         entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return entry
 

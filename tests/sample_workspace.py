@@ -32,6 +32,17 @@ WORDS = {
 }
 GOLD = {"base": [0.5, 0.5, 1.0, 0.0], "iter0": [0.5, 1.0, 0.5, 0.5], "iter1": [1.0, 1.0, 0.5, 1.0]}
 STEPS = 10
+HEALTH = {  # of iter1: what M0 said and how far training moved it
+    "replies": 4,
+    "measured": 4,
+    "kl_base": {"mean": 0.25, "stderr": 0.01, "n": 4},
+    "kl_step": {"mean": 0.05, "stderr": 0.001, "n": 4},
+    "tokens": {"mean": 2.0, "p10": 2.0, "p50": 2.0, "p90": 2.0},
+    "finish_reasons": {"stop": 3, "length": 1},
+    "distinct": {"corpus": {"1": 0.25, "2": 0.25, "3": None}, "reply": {"1": 1.0, "2": 0.9, "3": None}},
+    "diversity": 0.125,
+    "pairs": {"asked": 4, "kept": 3, "dropped": {"leaks guidance": 1}},
+}
 
 
 def message(role: str, content: str) -> dict[str, str]:
@@ -189,6 +200,8 @@ def metrics(iteration: int, steps: int = STEPS) -> list[dict]:
             "rewards/accuracies": min(1.0, 0.5 + 0.05 * step),
             "logps/chosen": -20.0,
             "logps/rejected": -20.0 - step,
+            "lengths/chosen": 12.0,
+            "lengths/rejected": 10.0,
             "tokens_per_second": 1000.0,
             "peak_memory_bytes": 500_000_000,
         }
@@ -216,11 +229,13 @@ def build_run(workspace: Workspace, run: str = RUN, rows: list[dict] | None = No
     def step(iteration: int):
         folder = f"runs/{run}/iter{iteration}"
         names = [f"{folder}/pairs"] if iteration == 0 else [f"{folder}/rollouts", f"{folder}/pairs"]
+        before = [f"runs/{run}/iter{iteration - 1}/model"] if iteration else []
         source = workspace.read("seed" if iteration == 0 else "dsat").to_pylist()
 
         def pairs(build):
             out = build[f"{folder}/pairs"]
             out.rows_in = len(source)
+            out.results = {"mean_chosen_tokens": 12.0, "mean_rejected_tokens": 10.0}
             kept = source if iteration == 0 else source[:3]
             out.table(schema.PAIRS).write_rows(
                 [pair(row, f"M{iteration - 1}" if iteration else "seed") for row in kept]
@@ -262,7 +277,12 @@ def build_run(workspace: Workspace, run: str = RUN, rows: list[dict] | None = No
         )
 
         def train(build):
-            build[f"{folder}/model"].made_by = {"model": "tiny"}
+            build[f"{folder}/model"].made_by = {
+                "policy": before[0] if before else "tiny",
+                "reference": before[0] if before else "tiny",
+                "precision_saved": "float32",
+            }
+            build[f"{folder}/model"].results = {"steps": STEPS}
             (build[f"{folder}/model"].folder / "config.json").write_text("{}")
             lines = metrics(iteration) if rows is None else rows
             path = workspace.path(folder) / "metrics.jsonl"
@@ -272,12 +292,35 @@ def build_run(workspace: Workspace, run: str = RUN, rows: list[dict] | None = No
             "iter" if iteration else "warm",
             [f"{folder}/model"],
             train,
-            options={"run": run, "train": {"beta": 0.1}},
-            inputs=[f"{folder}/pairs"],
+            options={"method": "drift" if iteration else "seed", "iteration": iteration, "beta": 0.1},
+            inputs=[f"{folder}/pairs", *before],
+        )
+
+    def health(build):
+        out = build[f"runs/{run}/iter1/health"]
+        out.results = HEALTH
+        out.table(schema.HEALTH).write_rows(
+            [
+                {
+                    "conversation_id": row["conversation_id"],
+                    "turn": row["turn"],
+                    "sample": 0,
+                    "kind": "guided",
+                    "tokens": 2,
+                    "finish_reason": "stop",
+                    "log_prob": -2.0,
+                    "log_prob_base": -2.5,
+                    "log_prob_after": -2.1,
+                }
+                for row in workspace.read("dsat").to_pylist()
+            ]
         )
 
     step(0)
     step(1)
+    folder = f"runs/{run}/iter1"
+    names = [f"{folder}/rollouts", f"{folder}/pairs", f"{folder}/model"]
+    workspace.run("iter", [f"{folder}/health"], health, options={"run": run}, inputs=names)
     for model, scores in GOLD.items():
         name = f"runs/{run}/{model}/eval"
 

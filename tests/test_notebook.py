@@ -8,13 +8,15 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from quality_sample import turn
 from review_sample import to_review
-from sample_workspace import RUN, sample
+from sample_workspace import RUN, build_run, metrics, sample
 
 from drift_data.schema import LABEL_ROWS
+from drift_data.workspace import MANIFEST
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
 AUDIT = ROOT / "notebooks" / "audit.ipynb"
+TRAINING = ROOT / "notebooks" / "training.ipynb"
 
 
 def execute(work, monkeypatch, path=NOTEBOOK):
@@ -39,7 +41,7 @@ def pictures(notebook):
     return [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
 
 
-@pytest.mark.parametrize("path", [NOTEBOOK, AUDIT])
+@pytest.mark.parametrize("path", [NOTEBOOK, AUDIT, TRAINING])
 def test_the_notebook_is_committed_without_outputs(path):
     for cell in nbformat.read(path, as_version=4).cells:
         assert cell.get("outputs", []) == []
@@ -102,3 +104,38 @@ def test_the_audit_says_that_there_is_one_judge(tmp_path, monkeypatch):
     text = texts(execute(workspace.root, monkeypatch, AUDIT))
     assert "There is only one judge" in text
     assert "Nobody has reviewed yet" in text
+
+
+def test_the_training_notebook_reads_a_run(tmp_path, monkeypatch):
+    attack = "<b>No\x1b, that is wrong."
+    workspace = sample(tmp_path / "work", words=dict.fromkeys(("DSAT", "SAT", "NEUTRAL"), attack))
+    notebook = execute(workspace.root, monkeypatch, TRAINING)
+    text = texts(notebook)
+    assert f"run: {RUN}; models: M0, M1; other runs: none" in text
+    assert "▲ M0: KL to the base model, a token: 0.25 (alarm > 0.1)" in text
+    assert "2 alarms in 12 checks" in text
+    assert "leaks guidance" in text
+    assert text.count("Name two cities.") == 4
+    assert "0.875" in text  # M1's score
+    assert "0.25" in text  # KL from the table: 0.5 nats over 2 tokens
+    assert "\x1b" not in text
+    assert len(pictures(notebook)) == 3
+
+
+def test_the_training_notebook_takes_the_run_it_is_given_and_needs_no_evaluation(tmp_path, monkeypatch):
+    workspace = sample(tmp_path / "work")
+    build_run(workspace, run="second-run", rows=metrics(1, steps=1))
+    for model in ("base", "iter0", "iter1"):
+        for run in (RUN, "second-run"):
+            (workspace.path(f"runs/{run}/{model}/eval") / MANIFEST).unlink()
+    monkeypatch.setenv("DRIFT_RUN", RUN)
+    text = texts(execute(workspace.root, monkeypatch, TRAINING))
+    assert f"run: {RUN}; models: M0, M1; other runs: second-run" in text
+    assert "M0 guided" in text
+    assert "No model is measured yet: `make eval`." in text
+
+
+def test_the_training_notebook_says_what_to_run_when_nothing_is_trained(tmp_path, monkeypatch):
+    sample(tmp_path / "work", run=False)
+    with pytest.raises(CellExecutionError, match="holds no trained model yet"):
+        execute(tmp_path / "work", monkeypatch, TRAINING)

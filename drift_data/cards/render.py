@@ -57,7 +57,7 @@ Scan = Literal["clean", "skipped", "not_needed"]
 @cache
 def known_sources() -> Mapping[str, Mapping[str, str]]:
     """Return source → name, licence and notice of the public data sets that `convert` reads."""
-    known: dict[str, dict[str, str]] = yaml.safe_load(_text("sources.yaml"))
+    known: dict[str, dict[str, str]] = yaml.safe_load(card_text("sources.yaml"))
     return known
 
 
@@ -79,6 +79,47 @@ def render_card(
         scan: what the search for personal data came to.
         licence: the Hub's id of a licence; None is the source's own.
     """
+    present = [table for table in tables if sum(table.rows.values())]
+    return (
+        card_environment()
+        .get_template("dataset.md.jinja")
+        .render(
+            front_matter=yaml.safe_dump(
+                _front_matter(repo, present, origins, licence), sort_keys=False, allow_unicode=True
+            ),
+            title=repo.split("/")[-1],
+            repo=repo,
+            tables=[
+                {
+                    "config": table.config,
+                    "about": _ABOUT.get(table.config, _PAIR),
+                    "rows": table.rows,
+                    "made_by": _made_by(table, lineage),
+                }
+                for table in tables
+            ],
+            example=present[0].config,
+            sources=[
+                {"conversations": count, **known_sources().get(source, {"name": "own logs", "notice": _OWN})}
+                for source, count in origins.sources.items()
+            ],
+            has_pairs=any(table.config not in _ABOUT for table in tables),
+            labels=_labels(lineage),
+            mining=_mining(lineage),
+            steps=[
+                {"name": name, "rows_in": m.rows_in, "rows_out": m.rows_out, "dropped": m.dropped}
+                for name, m in lineage.items()
+                if m.rows_in is not None or m.rows_out
+            ],
+            fields=_fields(tables),
+            origins=origins,
+            scan=scan,
+        )
+    )
+
+
+def card_environment() -> Environment:
+    """Return the environment that renders a card."""
     environment = Environment(
         loader=PackageLoader("drift_data", "cards"),
         undefined=StrictUndefined,
@@ -88,39 +129,7 @@ def render_card(
         autoescape=False,  # Markdown: `code` is what escapes
     )
     environment.filters["code"] = code
-    present = [table for table in tables if sum(table.rows.values())]
-    return environment.get_template("dataset.md.jinja").render(
-        front_matter=yaml.safe_dump(
-            _front_matter(repo, present, origins, licence), sort_keys=False, allow_unicode=True
-        ),
-        title=repo.split("/")[-1],
-        repo=repo,
-        tables=[
-            {
-                "config": table.config,
-                "about": _ABOUT.get(table.config, _PAIR),
-                "rows": table.rows,
-                "made_by": _made_by(table, lineage),
-            }
-            for table in tables
-        ],
-        example=present[0].config,
-        sources=[
-            {"conversations": count, **known_sources().get(source, {"name": "own logs", "notice": _OWN})}
-            for source, count in origins.sources.items()
-        ],
-        has_pairs=any(table.config not in _ABOUT for table in tables),
-        labels=_labels(lineage),
-        mining=_mining(lineage),
-        steps=[
-            {"name": name, "rows_in": m.rows_in, "rows_out": m.rows_out, "dropped": m.dropped}
-            for name, m in lineage.items()
-            if m.rows_in is not None or m.rows_out
-        ],
-        fields=_fields(tables),
-        origins=origins,
-        scan=scan,
-    )
+    return environment
 
 
 def code(text: object) -> str:
@@ -129,7 +138,8 @@ def code(text: object) -> str:
     return f"`{shown}`" if shown.strip() else "` `"
 
 
-def _text(name: str) -> str:
+def card_text(name: str) -> str:
+    """Return one of the files beside this module."""
     return files("drift_data.cards").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -199,7 +209,7 @@ def _made_by(table: PublishedTable, lineage: Mapping[str, Manifest]) -> dict[str
 
 
 def _fields(tables: Sequence[PublishedTable]) -> list[dict[str, Any]]:
-    about: dict[str, str] = yaml.safe_load(_text("fields.yaml"))
+    about: dict[str, str] = yaml.safe_load(card_text("fields.yaml"))
     rows: dict[str, dict[str, Any]] = {}
     for table in tables:
         for field in table.schema:

@@ -24,7 +24,13 @@ class AlarmOptions(BaseModel):
     chosen_reward: float = Field(-0.1, le=0)  # β × log-prob gained over the reference; -0.1 is 1 nat at β 0.1
     accuracy: float = Field(0.55, ge=0.5, le=1)  # at the end; 0.5 is a coin
     length_ratio: float = Field(1.5, gt=1)  # chosen to rejected, or a model's replies to the base model's
-    distinct_share: float = Field(0.8, gt=0, le=1)  # of the base model's share of distinct word pairs
+    # of what the base model (or the first iteration's samples) has of distinct pairs of words, and of diversity
+    distinct_share: float = Field(0.8, gt=0, le=1)
+    # nats a token, to the base model or of one iteration. The demo has 0.015 after two iterations, and 0.2 to 0.5 an
+    # iteration at twenty times its learning rate, where chosen replies become less likely while margins grow
+    kl: float = Field(0.1, gt=0)
+    filtered: float = Field(0.5, gt=0, le=1)  # of the candidate pairs: then filters shape the data, not users
+    length_stops: float = Field(0.1, gt=0, le=1)  # of the sampled replies
     score_errors: float = Field(2.0, gt=0)  # standard errors that a score may lie below the best before it
     min_steps: int = Field(5, ge=1)  # logged steps that say something about a curve
 

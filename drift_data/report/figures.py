@@ -12,7 +12,8 @@ from typing import Any
 import duckdb
 
 from drift_data.agreement import Agreement, agreement
-from drift_data.report.alarms import AlarmOptions, Check, Replies, length_check, reply_checks, training_checks
+from drift_data.report.alarms import AlarmOptions, Check, Replies, reply_checks
+from drift_data.report.health import Health, health_checks, read_health
 from drift_data.warehouse import Folder, connect, current_labels, finished, view_names
 from drift_data.workspace import Workspace
 
@@ -50,17 +51,22 @@ class Figures:
     lengths: dict[int, list[Row]] = field(default_factory=dict)  # iteration → chosen and rejected tokens
     drops: list[Row] = field(default_factory=list)
     steps: dict[int, list[dict[str, float]]] = field(default_factory=dict)  # iteration → metrics
+    health: list[Health] = field(default_factory=list)  # by iteration
     scores: list[Row] = field(default_factory=list)
+    samples: list[Row] = field(default_factory=list)  # a prompt, and what each model replied to it
     checks: list[Check] = field(default_factory=list)
 
 
-def read_figures(workspace: Workspace, run: str, examples: int, options: AlarmOptions) -> Figures:
+def read_figures(
+    workspace: Workspace, run: str, examples: int, samples: int, options: AlarmOptions
+) -> Figures:
     """Return what there is to show of a run.
 
     Args:
         workspace: any part of it may be missing.
         run: name of the run.
         examples: number of complaints to show.
+        samples: number of prompts to show with every model's reply.
         options: thresholds of the alarms.
     """
     folders = [f for f in finished(workspace) if f.columns.get("run", run) == run]
@@ -77,10 +83,13 @@ def read_figures(workspace: Workspace, run: str, examples: int, options: AlarmOp
             for row in _rows(connection, _LENGTHS, [run]):
                 figures.lengths.setdefault(row.pop("iter"), []).append(row)
         figures.drops = _rows(connection, _DROPS, [run])
-        if "metrics" in views:
-            figures.steps = _steps(connection, run)
         if "evaluations" in views:
             figures.scores = _rows(connection, _SCORES, [run])
+            figures.samples = _samples(_rows(connection, _REPLIES, [_READ, _READ, run, samples]))
+        if not figures.samples and "rollouts" in views:
+            figures.samples = _samples(_rows(connection, _ROLLOUTS, [_READ, _READ, run, samples]))
+    figures.health = read_health(workspace, run)
+    figures.steps = {row.iteration: row.steps for row in figures.health if row.steps}
     _add_results(figures)
     figures.checks = _checks(figures, options)
     return figures
@@ -126,14 +135,14 @@ def _read_labels(
     figures.agreements = [agreement(workspace, name, truth) for name in made for truth in given]
 
 
-def _steps(connection: duckdb.DuckDBPyConnection, run: str) -> dict[int, list[dict[str, float]]]:
-    """Return iteration → logged steps, numbers only."""
-    steps: dict[int, list[dict[str, float]]] = {}
-    for row in _rows(connection, "FROM metrics WHERE run = ? ORDER BY iter, step", [run]):
-        numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-        if "loss" in numbers:
-            steps.setdefault(row["iter"], []).append(numbers)
-    return steps
+def _samples(rows: Sequence[Row]) -> list[Row]:
+    """Return prompt → {request, replies by model}, from rows in the order in which they are shown."""
+    found: dict[tuple[str, int | None], Row] = {}
+    for row in rows:
+        key = row["conversation_id"], row["turn"]
+        sample = found.setdefault(key, {"request": row["request"], "replies": [], **row})
+        sample["replies"].append((row["model"], row["completion"]))
+    return list(found.values())
 
 
 def _add_results(figures: Figures) -> None:
@@ -152,19 +161,13 @@ def _add_results(figures: Figures) -> None:
 
 
 def _checks(figures: Figures, options: AlarmOptions) -> list[Check]:
-    checks = training_checks(figures.steps, options)
-    for row in figures.pairs:
-        if row["rejected_mean"]:
-            ratio = row["chosen_mean"] / row["rejected_mean"]
-            name = "chosen replies longer or shorter than rejected ones"
-            checks.append(length_check(name, f"M{row['iter']} pairs", ratio, options))
     measure = figures.scores[0]["measure"] if figures.scores else None
     models = [
         Replies(row["model"], row["mean"], row["stderr"], row["tokens"], row["distinct"])
         for row in figures.scores
         if row["measure"] == measure
     ]
-    return checks + reply_checks(models, options)
+    return health_checks(figures.health, options) + reply_checks(models, options)
 
 
 _JUDGES = """
@@ -220,4 +223,28 @@ WITH replies AS (
 SELECT iter, model, measure, avg(score) AS mean, coalesce(stddev_samp(score), 0) / sqrt(count(*)) AS stderr,
     count(*) AS n, avg(tokens) AS tokens, avg(pairs) AS "distinct"
 FROM prompts GROUP BY ALL ORDER BY measure, iter NULLS FIRST, model
+"""
+# The same prompts in every report, those that most models were asked first. One reply a model: its first sample.
+_REPLIES = """
+WITH replies AS (
+    SELECT conversation_id, NULL::INTEGER AS turn, model, iter, left(prompt[-1].content, ?) AS request,
+        left(completion, ?) AS completion
+    FROM evaluations WHERE run = ?
+    QUALIFY row_number() OVER (PARTITION BY conversation_id, model ORDER BY measure, sample) = 1
+), shown AS (
+    SELECT conversation_id FROM replies GROUP BY 1 ORDER BY count(*) DESC, md5(conversation_id) LIMIT ?
+)
+FROM replies SEMI JOIN shown USING (conversation_id) ORDER BY md5(conversation_id), iter NULLS FIRST
+"""
+# Where no held-out prompt was asked: examples that the policies were asked in training, most iterations first.
+_ROLLOUTS = """
+WITH replies AS (
+    SELECT conversation_id, turn, 'M' || (iter - 1) || ' ' || kind AS model, iter,
+        left(messages[-1].content, ?) AS request, left(completion, ?) AS completion
+    FROM rollouts WHERE run = ? AND sample = 0
+), shown AS (
+    SELECT conversation_id, turn FROM replies GROUP BY 1, 2
+    ORDER BY count(*) DESC, md5(conversation_id || turn) LIMIT ?
+)
+FROM replies SEMI JOIN shown USING (conversation_id, turn) ORDER BY md5(conversation_id || turn), iter, model
 """

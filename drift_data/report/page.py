@@ -20,6 +20,7 @@ from drift_data.hostile import visible
 from drift_data.report import charts
 from drift_data.report.alarms import AlarmOptions, ends
 from drift_data.report.figures import Figures, read_figures
+from drift_data.report.health import Health, health_table
 from drift_data.report.html import environment
 from drift_data.workspace import UserError, Workspace, tool_version
 
@@ -31,6 +32,7 @@ _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
     ("accuracy", "Accuracy", {"accuracy": "rewards/accuracies"}, 0.5),
     ("reward", "Rewards", {"chosen": "rewards/chosen", "rejected": "rewards/rejected"}, 0.0),
     ("logp", "Log-probabilities", {"chosen": "logps/chosen", "rejected": "logps/rejected"}, None),
+    ("length", "Tokens of a reply", {"chosen": "lengths/chosen", "rejected": "lengths/rejected"}, None),
 ]
 
 
@@ -40,6 +42,7 @@ class ReportOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     examples: int = Field(6, ge=0)  # complaints shown
+    samples: int = Field(4, ge=0)  # prompts shown with every model's reply
     characters: int = Field(600, ge=1)  # of a message that are shown
     alarms: AlarmOptions = AlarmOptions()
 
@@ -66,7 +69,7 @@ def write_report(
     if not workspace.root.is_dir():
         raise UserError(f"There is no workspace {workspace.root}. Choose one with WORK=, or run `make demo`.")
     options = options or ReportOptions()
-    figures = read_figures(workspace, run, options.examples, options.alarms)
+    figures = read_figures(workspace, run, options.examples, options.samples, options.alarms)
     page = (
         environment(options.characters)
         .get_template("page.html.jinja")
@@ -74,6 +77,7 @@ def write_report(
             figures=figures,
             charts=_charts(figures),
             curves=_curve_ends(figures),
+            health=health_table(figures.health),
             recipe=_flat(recipe) if recipe else [],
             recipe_name=str(recipe["name"]) if recipe and "name" in recipe else "",
             workspace=str(workspace.root),
@@ -107,7 +111,12 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
     """Return part of the page → charts with their titles."""
-    drawn: dict[str, list[tuple[str, Markup]]] = {"training": [], "lengths": [], "scores": []}
+    drawn: dict[str, list[tuple[str, Markup]]] = {
+        "training": [],
+        "lengths": [],
+        "health": _health_charts([row for row in figures.health if row.measured]),
+        "scores": [],
+    }
     starts, total = {}, 0.0
     for iteration, steps in figures.steps.items():
         starts[iteration] = total
@@ -149,6 +158,36 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
         )
         plot = charts.Plot(f"score{number}", summary, x_label="")
         drawn["scores"].append((visible(measure, 60), charts.scores(plot, values)))
+    return drawn
+
+
+def _health_charts(rows: list[Health]) -> list[tuple[str, Markup]]:
+    """Return how the samples change over the iterations, as charts with their titles."""
+    parts: list[tuple[str, str, list[tuple[str, float | None, float]]]] = [
+        # name, title, (model, value, standard error)
+        (
+            "kl",
+            "KL to the base model, nats a token",
+            [(r.sampled, r.measured["kl_base"]["mean"], r.measured["kl_base"]["stderr"]) for r in rows],
+        ),
+        (
+            "step",
+            "KL of one iteration, nats a token",
+            [(r.model, r.measured["kl_step"]["mean"], r.measured["kl_step"]["stderr"]) for r in rows],
+        ),
+        (
+            "tokens",
+            "Tokens of a sample, mean",
+            [(r.sampled, r.measured["tokens"]["mean"], 0.0) for r in rows],
+        ),
+        ("distinct", "Distinct-2 within a sample", [(r.sampled, r.distinct, 0.0) for r in rows]),
+    ]
+    drawn = []
+    for name, title, values in parts:
+        known = [(model, value, error) for model, value, error in values if value is not None]
+        if known:
+            summary = f"{title}: " + ", ".join(f"{model} {value:.3g}" for model, value, _ in known)
+            drawn.append((title, charts.scores(charts.Plot(name, summary, x_label=""), known)))
     return drawn
 
 

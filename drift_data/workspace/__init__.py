@@ -7,6 +7,7 @@ killed at any moment leaves nothing half-written. This package knows nothing abo
 
 from drift_data.workspace.errors import AccountingError, UserError
 from drift_data.workspace.manifest import (
+    CARD,
     MANIFEST,
     Manifest,
     file_digest,
@@ -19,6 +20,7 @@ from drift_data.workspace.table import TableWriter
 from drift_data.workspace.workspace import Workspace
 
 __all__ = [
+    "CARD",
     "MANIFEST",
     "AccountingError",
     "Build",

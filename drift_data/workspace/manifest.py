@@ -13,6 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 MANIFEST = "manifest.json"
+CARD = (
+    "README.md"  # says of a folder what a person should know, and may be written anew: no part of its content
+)
 
 
 class Manifest(BaseModel):
@@ -42,9 +45,9 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return one sha256 over the names and bytes of all files below a folder, the manifest left out."""
+    """Return one sha256 over the names and bytes of all files below a folder, manifest and card left out."""
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, CARD)):
         total.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
 

@@ -98,6 +98,19 @@ class Workspace:
         visited[name] = manifest
         return manifest
 
+    def lineage(self, names: Sequence[str]) -> dict[str, Manifest]:
+        """Return the manifests of folders and of all they were made from, inputs first; all must be current.
+
+        Raises:
+            UserError: as `require`.
+        """
+        found: dict[str, Manifest] = {}
+        for name in names:
+            if name not in found:
+                manifest = self.require(name)
+                found |= self.lineage(sorted(manifest.inputs)) | {name: manifest}
+        return found
+
     def made_together(self, one: str, other: str) -> bool:
         """Say whether two folders are finished and came out of one stage with the same options and inputs."""
         manifests = [self.manifest(name) for name in (one, other)]

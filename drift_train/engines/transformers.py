@@ -2,17 +2,17 @@
 replies.
 
 A reply depends on its request and seed, not on its neighbours in the batch, up to rounding: padding changes
-the order of summation, and a draw that falls within ~1e-6 of a boundary may then take the other token.
+the order of summation, and a draw that falls within ~1e-6 of a boundary may then take the next token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drift_train.options import SamplingOptions
@@ -44,44 +44,73 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
 
     def _draw(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the drawn tokens, shape (rows, 1).
+
+        Within the nucleus tokens stand in the order of their ids. In that of their probability two about equal
+        ones would change places with the rounding, and a draw far from any boundary with them.
+        """
         if self.temperature == 0:
             return raw.argmax(dim=-1, keepdim=True)
         probabilities = torch.softmax(raw.double() / self.temperature, dim=-1)
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-        mass = ordered.cumsum(dim=-1)
-        kept = ordered.masked_fill(mass - ordered >= self.top_p, 0.0)  # the first one always stays
+        out = ordered.cumsum(dim=-1) - ordered >= self.top_p  # the first one always stays
+        kept = probabilities.masked_fill(torch.zeros_like(out).scatter_(1, tokens, out), 0.0)
         mass = kept.cumsum(dim=-1)
-        threshold = self.uniforms[:, len(self.log_probs), None] * mass[:, -1:]
-        place = torch.searchsorted(mass, threshold, right=True)
-        return tokens.gather(1, place.clamp_(max=tokens.shape[1] - 1))
+        whole = mass[:, -1:]
+        below = torch.nextafter(whole, torch.zeros_like(whole))  # a product near it may be rounded up to it
+        threshold = torch.minimum(self.uniforms[:, len(self.log_probs), None] * whole, below)
+        return torch.searchsorted(mass, threshold, right=True)
 
 
 class TransformersEngine:
-    """Batched `generate` in this process: float32 on a CPU, bfloat16 on a GPU."""
+    """Batched `generate` in this process: float32 on a CPU, bfloat16 on a GPU.
+
+    Args:
+        policy: folder of the model.
+        stop: tokens that end a reply.
+        options: sampling, and the size of a batch.
+        progress: is told how many replies came.
+    """
 
     name = "transformers"
 
-    def __init__(self, policy: Path, stop: Sequence[int], title: str) -> None:
-        self.policy, self.stop, self.title = policy, list(stop), title
-        self.dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
+    def __init__(
+        self, policy: Path, stop: Sequence[int], options: SamplingOptions, progress: Callable[[int], Any]
+    ) -> None:
+        self._policy, self._stop, self._options, self._progress = policy, list(stop), options, progress
+        self._waiting: deque[Sequence[Request]] = deque()
+        self._model: Any = None
+        self.precision = "bfloat16" if device().type == "cuda" else "float32"
+        self.remarks: dict[str, Any] = {}
 
-    def sample(self, requests: Sequence[Request], options: SamplingOptions) -> list[Reply]:
-        """Sample a reply to each request, those of similar length together."""
-        model = load_model(self.policy, self.dtype)
+    def start(self) -> None:
+        """Load the policy."""
+        self._model = load_model(self._policy, getattr(torch, self.precision))
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take a shard."""
+        self._waiting.append(requests)
+
+    def collect(self) -> list[Reply]:
+        """Sample a reply to each request of a shard, those of similar length together."""
+        requests = self._waiting.popleft()
         ordered = sorted(requests, key=lambda request: len(request.prompt_ids), reverse=True)
         replies: list[Reply] = []
-        with tqdm(total=len(requests), desc=self.title, unit="reply", mininterval=0.5) as bar:
-            for start in range(0, len(ordered), options.batch_size):
-                batch = ordered[start : start + options.batch_size]
-                replies += self._batch(model, batch, options)
-                bar.update(len(batch))
-        del model
-        free_memory()
+        for start in range(0, len(ordered), self._options.batch_size):
+            batch = ordered[start : start + self._options.batch_size]
+            replies += self._batch(batch)
+            self._progress(len(batch))
         return replies
 
-    def _batch(self, model: Any, batch: Sequence[Request], options: SamplingOptions) -> list[Reply]:
+    def stop(self) -> None:
+        """Free the memory."""
+        self._model = None
+        free_memory()
+
+    def _batch(self, batch: Sequence[Request]) -> list[Reply]:
+        options, model = self._options, self._model
         width = max(len(request.prompt_ids) for request in batch)
-        ids = torch.full((len(batch), width), self.stop[0])  # padding on the left, masked out
+        ids = torch.full((len(batch), width), self._stop[0])  # padding on the left, masked out
         mask = torch.zeros_like(ids)
         for row, request in enumerate(batch):
             ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
@@ -98,7 +127,7 @@ class TransformersEngine:
         )
         sampling = SeededSampling(uniforms.to(model.device), options.temperature, options.top_p)
         # the model's own sampling defaults (Qwen2.5 ships a repetition penalty) must not leak in
-        model.generation_config = GenerationConfig(pad_token_id=self.stop[0], eos_token_id=self.stop)
+        model.generation_config = GenerationConfig(pad_token_id=self._stop[0], eos_token_id=self._stop)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids.to(model.device),
@@ -106,8 +135,8 @@ class TransformersEngine:
                 generation_config=GenerationConfig(
                     do_sample=False,
                     max_new_tokens=options.max_new_tokens,
-                    pad_token_id=self.stop[0],
-                    eos_token_id=self.stop,
+                    pad_token_id=self._stop[0],
+                    eos_token_id=self._stop,
                 ),
                 logits_processor=LogitsProcessorList([sampling]),
             )
@@ -119,6 +148,6 @@ class TransformersEngine:
         ]
 
     def _reply(self, request: Request, tokens: list[int], log_probs: list[float]) -> Reply:
-        end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop), None)
+        end = next((i + 1 for i, token in enumerate(tokens) if token in self._stop), None)
         reason = "length" if end is None else "stop"
         return Reply(request.key, tokens[:end], reason, log_probs[:end])

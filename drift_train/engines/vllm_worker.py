@@ -1,23 +1,20 @@
-"""The vLLM process: reads a job from a folder, samples, writes the replies there, and exits. Run by
-`engines.vllm`.
-
-Writes `engine.json` when the engine is up, so that the parent can tell a failed start from a later crash.
+"""The vLLM process: reads a job from a folder and the numbers of shards from its input, samples them, writes the
+replies to the folder, and leaves when the input ends. Run by `engines.vllm`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from drift_train.engines.vllm import ENGINE, end_process
+from drift_train.engines.vllm import DONE, REPLIES, UP, end_process
 
 
 def start(job: dict[str, Any]) -> Any:
@@ -50,6 +47,26 @@ def start(job: dict[str, Any]) -> Any:
     return LLM(**{**settings, **job["llm"]})
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """What vLLM takes for its progress bar: tells the parent how many replies have come, and shows nothing."""
+
+    pipe: TextIO
+    nowhere: TextIO
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{**settings, "file": self.nowhere})
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count replies; the rendering of prompts, over which it iterates, is not counted."""
+        if self.iterable is None:
+            _say(self.pipe, REPLIES, int(n or 0))
+        return super().update(n)
+
+
+def _say(pipe: TextIO, *words: object) -> None:
+    print(*words, file=pipe, flush=True)
+
+
 def _end_with_parent(parent: int) -> None:
     """Leave when the process that started this one is gone: a killed run must not keep a GPU.
 
@@ -60,32 +77,39 @@ def _end_with_parent(parent: int) -> None:
     end_process(os.getpid())
 
 
-def main(folder: Path, progress: int) -> None:
-    """Answer all requests of a job."""
+def main(folder: Path, pipe: TextIO) -> None:
+    """Answer all shards of a job."""
     job = json.loads((folder / "job.json").read_text())
     threading.Thread(target=_end_with_parent, args=(job["parent"],), daemon=True).start()
-    with os.fdopen(progress, "w") as screen:
-        with tqdm(desc=f"{job['title']}: starting vllm", bar_format="{desc} ({elapsed})", file=screen):
-            llm = start(job)
-        from vllm import SamplingParams
+    llm = start(job)
+    _say(pipe, UP, str(llm.model_config.dtype).removeprefix("torch."))
+    for line in sys.stdin:
+        number = int(line)
+        _sample(llm, job, folder / f"requests-{number}.jsonl", folder / f"replies-{number}.jsonl")
+        _say(pipe, DONE, number)
 
-        dtype = str(llm.model_config.dtype).removeprefix("torch.")
-        (folder / ENGINE).write_text(json.dumps({"dtype": dtype}))
-        requests = [json.loads(line) for line in (folder / "requests.jsonl").open()]
-        outputs = llm.chat(
-            [request["messages"] for request in requests],
-            [
-                SamplingParams(
-                    seed=request["seed"],
-                    logprobs=0,  # of the sampled token alone
-                    stop_token_ids=job["stop_token_ids"],
-                    **job["sampling"],
-                )
-                for request in requests
-            ],
-            use_tqdm=functools.partial(tqdm, file=screen, desc=job["title"], mininterval=0.5),
-        )
-    with (folder / "replies.jsonl").open("w") as file:
+
+def _sample(llm: Any, job: dict[str, Any], asked: Path, answered: Path) -> None:
+    """Answer one shard."""
+    from vllm import SamplingParams
+
+    with asked.open() as file:
+        requests = [json.loads(line) for line in file]
+    asked.unlink()
+    outputs = llm.chat(
+        [request["messages"] for request in requests],
+        [
+            SamplingParams(
+                seed=request["seed"],
+                logprobs=0,  # of the sampled token alone
+                stop_token_ids=job["stop_token_ids"],
+                **job["sampling"],
+            )
+            for request in requests
+        ],
+        use_tqdm=_Bar,
+    )
+    with answered.open("w") as file:
         for request, output in zip(requests, outputs, strict=True):
             reply = output.outputs[0]
             row = {
@@ -101,4 +125,6 @@ def main(folder: Path, progress: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    with os.fdopen(int(sys.argv[2]), "w") as said, Path(os.devnull).open("w") as nowhere:
+        _Bar.pipe, _Bar.nowhere = said, nowhere
+        main(Path(sys.argv[1]), said)

@@ -19,7 +19,8 @@ from drift_train.base import resolve_base
 from drift_train.options import EvalOptions
 from drift_train.policy import load_renderer
 from drift_train.render import Message, Renderer, RenderError
-from drift_train.rollout import Request, request_seed, sample
+from drift_train.rollout import Request, request_seed
+from drift_train.sampler import Sampler
 
 LOGS = "logs"
 
@@ -62,31 +63,30 @@ def evaluate(
         if not requests:
             raise UserError(f"{workspace.path(prompts)} has no prompt that {model} can be asked.")
         title = f"{run} {label} eval"
-        samples = sample(policy.path, requests, options, workspace.path(LOGS), title)
+        with Sampler(policy.path, options, output.unfinished, workspace.path(LOGS), title) as sampler:
+            samples = list(sampler.sample(requests, len(requests)))
         scored: list[dict[str, Any]] = []
         scores: dict[str, list[float]] = {}
-        lengths = [len(samples.replies[request.key].token_ids) for request in requests]
-        for request, row in zip(requests, rows, strict=True):
-            completion = samples.texts[request.key]
-            value = score(row["prompt"], completion)
+        lengths = [len(sampled.reply.token_ids) for sampled in samples]
+        for sampled, row, tokens in zip(samples, rows, lengths, strict=True):
+            value = score(row["prompt"], sampled.text)
             scores.setdefault(row["conversation_id"], []).append(value)
-            tokens = len(samples.replies[request.key].token_ids)
             scored.append(
-                {**row, "measure": measure, "score": value, "completion": completion, "tokens": tokens}
+                {**row, "measure": measure, "score": value, "completion": sampled.text, "tokens": tokens}
             )
         output.table(EVALUATION).write_rows(scored)
-        output.made_by = {"model": model, **samples.made_by}
+        output.made_by = {"model": model, **sampler.made_by}
         output.results = {
             measure: summary([math.fsum(values) / len(values) for values in scores.values()]),
             "mean_tokens": round(sum(lengths) / len(lengths), 2),
-            "length_stops": sum(reply.finish_reason == "length" for reply in samples.replies.values()),
+            "length_stops": sum(sampled.reply.finish_reason == "length" for sampled in samples),
         }
 
     return workspace.run(
         "eval",
         [name],
         build,
-        options={"measure": measure, "label": label, **options.model_dump(mode="json")},
+        options={"measure": measure, "label": label, **options.identity()},
         inputs=[prompts, *policy.inputs],
         files=policy.files,
     )

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from drift_data.export import export_release
 from drift_data.publish import publish as publish_tables
+from drift_data.publish_model import publish_model
 from drift_data.query import canned_queries, describe_query, run_query, save_query, show_query
-from drift_data.report import write_report
+from drift_data.report.page import ReportOptions, write_report
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.names import run_name
@@ -20,7 +21,9 @@ def report(workspace: Workspace, recipe: Recipe, run: str | None) -> None:
     """Write the page of a run and say where it lies."""
     name = run_name(recipe, run)
     out = workspace.path("runs") / name / "report.html"
-    path = write_report(workspace, name, out, recipe.model_dump(mode="json"))
+    path = write_report(
+        workspace, name, out, recipe.model_dump(mode="json"), ReportOptions(alarms=recipe.alarms)
+    )
     print(f"report: {path.resolve()}")
 
 
@@ -58,10 +61,17 @@ def export(workspace: Workspace, out: Path) -> None:
     print(f"release layout: {out.resolve()}")
 
 
-def publish(workspace: Workspace, recipe: Recipe, repo: str, run: str | None) -> None:
-    """Upload the mined tables; the token is read from HF_TOKEN or from the Hub login."""
+def publish(workspace: Workspace, recipe: Recipe, repo: str, run: str | None, model: str | None) -> None:
+    """Upload the mined tables, or a model of a run; the token is read from HF_TOKEN or from the Hub login."""
     from huggingface_hub import get_token
 
-    options = recipe.publish.model_copy(update={"run": run} if run else {})
-    url = publish_tables(workspace, repo, options, get_token(), os.environ.get("HF_ENDPOINT"))
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if model is not None:
+        name = run_name(recipe, run)
+        url = publish_model(
+            workspace, repo, name, model, recipe.publish, recipe.alarms, get_token(), endpoint
+        )
+    else:
+        options = recipe.publish.model_copy(update={"run": run} if run else {})
+        url = publish_tables(workspace, repo, options, get_token(), endpoint)
     print(f"published: {url}")

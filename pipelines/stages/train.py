@@ -2,9 +2,13 @@
 
 import sys
 
+from rich.console import Console
+
+from drift_data.cards.model import write_model_card
 from drift_data.workspace import Build, UserError, Workspace
 from drift_train import loop
 from pipelines.recipe import TINY, Recipe
+from pipelines.stages.health import show_health
 from pipelines.stages.names import BASE, models, run_name
 
 PRETRAIN = "simulated/pretrain"
@@ -15,9 +19,10 @@ def base_model(workspace: Workspace, recipe: Recipe) -> str:
     """Return the base model's folder or Hub id; the tiny model is made and pre-trained when it is missing."""
     if recipe.model != TINY:
         return recipe.model
-    from drift_train.tiny import make_tiny
 
     def build(outputs: Build) -> None:
+        from drift_train.tiny import make_tiny  # with torch: not for a model that is there
+
         rows = workspace.read(PRETRAIN).to_pylist()
         chats = ((row["phase"], row["messages"]) for row in rows)
         outputs[BASE].results = make_tiny(chats, outputs[BASE].folder, recipe.tiny)
@@ -28,12 +33,23 @@ def base_model(workspace: Workspace, recipe: Recipe) -> str:
 
 def warm(workspace: Workspace, recipe: Recipe, run: str | None) -> None:
     """Train M0 on the seed pairs."""
-    loop.warm(workspace, run_name(recipe, run), base_model(workspace, recipe), recipe.loop)
+    name = run_name(recipe, run)
+    loop.warm(workspace, name, base_model(workspace, recipe), recipe.loop)
+    _write_cards(workspace, recipe, name, 0)
 
 
 def iterate(workspace: Workspace, recipe: Recipe, run: str | None, n: int) -> None:
-    """Train M_n, and what is missing before it."""
-    loop.iterate(workspace, run_name(recipe, run), n, base_model(workspace, recipe), recipe.loop)
+    """Train M_n, and what is missing before it; then say how the run is doing."""
+    name = run_name(recipe, run)
+    loop.iterate(workspace, name, n, base_model(workspace, recipe), recipe.loop)
+    _write_cards(workspace, recipe, name, n)
+    show_health(workspace, name, recipe.alarms, Console(stderr=True))
+
+
+def _write_cards(workspace: Workspace, recipe: Recipe, run: str, n: int) -> None:
+    """Write the cards of M0 … M_n, with all that is known of them by now."""
+    for k in range(n + 1):
+        write_model_card(workspace, run, k, recipe.alarms)
 
 
 def evaluate(workspace: Workspace, recipe: Recipe, run: str | None, n: int) -> None:
@@ -55,6 +71,7 @@ def evaluate(workspace: Workspace, recipe: Recipe, run: str | None, n: int) -> N
             f"{workspace.root} has nothing to measure on: no held-out prompts with a gold reward, and no test row "
             "in seed. Raise mine.test_fraction and run `make seed` again, or collect more logs."
         )
+    _write_cards(workspace, recipe, name, n)
 
 
 def _evaluate_gold(workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str]) -> None:

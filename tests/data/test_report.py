@@ -3,7 +3,7 @@ import sample_workspace
 from html_page import ATTACK, Page, assert_inert
 from sample_workspace import RUN, metrics, sample
 
-from drift_data.report import ReportOptions, write_report
+from drift_data.report.page import ReportOptions, write_report
 from drift_data.workspace import MANIFEST, UserError, Workspace
 
 
@@ -64,10 +64,38 @@ def test_pairs_scores_drops_and_provenance_have_their_numbers(shown):
 def test_every_chart_says_in_words_what_it_shows(shown):
     page, _ = shown
     charts = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(charts) == 5 + 2 + 1  # curves, lengths of two rounds, scores
+    assert len(charts) == 6 + 2 + 4 + 1  # curves, lengths of two rounds, health, scores
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in charts)
     assert "Margin over 20 training steps: margin from 0.25 to 0.85" in [c["aria-label"] for c in charts]
     assert "gold by model: base 0.500, M0 0.625, M1 0.875" in [c["aria-label"] for c in charts]
+
+
+def test_health_stands_by_iteration_with_its_alarms(shown):
+    page, _ = shown
+    assert page.row("pairs filtered out") == ["pairs filtered out", "0.0 %", "25.0 %"]
+    assert page.row("by reason") == ["by reason", "–", "leaks guidance 1"]
+    assert page.row("their KL to the base, nats a token")[1:] == ["–", "0.25 ± 0.01"]
+    assert page.row("cut for length")[1:] == ["–", "25.0 %"]
+    assert page.row("replies cut for length") == ["replies cut for length", "M0", "0.25", "> 0.1", "▲ alarm"]
+    assert page.row("pairs filtered out", "M1 pairs")[2:] == ["0.25", "> 0.5", "✓ fine"]
+
+
+def test_replies_of_all_models_stand_side_by_side(shown):
+    page, _ = shown
+    articles = page.text.split("Replies side by side")[1].split("Evaluation")[0]
+    assert articles.count("Name two cities.") == 4
+    for model in ("base", "M0", "M1"):
+        assert articles.count(f"{model}Rome, Oslo") == 4
+
+
+def test_without_an_evaluation_replies_of_the_training_stand_there(tmp_path):
+    workspace = sample(tmp_path / "work")
+    for model in ("base", "iter0", "iter1"):
+        (workspace.path(f"runs/{RUN}/{model}/eval") / MANIFEST).unlink()
+    page, _ = page_of(workspace, tmp_path)
+    articles = page.text.split("Replies side by side")[1].split("No model is measured yet")[0]
+    assert "Prompts of the training" in articles
+    assert articles.count("M0 guidedbetter reply") == 4
 
 
 def test_every_table_has_headers_with_a_scope(shown):

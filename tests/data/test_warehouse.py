@@ -23,7 +23,7 @@ def test_every_finished_table_has_its_view(workspace):
         names = view_names(connection)
         assert names == [
             "conversations", "current_labels", "dropped", "dropped_conversations", "dropped_dsat",
-            "dropped_labels_local", "dropped_pairs", "dsat", "evaluations", "funnel", "labels", "labels_local",
+            "dropped_labels_local", "dropped_pairs", "dsat", "evaluations", "funnel", "health", "labels", "labels_local",
             "labels_simulated", "manifests", "metrics", "pairs", "rollouts", "sat", "seed",
         ]  # fmt: skip
 

@@ -57,6 +57,14 @@ def test_the_demo_runs_on_vllm_and_says_what_came_out(tmp_path: Path) -> None:
     assert "report.html" in report[1]
     assert (tmp_path / run / "report.html").stat().st_size > 20_000
 
+    for k in (1, 2):
+        health = manifests[run / f"iter{k}/health"]["results"]
+        assert health["measured"] == manifests[run / f"iter{k}/rollouts"]["rows_out"]
+        card = (tmp_path / run / f"iter{k}/model/README.md").read_text()
+        assert f"after a warm start and {k} iteration" in card
+    assert done.stderr.count("Health of demo-drift") == 2  # after either iteration
+    assert "their KL to the base, nats a token" in done.stderr
+
 
 def test_one_seed_reaches_every_stage_of_the_demo() -> None:
     recipe = load_recipe("demo", ["seed=5"])

@@ -62,7 +62,7 @@ def kill_at(moment: float, work: Path, *stage: str) -> bool:
 
 
 def contents(work: Path) -> dict[str, object]:
-    """Return all that stages made, times and memory aside: manifests, rows, training metrics, whole reports."""
+    """Return all that stages made, times and memory aside: manifests, rows, metrics, cards, whole reports."""
     found: dict[str, object] = {}
     for path in sorted(work.rglob("manifest.json")):
         manifest = json.loads(path.read_text())
@@ -75,6 +75,8 @@ def contents(work: Path) -> dict[str, object]:
         steps = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [{key: value for key, value in step.items() if key not in MEASURED} for step in steps]
         found[str(path.relative_to(work))] = kept
+    for path in sorted(work.rglob("README.md")):
+        found[str(path.relative_to(work))] = path.read_text()
     for path in sorted(work.rglob("*.html")):
         found[str(path.relative_to(work))] = path.read_text().rstrip().endswith("</html>")
     return found
@@ -115,3 +117,5 @@ def test_training_stages_survive_kills(tmp_path: Path) -> None:
     assert made[f"{folder}/report.html"] is True
     assert made[f"{folder}/iter0/metrics.jsonl"]
     assert made[f"{folder}/iter1/metrics.jsonl"]
+    assert made[f"{folder}/iter1/health"]
+    assert made[f"{folder}/iter1/model/README.md"]

@@ -177,7 +177,7 @@ def test_another_option_makes_again_exactly_what_depends_on_it(policy: Path, tmp
     workspace = make_workspace(tmp_path)
     loop.iterate(workspace, "r", 2, str(policy), OPTIONS)
     first = digests(workspace)
-    other = TRAIN.model_copy(update={"beta": 0.2})
+    other = TRAIN.model_copy(update={"learning_rate": 3e-5})
     loop.iterate(workspace, "r", 2, str(policy), OPTIONS.model_copy(update={"train": other}))
     assert changed(first, digests(workspace)) == [
         "iter1/model",

@@ -197,7 +197,9 @@ def test_the_best_of_several_samples_by_reward_makes_the_one_pair(
     for pair in pairs:
         at = key(pair)
         order = sorted(range(3), key=lambda number: -scores[at][number])
-        first = next(n for n in order if (at, n) in ended and sampled[at]["guided"][n].strip())
+        replies = sampled[at]["guided"]
+        usable = [(at, n) in ended and bool(replies[n].strip()) and "<|" not in replies[n] for n in range(3)]
+        first = next(n for n in order if usable[n])
         assert pair["chosen"] == assistant(sampled[at]["guided"][first])
         others += first != 0
     assert others  # the reward has chosen

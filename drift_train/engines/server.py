@@ -1,0 +1,270 @@
+"""Samples from an OpenAI-compatible server that serves the policy, after a look whether it serves this one.
+
+Each iteration has another policy, and a server keeps the one that it was started with. So the policy's name on the
+server is made from its digest, unless the user gives one, and every request names it. Knows the chat API and vLLM's
+additions to it; where these are missing, what they tell is found in other ways, and the manifest says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
+from drift_train.checks import check_prompt_tokens
+from drift_train.options import PolicyServerOptions, SamplingOptions
+from drift_train.render import Renderer
+from drift_train.rollout import EngineError, EngineStartError, Reply, Request
+
+_KEY = "OPENAI_API_KEY"
+_SHOWN = 300  # characters of a server's words
+_CONNECT = 10.0  # seconds
+# What other servers ignore: no sampling defaults of the model's own, and the tokens themselves.
+_VLLM: dict[str, Any] = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "skip_special_tokens": False,
+    "return_token_ids": True,
+}
+
+
+class ServerEngine:
+    """Chat completions with log-probabilities, several at a time.
+
+    Args:
+        policy: folder of the model that the server should serve.
+        renderer: of the policy.
+        options: sampling, and where the server is.
+        progress: is told how many replies came.
+    """
+
+    name = "server"
+
+    def __init__(
+        self, policy: Path, renderer: Renderer, options: SamplingOptions, progress: Callable[[int], Any]
+    ) -> None:
+        assert options.server is not None
+        self._policy, self._renderer, self._options, self._progress = policy, renderer, options, progress
+        self._server: PolicyServerOptions = options.server
+        self._model = self._server.model or policy_name(policy)
+        self._key = os.environ.get(_KEY, "").strip()
+        self._waiting: deque[Sequence[Request]] = deque()
+        self.precision: str = self._server.precision
+        self.remarks: dict[str, Any] = {"served_model": self._model}
+
+    def start(self) -> None:
+        """See whether the server is there and serves the policy.
+
+        Raises:
+            EngineStartError: it is not, or does not; the message holds the command that serves it.
+        """
+        asyncio.run(self._look())
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take a shard."""
+        self._waiting.append(requests)
+
+    def collect(self) -> list[Reply]:
+        """Ask for the replies to a shard."""
+        return asyncio.run(self._ask_all(self._waiting.popleft()))
+
+    def stop(self) -> None:
+        """Nothing to do: the server is not ours."""
+
+    def _client(self) -> Any:
+        from openai import AsyncOpenAI, Timeout
+
+        timeout = Timeout(self._server.timeout, connect=min(_CONNECT, self._server.timeout))
+        return AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=self._server.base_url,
+            timeout=timeout,
+            max_retries=self._server.retries,
+        )
+
+    async def _look(self) -> None:
+        import openai
+
+        try:
+            async with self._client() as client:
+                served = (await client.models.list()).data
+        except openai.OpenAIError as error:
+            raise EngineStartError(
+                self._told(error)
+            ) from None  # their errors hold headers, and these the key
+        card = next((card for card in served if card.id == self._model), None)
+        if card is None:
+            names = ", ".join(card.id for card in served) or "nothing"
+            raise EngineStartError(f"The server at {self._host} serves {names}, not {self._wanted()}")
+        root = getattr(card, "root", None)  # vLLM: the folder it was started with
+        if isinstance(root, str) and Path(root).is_dir() and not Path(root).samefile(self._policy):
+            raise EngineStartError(
+                f"The server at {self._host} serves {root} by the name of {self._model}, not {self._wanted()}"
+            )
+        room, need = (
+            getattr(card, "max_model_len", None),
+            self._options.max_prompt_tokens + self._options.max_new_tokens,
+        )
+        if isinstance(room, int) and room < need:
+            raise EngineStartError(
+                f"The server at {self._host} has room for {room} tokens, but rollout.max_prompt_tokens and "
+                f"max_new_tokens together are {need}. Start it with --max-model-len {need}."
+            )
+
+    async def _ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+        places = asyncio.Semaphore(self._server.concurrency)
+        async with self._client() as client:
+
+            async def ask(request: Request) -> Reply:
+                async with places:
+                    reply = await self._ask(client, request)
+                self._progress(1)
+                return reply
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(ask(request)) for request in requests]
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _ask(self, client: Any, request: Request) -> Reply:
+        import openai
+
+        try:
+            answer = await client.chat.completions.create(
+                model=self._model,
+                messages=[{"role": m["role"], "content": m["content"]} for m in request.messages],
+                temperature=self._options.temperature,
+                top_p=self._options.top_p,
+                max_tokens=self._options.max_new_tokens,
+                seed=request.seed,
+                logprobs=True,
+                extra_body={**_VLLM, "stop_token_ids": self._renderer.ends},
+            )
+        except openai.OpenAIError as error:
+            raise EngineError(f"{self._told(error)} The shards that were finished are kept.") from None
+        return self._reply(request, answer)
+
+    def _reply(self, request: Request, answer: Any) -> Reply:
+        """Take tokens and log-probabilities out of an answer.
+
+        Raises:
+            EngineError: there is no answer in it, or what the recheck needs is missing.
+            CheckError: the server renders the prompt to other tokens than we do.
+        """
+        if not answer.choices:
+            raise EngineError(f"The server at {self._host} sent no completion for a request.")
+        choice = answer.choices[0]
+        self._check_prompt(request, answer)
+        content = (choice.logprobs and choice.logprobs.content) or []
+        log_probs = [float(step.logprob) for step in content]
+        tokens = getattr(choice, "token_ids", None)
+        if tokens is None:
+            self.remarks["tokens"] = "of the text, as the server does not return those it sampled"
+            tokens = list(
+                self._renderer.tokenizer(choice.message.content or "", add_special_tokens=False).input_ids
+            )
+            if choice.finish_reason == "stop":
+                tokens.append(self._renderer.tokenizer.eos_token_id)
+            whole = len(tokens) - (choice.finish_reason == "stop")
+            if self._options.recheck and log_probs and len(log_probs) not in (len(tokens), whole):
+                raise EngineError(
+                    f"The server at {self._host} returns no token ids, and log-probabilities of {len(log_probs)} tokens "
+                    f"for a text that is {len(tokens)} tokens to the policy's tokenizer, so they cannot be compared. "
+                    + self._lacks()
+                )
+        elif log_probs and len(log_probs) != len(tokens):
+            raise EngineError(
+                f"The server at {self._host} returns {len(tokens)} token ids with {len(log_probs)} log-probabilities."
+            )
+        if self._options.recheck and tokens and not log_probs:
+            raise EngineError(
+                f"The server at {self._host} returns no log-probabilities (choices[].logprobs.content), so nobody can "
+                f"tell whether it serves {self._policy}. " + self._lacks()
+            )
+        return Reply(request.key, list(tokens), str(choice.finish_reason), log_probs)
+
+    def _check_prompt(self, request: Request, answer: Any) -> None:
+        """Compare the prompt's tokens with ours, or their number where the server does not tell more."""
+        prompt_ids = getattr(answer, "prompt_token_ids", None)
+        if prompt_ids is not None:
+            check_prompt_tokens(self.name, request.prompt_ids, prompt_ids)
+        elif answer.usage is not None:
+            self.remarks["prompt_tokens"] = "compared by their number"
+            if answer.usage.prompt_tokens != len(request.prompt_ids):
+                check_prompt_tokens(self.name, request.prompt_ids, [-1] * answer.usage.prompt_tokens)
+        else:
+            self.remarks["prompt_tokens"] = "not compared"
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self._server.base_url).netloc
+
+    def _wanted(self) -> str:
+        return (
+            f"{self._policy} by the name of {self._model}. An iteration needs a server of its own policy: end the one "
+            f"that runs, start this one, and run again:\n  {self._command()}"
+        )
+
+    def _lacks(self) -> str:
+        return (
+            f"A server that can is vLLM's: {self._command()}. Or set rollout.recheck=0, and whether the replies come "
+            "from this policy is not checked."
+        )
+
+    def _command(self) -> str:
+        need = self._options.max_prompt_tokens + self._options.max_new_tokens
+        port = urlsplit(self._server.base_url).port
+        return (
+            f"python -m vllm.entrypoints.openai.api_server --model {self._policy.resolve()} "
+            f"--served-model-name {self._model} --generation-config vllm --max-model-len {need} "
+            f"--dtype {self.precision}" + (f" --port {port}" if port else "")
+        )
+
+    def _told(self, error: Exception) -> str:
+        """Say what a failed request means; the key is in no text."""
+        import httpx2
+        import openai
+
+        match error:
+            case (
+                openai.AuthenticationError() | openai.PermissionDeniedError()
+            ):  # some repeat parts of the key
+                return f"The server at {self._host} refuses the key: set ${_KEY} to one that it takes."
+            case openai.APITimeoutError() if not isinstance(error.__cause__, httpx2.ConnectTimeout):
+                return (
+                    f"The server at {self._host} did not answer within {self._server.timeout:g} s. Raise "
+                    "rollout.server.timeout, or lower rollout.server.concurrency."
+                )
+            case openai.APIConnectionError():
+                return f"No server answers at {self._host}. Start one, then run again:\n  {self._command()}\n"
+            case openai.NotFoundError():
+                return f"The server at {self._host} has no {self._model} (any more); wanted is {self._wanted()}\n"
+            case openai.APIStatusError():
+                words = " ".join(str(error.message).split())
+                words = words.replace(self._key, "…") if self._key else words
+                return f"The server at {self._host} answers {error.status_code}: {words[:_SHOWN]}."
+            case _:
+                return f"The server at {self._host} sent what is no answer: {type(error).__name__}."
+
+
+def policy_name(policy: Path) -> str:
+    """Return the name that a policy should be served by: it changes with the weights.
+
+    Raises:
+        UserError: the manifest in the folder cannot be read.
+    """
+    path = policy / MANIFEST
+    if not path.is_file():
+        return f"policy-{folder_digest(policy)[:12]}"
+    try:
+        return f"policy-{Manifest.model_validate_json(path.read_bytes()).digest[:12]}"
+    except ValueError as error:
+        raise UserError(f"{path} is not a manifest of this version of the tool: {error}") from error

@@ -1,0 +1,45 @@
+"""The file that keeps the replies to a shard of requests: one Parquet file, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drift_train.rollout import Reply, ShardReplies
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("log_probs", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+_MADE = b"made"  # key of the file's metadata
+
+
+def write_shard(path: Path, shard: ShardReplies) -> None:
+    """Write a file that a kill at any moment leaves whole or not there at all."""
+    made = json.dumps({"engine": shard.engine, "precision": shard.precision, "remarks": shard.remarks})
+    table = pa.table(
+        {name: [getattr(reply, name) for reply in shard.replies] for name in _SCHEMA.names}, _SCHEMA
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    with half.open("wb") as file:
+        pq.write_table(table.replace_schema_metadata({_MADE: made}), file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    half.rename(path)
+
+
+def read_shard(path: Path) -> ShardReplies:
+    """Return what `write_shard` has written."""
+    table = pq.read_table(path)
+    return ShardReplies(
+        [Reply(**row) for row in table.to_pylist()], **json.loads(table.schema.metadata[_MADE])
+    )

@@ -1,0 +1,32 @@
+"""Shows in the terminal how a run is doing: a column an iteration, and the alarms below."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drift_data.hostile import visible
+from drift_data.report.alarms import AlarmOptions
+from drift_data.report.health import health_checks, health_table, read_health
+from drift_data.workspace import Workspace
+
+_COLUMNS = 6  # the last iterations: more do not fit beside each other
+
+
+def show_health(workspace: Workspace, run: str, options: AlarmOptions, console: Console) -> None:
+    """Print the figures of the last iterations and every alarm of the run, with its threshold."""
+    rows = read_health(workspace, run)
+    shown = rows[-_COLUMNS:]
+    table = Table(title=Text(f"Health of {visible(run, 60)}"), title_justify="left")
+    table.add_column("trained")
+    for row in shown:
+        table.add_column(row.model, justify="right")
+    for name, cells in health_table(shown):
+        table.add_row(name, *(Text(cell) for cell in cells))
+    console.print(table)
+    checks = health_checks(rows, options)
+    alarms = [check for check in checks if check.alarm]
+    for check in alarms:
+        line = f"▲ {check.where}: {check.name}: {check.value}; alarm {check.threshold}"
+        console.print(Text(line, style="bold red"), soft_wrap=True)
+    if checks and not alarms:
+        console.print(f"No alarm in {len(checks)} checks.")

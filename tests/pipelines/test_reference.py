@@ -1,0 +1,83 @@
+"""Paper recipes beside the paper: no difference that is not named."""
+
+from typing import get_args
+
+import pytest
+import yaml
+from rich.console import Console
+
+from drift_train.options import MethodName
+from pipelines import reference
+from pipelines.recipe import load_recipe
+from pipelines.reference import FILE, Line, compare, resolved
+from pipelines.stages.recipe import show
+
+PAPER = ["paper-7b", "paper-14b", "ultrafeedback-7b"]
+
+
+def lines(name: str, *overrides: str) -> dict[str, Line]:
+    return {line.name: line for line in compare(load_recipe(name, list(overrides)))}
+
+
+@pytest.mark.parametrize("method", get_args(MethodName))
+@pytest.mark.parametrize("name", PAPER)
+def test_a_paper_recipe_has_no_difference_that_is_not_named(name: str, method: str) -> None:
+    found = compare(load_recipe(name, [f"loop.method={method}"]))
+    assert [line for line in found if line.verdict == "unnamed"] == []
+    assert all(line.note for line in found if line.verdict in ("named", "ours"))
+    assert all(
+        line.here == line.published or " or " in line.published for line in found if line.verdict == "same"
+    )
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_option_that_determines_a_model_has_a_line(name: str) -> None:
+    recipe = load_recipe(name)
+    shown = [line.name for line in compare(recipe)]
+    assert set(resolved(recipe)) <= set(shown)
+    assert len(shown) == len(set(shown))
+
+
+@pytest.mark.parametrize(
+    ("override", "here"),
+    [
+        ("loop.train.learning_rate=1e-6", "1e-06"),
+        ("loop.pairs.drop_leaks_in_seed=true", "true"),
+        ("loop.rollout.guidance=false", "false"),
+        ("loop.rollout.engine=transformers", "transformers"),  # neither the release's words nor what is named
+        ("loop.warm=null", "none"),
+    ],
+)
+def test_a_change_of_ones_own_is_a_difference_without_a_name(override: str, here: str) -> None:
+    changed = lines("paper-7b", override)[override.split("=")[0]]
+    assert (changed.verdict, changed.here) == ("unnamed", here)
+
+
+def test_an_option_that_the_reference_forgot_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    values = yaml.safe_load(FILE.read_text())
+    del values["ours"]["loop.rollout.recheck"]
+    path = tmp_path / "reference.yaml"
+    path.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(reference, "FILE", path)
+    assert lines("paper-7b")["loop.rollout.recheck"].verdict == "unnamed"
+
+
+def test_methods_are_shown_as_table_1_has_them() -> None:
+    drift, spin = lines("paper-7b"), lines("paper-7b", "loop.method=spin")
+    assert (drift["rejected"].here, spin["chosen"].here) == ("the DSAT reply", "the SAT reply")
+    assert (drift["loop.rollout.guidance"].here, spin["loop.rollout.guidance"].here) == ("true", "false")
+    ranked = lines("ultrafeedback-7b", "loop.method=iterdpo")
+    assert ranked["loop.rollout.samples"].here == "2"
+    assert ranked["loop.reward.model"].verdict == "named"
+
+
+def test_the_sources_of_the_papers_figures_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show(load_recipe("paper-7b", ["loop.train.beta=0.2"]), Console(width=200))
+    shown = capsys.readouterr().out
+    rate = next(line for line in shown.splitlines() if "loop.train.learning_rate" in line)
+    assert "5e-07" in rate
+    assert "paper app. D" in rate
+    beta = next(line for line in shown.splitlines() if "loop.train.beta" in line)
+    assert "0.2" in beta
+    assert "nobody has said why" in beta
+    assert "1 differ without a reason" in shown
