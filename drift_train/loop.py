@@ -18,6 +18,7 @@ from drift_train.methods import METHODS
 from drift_train.options import LoopOptions, RewardOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, PairFilter, write_pairs
 
+_SCRATCH = ".tmp"  # folder of the workspace that every stage empties before it begins
 LOGS = "logs"  # folder of the workspace for the engines' own logs
 _SCORED = 256  # replies whose rewards are computed together
 _NO_FEEDBACK = {
@@ -72,7 +73,9 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
     made = warm(workspace, run, base, options)
     start = resolve_base(workspace, base)
     for k in range(1, n + 1):
-        made |= _rollouts(workspace, run, k, start, options)
+        if k == 1 and workspace.manifest(_name(run, 1, "rollouts")) is None:
+            _rehearse(workspace, run, start, options)
+        made |= _rollouts(workspace, run, k, options)
         if options.ranking:
             made |= _rewards(workspace, run, k, options.ranking)
         made |= _pairs(workspace, run, k, options)
@@ -139,7 +142,22 @@ def _take_base(workspace: Workspace, run: str, base: Base, reason: str, options:
     )
 
 
-def _rollouts(workspace: Workspace, run: str, iteration: int, base: Base, options: LoopOptions) -> bool:
+def _rehearse(workspace: Workspace, run: str, base: Base, options: LoopOptions) -> None:
+    """Make an update and forget it: what would stop the training stops the run before hours of sampling."""
+    from drift_train.rehearsal import rehearse
+
+    policy, folder = workspace.path(_name(run, 0, "model")), workspace.path(_SCRATCH)
+    reference = base.path if options.train.reference == "base" else policy
+    examples, _ = usable_examples(workspace, options)
+    with workspace.lock():
+        folder.mkdir(exist_ok=True)
+        title = f"{run} rehearsal of DPO"
+        rehearse(
+            policy, reference, slice_of_iteration(examples, 1, options.asked()), options.train, folder, title
+        )
+
+
+def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
     name, policy = _name(run, iteration, "rollouts"), _name(run, iteration - 1, "model")
     rollout = options.asked()
 
@@ -147,17 +165,11 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, base: Base, option
         from drift_train.rollout_stage import write_rollouts
 
         usable, silent = usable_examples(workspace, options)
-        output, examples = stage[name], slice_of_iteration(usable, iteration, rollout)
-        if iteration == 1:  # what would stop the training stops the run before hours of sampling
-            from drift_train.rehearsal import rehearse
-
-            reference = base.path if options.train.reference == "base" else workspace.path(policy)
-            title = f"{run} rehearsal of DPO"
-            rehearse(workspace.path(policy), reference, examples, options.train, output.unfinished, title)
+        output = stage[name]
         write_rollouts(
             output,
             workspace.path(policy),
-            examples,
+            slice_of_iteration(usable, iteration, rollout),
             METHODS[options.method],
             rollout,
             max_length=options.train.max_length,
