@@ -1,7 +1,7 @@
 """The `drift` command: one sub-command a stage, with the names of the Make targets.
 
 Exit codes: 0 done, 1 the user's mistake (one line: what, where, how to mend it), 2 the tool's fault (the traceback
-goes to a log file). The heavy libraries are imported by the stage that needs them.
+goes to a log file), 130 stopped by Ctrl-C. The heavy libraries are imported by the stage that needs them.
 """
 
 import errno
@@ -21,12 +21,14 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import typer
 
 from drift_data.workspace import UserError, Workspace
-from pipelines import data_commands
+from pipelines import STOPPED, data_commands
 from pipelines.commands import WORK, RecipeName, Set, Work, opened
 from pipelines.recipe import load_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app)
+
+INTERRUPTED = 130  # exit code after Ctrl-C, and what Typer returns for it
 
 Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
 Model = Annotated[str | None, typer.Option(help="Base model: folder, Hub id, or 'tiny'.")]
@@ -172,13 +174,15 @@ def publish(
 def main() -> int:
     """Run the command line and return its exit code."""
     try:
-        app(standalone_mode=False)
+        # Typer makes a returned exit code of Ctrl-C; what commands return is None.
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (typer.Abort, KeyboardInterrupt):
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return 130
+        print(STOPPED, file=sys.stderr)
+        return INTERRUPTED
     except typer.TyperException as error:
         show = getattr(error, "show", None)  # usage errors know how to show themselves
         show() if show else print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The command line: exit codes, one clear line for the user's mistakes, a log file for the tool's own."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,45 @@ def test_a_full_disk_is_said_plainly(
     monkeypatch.setattr(Workspace, "require", full)
     code, said = call(monkeypatch, capsys, "label")
     assert (code, "the disk is full (/data/part-00000.parquet)" in said) == (1, True)
+
+
+def test_ctrl_c_in_a_stage_is_exit_code_130_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workspace, "require", interrupted)
+    for arguments in (["label"], ["seed", "--labels", "local"], ["export", "--out", "nowhere"]):
+        assert call(monkeypatch, capsys, *arguments) == (
+            130,
+            "stopped; run the same command again to go on\n",
+        )
+
+
+def test_ctrl_c_while_libraries_are_imported_is_one_line_too() -> None:
+    interrupting = """
+import runpy, sys
+class Interrupt:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "drift_data.workspace":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt)
+runpy.run_module("pipelines", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "stopped; run the same command again to go on\n"
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
+def test_the_command_line_starts_without_libraries_that_only_some_stages_need() -> None:
+    heavy = "sklearn", "scipy", "pandas", "torch", "transformers", "datasets", "vllm"
+    code = f"import pipelines.__main__, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_line_of_stages_needs_no_network_and_a_second_run_redoes_nothing(tmp_path: Path) -> None:
