@@ -22,7 +22,7 @@ from drift_data.distill.teacher import capped, read_teacher, read_truth, short_n
 from drift_data.judge.cues import load_cues
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local.features import VERSION
-from drift_data.judge.local.model import FILE, load_model
+from drift_data.judge.local.model import DISTILLED, FILE, load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.result import View
@@ -32,7 +32,6 @@ from drift_data.schema import DROPPED, LABELS, PREDICTIONS
 from drift_data.workspace import Build, UserError, Workspace
 
 STAGE: Final = "distill"
-FOLDER: Final = "distilled"
 REPORT, RESULT, THRESHOLDS = "report.html", "distill.json", "thresholds.yaml"
 _CARD: Final = ("precision_DSAT", "recall_DSAT", "f1_DSAT", "kappa_dsat", "kappa", "macro_f1")
 
@@ -74,7 +73,7 @@ def distill(
     own = written(rubric, not other_items) if options.written else None
     name = name or short_name(teacher)
     task = Assignment(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
-    folder = f"{FOLDER}/{name}"
+    folder = f"{DISTILLED}/{name}"
 
     def build(outputs: Build) -> None:
         out = outputs[folder]

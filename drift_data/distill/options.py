@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.judge.local.train import TrainOptions
+from drift_data.judge.local.options import TrainOptions
 
 
 class Ceiling(BaseModel):

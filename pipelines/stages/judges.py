@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
 
-from drift_data.distill.distill import FOLDER
 from drift_data.judge.base import Judge
 from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.dataset import DatasetJudge
@@ -17,7 +16,7 @@ from drift_data.judge.llm.store import FILE as STORE
 from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter, token_counter
 from drift_data.judge.local import LocalJudge
-from drift_data.judge.local.model import FILE, load_model
+from drift_data.judge.local.model import DISTILLED, FILE, load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.judge import LLMJudge
 from drift_data.workspace import UserError, Workspace
@@ -120,7 +119,7 @@ def local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
     """
     path = options.classifier
     if path is not None and path.name == str(path) and path.suffix != ".npz":  # a bare name
-        path = workspace.path(FOLDER) / path / FILE
+        path = workspace.path(DISTILLED) / path / FILE
     return LocalJudge(None if path is None else load_model(path))
 
 

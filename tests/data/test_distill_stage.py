@@ -16,7 +16,7 @@ from drift_data.distill.result import Distilled
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import train
 from drift_data.judge.local.model import load_model
-from drift_data.judge.local.train import TrainOptions
+from drift_data.judge.local.options import TrainOptions
 from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError, Workspace

@@ -166,9 +166,9 @@ runpy.run_module("pipelines", run_name="__main__")
     assert done.returncode == -signal.SIGINT  # which a shell shows as 130
 
 
-def test_the_command_line_starts_without_libraries_that_only_some_stages_need() -> None:
+def test_the_command_line_and_labelling_start_without_libraries_that_only_other_stages_need() -> None:
     heavy = "sklearn", "scipy", "pandas", "torch", "transformers", "datasets", "vllm"
-    code = f"import pipelines.__main__, sys; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import pipelines.__main__, pipelines.stages.label, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

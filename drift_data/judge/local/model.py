@@ -26,6 +26,7 @@ from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.workspace import UserError
 
 FILE: Final = "model.npz"
+DISTILLED: Final = "distilled"  # folder of a workspace: one of these files in each of its folders
 BITS: Final = 17  # of the hash: n-grams fall into 2**BITS buckets
 _LARGEST: Final = 64 << 20  # bytes of a file, unpacked
 

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sparse
 import sklearn
-from pydantic import BaseModel, ConfigDict, Field
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -26,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from drift_data.judge.local.features import FIELDS, VERSION, Turns
 from drift_data.judge.local.model import BITS, Card, Model, buckets, with_texts
 from drift_data.judge.local.ngrams import Grams
+from drift_data.judge.local.options import TrainOptions
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.schema import DSAT
 
@@ -37,17 +37,6 @@ ENOUGH: Final = 50  # examples of an item that it takes to name it
 _FOLDS, _INNER = 6, 4
 # Newton's steps with conjugate gradients: every loop of it has an end, which those of liblinear have not.
 _SOLVER: Final = {"solver": "newton-cg", "tol": 1e-5, "max_iter": 100}
-
-
-class TrainOptions(BaseModel):
-    """How a classifier is fitted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text_strength: float = Field(3.0, gt=0)  # inverse regularisation of the n-grams (C)
-    trees: int = Field(400, ge=1, le=5_000)
-    learning_rate: float = Field(0.06, gt=0, le=1)
-    seed: int = 0
 
 
 @dataclass(frozen=True)
