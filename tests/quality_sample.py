@@ -56,8 +56,12 @@ def write_labels(
     name: str = "labels/test",
     thresholds: Thresholds | None = PRESENT,
     unlabelled: dict[tuple[str, int], str] | None = None,
+    made_by: dict[str, Any] | None = None,
 ) -> None:
-    """Write a label table as the label stage does; without thresholds, each row brings its label."""
+    """Write a label table as the label stage does; without thresholds, each row brings its label.
+
+    `made_by` are further options of the table: which classifier, for one.
+    """
 
     def build(outputs):
         decided = [
@@ -83,6 +87,7 @@ def write_labels(
         "rubric": RUBRIC.hash,
         "thresholds": thresholds.model_dump() if thresholds else None,
         "rows": len(rows),
+        **(made_by or {}),
     }
     workspace.run("label", [name], build, options=options, inputs=["conversations"])
 

@@ -22,7 +22,7 @@ from drift_data.distill.teacher import capped, read_teacher, read_truth, short_n
 from drift_data.judge.cues import load_cues
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local.features import VERSION
-from drift_data.judge.local.model import DISTILLED, FILE, load_model
+from drift_data.judge.local.model import DISTILLED, FILE, fingerprint, load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.result import View
@@ -145,6 +145,7 @@ def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, An
         "labels_of": task.teacher.name,
         "turns": learned.height,
         "conversations": learned["conversation_id"].n_unique(),
+        "learned_from": sorted(map(fingerprint, learned["conversation_id"].unique())),
         "labels": {label: int((learned["gold_label"] == label).sum()) for label in LABELS},
         "hold_out": options.hold_out,
         "held_out": found.rows.height - learned.height,

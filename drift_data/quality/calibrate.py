@@ -6,7 +6,7 @@ No judge is asked anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 
@@ -15,6 +15,7 @@ from drift_data.judge.rubric import Rubric
 from drift_data.quality.bootstrap import Estimate
 from drift_data.quality.excerpts import read_cells
 from drift_data.quality.gold import Gold, read_gold
+from drift_data.quality.learned import Classifier, classifier_of
 from drift_data.quality.matching import CONVERSATIONS, Match, match
 from drift_data.quality.options import CalibrateOptions
 from drift_data.quality.page import render
@@ -61,19 +62,18 @@ def calibrate(workspace: Workspace, labels: str, gold: str, rubric: Rubric, opti
     manifest, truth = workspace.require(labels), read_gold(workspace, gold)
     if labels in truth.inputs:
         raise UserError(f"GOLD={gold} is the table that is measured. Choose other gold, or LABELS=.")
-    present = _present(labels, manifest, rubric)
+    present, classifier = _present(labels, manifest, rubric), classifier_of(workspace, manifest)
 
     def measure() -> Measured:
         every, matched, account = match(workspace, labels, truth)
         matched = matched.with_columns(
-            part=part_of(matched["conversation_id"]), change=asks_for_change(rubric.change_items)
+            part=part_of(matched["conversation_id"]),
+            change=asks_for_change(rubric.change_items),
+            seen=classifier.has_seen(matched["conversation_id"]) if classifier else False,
         )
         views, choice, gained = _views(matched, present, options)
-        notes = (
-            list(choice.notes)
-            if choice
-            else ["The labels have no scores: there are no thresholds to choose."]
-        )
+        notes = _learned({labels: classifier}, matched, "Thresholds are chosen and reported without them.")
+        notes += choice.notes if choice else ["The labels have no scores: there are no thresholds to choose."]
         if choice:
             matched = matched.with_columns(decided=decided(choice.chosen))
         notes += truth.notes
@@ -81,7 +81,11 @@ def calibrate(workspace: Workspace, labels: str, gold: str, rubric: Rubric, opti
         return quality.model_copy(update={"choice": choice, "gain": gained}), matched
 
     folder = f"quality/{_short(labels)}"
-    asked = {"gold": truth.name, "change_items": sorted(rubric.change_items) if present else None}
+    asked = {
+        "gold": truth.name,
+        "change_items": sorted(rubric.change_items) if present else None,
+        "classifiers": _known([classifier]),
+    }
     _run(workspace, folder, labels, truth, options, asked, measure)
     return folder
 
@@ -98,17 +102,20 @@ def compare(workspace: Workspace, labels: str, other: str, options: CalibrateOpt
     if labels == other:
         raise UserError(f"AGAINST={other} is the table that is compared. Choose another one, or LABELS=.")
     manifest = workspace.require(labels)
-    workspace.require(other)
     second = read_gold(workspace, other)
+    classifiers = {name: classifier_of(workspace, workspace.require(name)) for name in (labels, other)}
 
     def measure() -> Measured:
         every, matched, account = match(workspace, labels, second)
         views = [view("all turns that both have", matched, matched["label"], options.seed)]
-        quality = _quality(labels, manifest, other, account, every, matched, views, list(second.notes))
+        notes = _learned(classifiers, matched, "Where the other table taught it, they agree too well.")
+        notes += second.notes
+        quality = _quality(labels, manifest, other, account, every, matched, views, notes)
         return quality.model_copy(update={"other_is_gold": False}), matched
 
     folder = f"quality/{_short(labels)}-against-{_short(other)}"
-    _run(workspace, folder, labels, second, options, {"against": other}, measure)
+    asked = {"against": other, "classifiers": _known(classifiers.values())}
+    _run(workspace, folder, labels, second, options, asked, measure)
     return folder
 
 
@@ -125,14 +132,34 @@ def _present(labels: str, manifest: Manifest, rubric: Rubric) -> Thresholds | No
     return Thresholds.model_validate(values)
 
 
+def _learned(classifiers: Mapping[str, Classifier | None], matched: pl.DataFrame, without: str) -> list[str]:
+    """Return what must be known of figures of classifiers on turns that they may have learned from."""
+    notes = (made.note(labels, matched, without) for labels, made in classifiers.items() if made)
+    return [note for note in notes if note is not None]
+
+
+def _known(classifiers: Iterable[Classifier | None]) -> list[list[object]]:
+    """Return what makes such notes differ."""
+    return [[made.hash, made.card is not None] for made in classifiers if made]
+
+
 def _views(
     matched: pl.DataFrame, present: Thresholds | None, options: CalibrateOptions
 ) -> tuple[list[View], Choice | None, dict[str, Estimate]]:
     """Return the sets of labels to show, the one to quote first; the choice; what it gains."""
-    everywhere = view("as labelled, all turns", matched, matched["label"], options.seed)
+    unseen = matched.filter(~pl.col("seen"))
+    if unseen.height == matched.height:
+        title, rows = "as labelled, all turns", matched
+    elif unseen.height:
+        title, rows = "as labelled, all turns not learned from", unseen
+    else:
+        title, rows = "as labelled, all turns, all learned from", matched
+    everywhere = view(title, rows, rows["label"], options.seed)
     if present is None:
-        return [everywhere, _nothing("all NEUTRAL, all turns", matched, options.seed)], None, {}
-    choosing, reporting = (matched.filter(part=part) for part in (CHOOSING, REPORTING))
+        return [everywhere, _nothing("all NEUTRAL, all turns", rows, options.seed)], None, {}
+    choosing, reporting = (unseen.filter(part=part) for part in (CHOOSING, REPORTING))
+    if matched.height > unseen.height and not (choosing.height and reporting.height):
+        return [everywhere], choose(matched.clear(), present, options), {}
     choice = steady(choosing, choose(choosing, present, options), options, options.seed)
     old, new = (reporting.select(decided(value)).to_series() for value in (present, choice.chosen))
     views = [

@@ -8,6 +8,7 @@ from drift_data.judge.rubric import load_rubric
 from drift_data.label import labels_named, latest_labels
 from drift_data.quality.calibrate import REPORT, RESULT, THRESHOLDS, compare
 from drift_data.quality.calibrate import calibrate as calibrate_labels
+from drift_data.quality.learned import CAREFUL
 from drift_data.quality.page import figure_titles, interval
 from drift_data.quality.result import Quality
 from drift_data.workspace import UserError, Workspace
@@ -53,12 +54,12 @@ def show(quality: Quality, console: Console) -> None:
     for name, title in figure_titles(quality).items():
         table.add_row(title, *(interval(view.figures[name], 2) for view in views))
     console.print(table)
+    for note in quality.notes:
+        console.print(note, markup=False, soft_wrap=True, style="bold" if note.startswith(CAREFUL) else None)
     for reason, count in quality.match.only_gold.items():
         console.print(
             f"{count:,} turns of {quality.other} are left out: {reason}", markup=False, soft_wrap=True
         )
-    for note in quality.notes:
-        console.print(note, markup=False, soft_wrap=True)
     if quality.choice is not None:
         now, new = quality.choice.present, quality.choice.chosen
         console.print(

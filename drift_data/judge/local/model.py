@@ -41,7 +41,7 @@ class Card(BaseModel):
     name: str  # of the judge, such as "local:shipped-1"
     features: int  # version of what it reads
     names: tuple[str, ...]  # of the numbers
-    data: dict[str, Any]  # what it was trained on: sources, turns, conversations, labels
+    data: dict[str, Any]  # what it was trained on: sources, turns, labels, fingerprints of the conversations
     training: dict[str, Any]  # options, library versions
     items: dict[str, int]  # items it can name → examples of each
     quality: dict[str, Any]  # figures and where they come from
@@ -131,6 +131,11 @@ class Model:
                 buffer = io.BytesIO()
                 np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED)
+
+
+def fingerprint(conversation: str) -> str:
+    """Return by which a card knows a conversation that was learned from: 16 hex digits of its id's SHA-256."""
+    return hashlib.sha256(conversation.encode()).hexdigest()[:16]
 
 
 def load_model(path: Path | None = None) -> Model:
