@@ -91,16 +91,18 @@ def session(workspace: Workspace, name: str = "ann", **options) -> Session:
 def answer(session: Session, key: tuple[str, int], label: str, chosen, **more) -> Answer:
     """Return what the page's form would say after a key: `label`, and what the page had ticked."""
     shown = session.turn(session.queue.number(*key), chosen)
-    ticked = frozenset() if shown.hidden else frozenset(item["name"] for item in shown.judged["items"])
+    judged = shown.judged
+    sided = {item["name"] for item in judged["items"] if item["polarity"] == judged["label"]}
+    ticked = frozenset() if shown.hidden else frozenset(sided)
     given = {
         "key": key,
         "label": label,
         "items": ticked,
         "shown_items": ticked,
-        "prefilled_label": "" if shown.hidden else shown.judged["label"],
+        "prefilled_label": "" if shown.hidden else judged["label"],
         "refusal": None,
         "correct_refusal": None,
-        "judge_label": "" if shown.hidden else shown.judged["label"],
+        "judge_label": "" if shown.hidden else judged["label"],
         "text": shown.text,
         "blind": shown.hidden,
     }

@@ -230,7 +230,10 @@ def address(chosen: Selection, **more: str) -> str:
 
 
 def _prefilled(turn: Turn, session: Session) -> Mapping[str, Any]:
-    """Return what is ticked: the reviewer's own, else the judge's, nothing when that is hidden."""
+    """Return what is ticked: the reviewer's own, else the judge's for its label, nothing when that is hidden.
+
+    Signs that did not reach their threshold stay unticked: accepting NEUTRAL must not make them the person's own.
+    """
     names: set[str]
     refused: tuple[bool | None, bool | None]
     if turn.hidden:
@@ -239,8 +242,8 @@ def _prefilled(turn: Turn, session: Session) -> Mapping[str, Any]:
         mine = turn.mine.last
         names, refused, label = set(mine.items), (mine.refusal, mine.correct_refusal), mine.label
     else:
-        names = {item["name"] for item in turn.judged["items"] or ()}
         refused, label = (turn.judged["refusal"], turn.judged["correct_refusal"]), turn.judged["label"]
+        names = {item["name"] for item in turn.judged["items"] or () if item["polarity"] == label}
     names &= set(session.options.rubric.polarities)
     states = {(told, right): value for value, (_, told, right) in _REFUSALS.items()}
     return {

@@ -101,6 +101,17 @@ def test_a_decision_is_saved_and_leads_to_the_next_turn(workspace, reader):
     assert [item["name"] for item in row["items"]] == ["Revision", "Style"]
 
 
+def test_signs_below_the_threshold_are_not_ticked_for_the_person_who_accepts_neutral(workspace):
+    write_labels(workspace, [turn("a", 2, 0, 4, "Style"), turn("a", 4, 0, 4, "Style", "Revision")])
+    ann = session(workspace)
+    reader = Reader(ann)
+    assert "Saved: NEUTRAL; as the judge." in reader.decide("accept").text
+    reader.decide("accept", at="&at=4:a", item=["Style"])  # ticked by the person
+    found = {row["turn"]: [item["name"] for item in row["items"]] for row in rows(workspace, TABLE)}
+    assert found == {2: [], 4: ["Style"]}
+    ann.close()
+
+
 def test_signs_and_refusal_of_the_form_are_saved(workspace, reader):
     reader.decide("SAT", item=["Gratitude", "Nonsense"], refusal="deserved")
     (row,) = rows(workspace, TABLE)
