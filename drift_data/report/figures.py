@@ -179,7 +179,7 @@ FROM labels GROUP BY labels_of ORDER BY labels_of
 _ITEMS = """
 SELECT item.name AS name, item.polarity AS polarity, count(*) AS turns,
     count(*) / (SELECT count(*) FROM current_labels) AS share, avg(item.strength) AS strength
-FROM (SELECT unnest(items) AS item FROM current_labels)
+FROM (SELECT label, unnest(items) AS item FROM current_labels) WHERE item.polarity = label
 GROUP BY ALL ORDER BY turns DESC, name LIMIT 20
 """
 _RATES = """

@@ -5,11 +5,14 @@ from pathlib import Path
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+from quality_sample import turn, write_conversations, write_labels
 from rich.console import Console
 from sample_workspace import build_data, sample
 
 import pipelines
 from drift_data.query import canned_queries, describe_query, print_table, run_query, save_query, show_query
+from drift_data.report.alarms import AlarmOptions
+from drift_data.report.figures import read_figures
 from drift_data.schema import EVALUATION
 from drift_data.workspace import UserError, Workspace
 
@@ -79,6 +82,23 @@ def test_items_are_counted_with_their_strength(workspace):
         {"item": "Revision", "polarity": "DSAT", "turns": 5, "share_of_turns": 5 / 9, "mean_strength": 6.0},
         {"item": "Gratitude", "polarity": "SAT", "turns": 1, "share_of_turns": 1 / 9, "mean_strength": 4.0},
     ]
+
+
+def test_a_sign_below_the_threshold_makes_its_turn_no_complaint(tmp_path):
+    workspace = Workspace(tmp_path / "work")
+    write_conversations(workspace, {"a": 6})
+    write_labels(
+        workspace,
+        [
+            turn("a", 2, 0, 9, "Style", "Gratitude"),
+            turn("a", 4, 0, 3, "Style", "Revision"),
+            turn("a", 6, 9, 0, "Gratitude"),
+        ],
+    )
+    found = {row["item"]: row["turns"] for row in run_query(workspace, CANNED["items"]).to_pylist()}
+    assert found == {"Style": 1, "Gratitude": 1}
+    shown = read_figures(workspace, "run", 0, 0, AlarmOptions()).items
+    assert {row["name"]: row["turns"] for row in shown} == found
 
 
 def test_scores_by_model_are_in_the_order_of_training(workspace):
