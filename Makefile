@@ -42,7 +42,7 @@ convert: setup ## raw logs → conversations  SOURCE=wildchat|wildfeedback|lmsys
 rubric: setup ## learn a rubric  INPUT=thumbs.jsonl | LABELS=judge  JUDGE=openai|vllm|batch MODEL=…
 	@$(DRIFT) rubric $(COMMON) $(foreach i,$(INPUT),--input "$(i)") $(call option,LABELS,labels) $(ASK)
 
-label: setup ## conversations → labels  [JUDGE=local|dataset|cascade|openai|vllm|batch MODEL=… BASE_URL=… BUDGET=… SAMPLE=… ESTIMATE=1 CLASSIFIER=…]
+label: setup ## conversations → labels  [JUDGE=local|dataset|cascade|openai|vllm|batch MODEL=… BASE_URL=… BUDGET=… SAMPLE=… ESTIMATE=1 CLASSIFIER=… NAME=table RUBRIC=… THRESHOLDS=… AGAIN=1]
 	@$(DRIFT) label $(COMMON) $(ASK) $(call option,NAME,name) $(call option,RUBRIC,rubric) $(call option,THRESHOLDS,thresholds) \
 	  $(call option,CLASSIFIER,classifier) $(call option,SAMPLE,sample) $(call flag,ESTIMATE,estimate) $(call flag,AGAIN,again)
 

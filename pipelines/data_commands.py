@@ -109,7 +109,10 @@ def label(
     judge: Judge = None,
     model: LLM = None,
     base_url: BaseUrl = None,
-    name: Annotated[str | None, typer.Option(help="Of the label table; default: the judge's kind.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the label table; default: the judge's kind, local-NAME with --classifier."),
+    ] = None,
     rubric: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped 9 + 9 items.")] = None,
     thresholds: Annotated[
         Path | None, typer.Option(help="thresholds.yaml that calibrate has written.")

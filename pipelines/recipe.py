@@ -4,6 +4,7 @@ A recipe may start from another (`extends: paper-7b`). Command-line overrides (`
 applied last. This module knows the options' shape, not what the stages do with them.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,6 +24,7 @@ from drift_data.judge.llm.cost import Price
 from drift_data.judge.llm.request import SamplingOptions
 from drift_data.judge.llm.server import ServerOptions
 from drift_data.judge.llm.vllm import VllmOptions
+from drift_data.judge.local.model import FILE as CLASSIFIER
 from drift_data.judge.score.judge import ScoreOptions
 from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
@@ -48,7 +50,7 @@ class LabelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     judge: Literal["local", "dataset", "cascade", "openai", "vllm", "batch"] = "local"
-    name: str | None = Field(None, pattern=r"^\w[\w.:-]*$")  # of the label table; None: the judge's kind
+    name: str | None = Field(None, pattern=r"^\w[\w.:-]*$")  # of the label table; None: see `table`
     thresholds: Thresholds = Thresholds()
     cascade: CascadeOptions = CascadeOptions()
     # Of the local judge: a model.npz, or the name of a distilled one of the workspace; None: the one that ships.
@@ -68,6 +70,22 @@ class LabelOptions(BaseModel):
     budget: float | None = Field(
         None, ge=0, allow_inf_nan=False
     )  # of one label table, answers in the store included
+
+    @property
+    def table(self) -> str:
+        """Return the name of the label table: the judge's kind, with the classifier's for one that is named.
+
+        Labels of another classifier thus never take the place of those of the one that ships.
+        """
+        if self.name is not None:
+            return self.name
+        if self.judge != "local" or self.classifier is None:
+            return self.judge
+        path = self.classifier
+        if path.name == CLASSIFIER:  # as `make distill` leaves it: the folder has the name
+            path = path.parent
+        named = re.sub(r"[^\w.-]+", "-", path.name.removesuffix(".npz"))
+        return f"local-{named.rstrip('-')}"
 
     @property
     def asks(self) -> Literal["openai", "vllm", "batch"] | None:

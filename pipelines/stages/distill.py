@@ -32,7 +32,10 @@ def distill(
     show(Distilled.model_validate_json((path / RESULT).read_bytes()), Console())
     print(f"classifier: {(path / FILE).resolve()}")
     print(f"report: {(path / REPORT).resolve()}")
-    print(f"To use it: make label JUDGE=local CLASSIFIER={path.name} WORK={workspace.root}")
+    print(
+        f"To use it: make label JUDGE=local CLASSIFIER={path.name} WORK={workspace.root}   "
+        f"(→ labels/local-{path.name}; LABELS=local-{path.name} names them)"
+    )
 
 
 def show(result: Distilled, console: Console) -> None:

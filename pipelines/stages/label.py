@@ -37,13 +37,13 @@ def label(
     """
     options = recipe.label
     limits = options.thresholds if thresholds is None else read_thresholds(thresholds)
-    table = label_table(options.name or options.judge, sample)
+    table = label_table(options.table, sample)
     if options.asks is None:
         if estimate_only:
             print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
             return
         judge = embedded_judge(workspace, options)
-        label_turns(workspace, judge, limits, options.name, sample=sample, again=again)
+        label_turns(workspace, judge, limits, options.table, sample=sample, again=again)
         say(workspace, table)
         return
     with asking(workspace, options, options.asks) as asked:
@@ -69,7 +69,7 @@ def label(
                     workspace,
                     llm,
                     limits,
-                    options.name,
+                    options.table,
                     sample=sample,
                     again=more,
                     announce=announce,

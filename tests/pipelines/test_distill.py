@@ -31,9 +31,11 @@ def call(drift: Drift, stage: str, *arguments: object) -> tuple[int, str]:
     return drift(stage, *arguments, *options)
 
 
-def agreement(drift: Drift, truth: dict[tuple[str, int], str], keys: set[tuple[str, int]]) -> float:
+def agreement(
+    drift: Drift, table: str, truth: dict[tuple[str, int], str], keys: set[tuple[str, int]]
+) -> float:
     """Return the share of turns of which two tables say the same about DSAT."""
-    found = drift.labels("local")
+    found = drift.labels(table)
     assert found.keys() == truth.keys()
     return sum((found[key] == "DSAT") == (truth[key] == "DSAT") for key in keys) / len(keys)
 
@@ -48,19 +50,22 @@ def test_true_labels_become_a_local_judge_that_labels_like_them(drift: Drift) ->
     assert code == 0, said
     assert "CLASSIFIER=sim" in said and "DSAT: precision" in said
     truth = drift.labels("simulated")
+    assert call(drift, "label", "--judge", "local")[0] == 0
+    shipped = drift.workspace.require("labels/local").digest
     code, said = call(drift, "label", "--judge", "local", "--classifier", "sim")
     assert code == 0, said
-    assert agreement(drift, truth, {*truth}) > LEAST_AGREEMENT
+    assert drift.workspace.require("labels/local").digest == shipped
+    assert agreement(drift, "local-sim", truth, {*truth}) > LEAST_AGREEMENT
     figures = result(drift, "sim").views[0].figures
     assert figures["f1_DSAT"].value is not None and figures["f1_DSAT"].value > LEAST_F1
-    assert drift.workspace.read("labels/local").to_pylist()[0]["judge"].startswith("local:sim")
+    assert drift.workspace.read("labels/local-sim").to_pylist()[0]["judge"].startswith("local:sim")
     for arguments in (
         ("distill", "--labels", "simulated", "--name", "sim"),
         ("label", "--classifier", "sim"),
     ):
         code, said = call(drift, *arguments)
         assert code == 0 and "up to date" in said
-    code, said = call(drift, "distill", "--labels", "local")
+    code, said = call(drift, "distill", "--labels", "local-sim")
     assert code == 1 and "made by the local judge itself" in said
     code, said = call(drift, "distill", "--labels", "simulated", "--name", "../out")
     assert code == 1 and "NAME=" in said
@@ -114,4 +119,7 @@ def test_answers_of_a_language_model_to_request_files_teach_a_local_judge_for_th
     code, said = call(drift, "label", "--judge", "local", "--classifier", "batch")
     assert code == 0, said
     labels = {key: label for key, (label, _) in truth.items()}
-    assert agreement(drift, labels, {key for key in truth if key[0] not in answered}) > LEAST_AGREEMENT
+    assert (
+        agreement(drift, "local-batch", labels, {key for key in truth if key[0] not in answered})
+        > LEAST_AGREEMENT
+    )

@@ -133,3 +133,19 @@ def test_a_broken_recipe_file_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("a: [1, 2")
     with pytest.raises(UserError, match="is not YAML"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "table"),
+    [
+        ([], "local"),
+        (["judge=openai"], "openai"),
+        (["classifier=openai"], "local-openai"),
+        (["classifier=elsewhere/distilled/ann/model.npz"], "local-ann"),
+        (["classifier='my models/v 2.npz'"], "local-v-2"),
+        (["classifier=openai", "name=mine"], "mine"),
+        (["classifier=openai", "judge=cascade"], "cascade"),
+    ],
+)
+def test_labels_of_a_named_classifier_have_a_table_of_their_own(options: list[str], table: str) -> None:
+    assert load_recipe("demo", [f"label.{option}" for option in options]).label.table == table
