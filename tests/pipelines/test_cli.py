@@ -222,6 +222,11 @@ def test_sql_reaches_the_command_as_it_was_typed(sql: str) -> None:
     assert said.splitlines() == ["query", "--work", "data/work", "--sql", sql]
 
 
+def test_examples_of_the_readme_write_no_log_text_where_git_would_add_it() -> None:
+    outs = re.findall(r"^make .*\bOUT=(\S+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(outs) >= 3 and [out for out in outs if not out.startswith("data/")] == []
+
+
 def test_a_hub_data_set_under_an_offline_recipe_names_the_way_out(tmp_path: Path) -> None:
     said = drift("convert", "--source", "chat", "--input", "owner/name", "--work", str(tmp_path / "work"))
     assert (said.returncode, "SET='offline=false'" in said.stderr) == (1, True)
