@@ -86,10 +86,10 @@ def once(say: Callable[P, None]) -> Callable[P, None]:
     return first
 
 
-def say_if_free(asked: Asking, options: LabelOptions) -> None:
-    """Print that a model of some server counts as free, where nobody has said what it costs."""
+def say_if_unknown(asked: Asking, options: LabelOptions) -> None:
+    """Print that what a model of some server costs is not known, where nobody has said it."""
     if asked.price == FREE and options.asks != "vllm":
-        print(f"the recipe has no price for {options.model} (label.prices): it counts as free")
+        print(f"price unknown: no label.prices for {options.model}")
 
 
 def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:

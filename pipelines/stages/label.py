@@ -10,7 +10,7 @@ from drift_data.quality.thresholds import read_thresholds
 from drift_data.workspace import Workspace
 from pipelines.recipe import LabelOptions, Recipe
 from pipelines.stages.data import say
-from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, once, say_if_free
+from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, once, say_if_unknown
 
 # Reasons of turns without a label that may go away when they are asked for again.
 _PASSING = ("request_failed", "no_answer")
@@ -96,7 +96,7 @@ def _announce(
         sample=sample,
     )
     print(f"estimate: {expected}")
-    say_if_free(asked, options)
+    say_if_unknown(asked, options)
 
 
 def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions) -> bool:
@@ -120,10 +120,13 @@ def _say_what_is_left(workspace: Workspace, table: str, options: LabelOptions, s
     if price is None or requests is None:
         return
     total = price["now"] + price["before"]
-    print(
-        f"{requests['sent']:,} requests sent, {requests['from_store']:,} answers were in the store; price "
-        f"{price['now']:,.4f} now, {total:,.4f} in all"
-    )
+    known = options.model in options.prices or total > 0
+    money = f"price {price['now']:,.4f} now, {total:,.4f} in all"
+    said = f"{requests['sent']:,} requests sent, {requests['from_store']:,} answers were in the store"
+    if options.asks == "vllm" and not known:  # which costs this machine's time
+        print(said)
+    else:
+        print(f"{said}; {money if known else f'price unknown (no label.prices for {options.model})'}")
     if sample is not None and total:
         conversations = workspace.require("conversations").rows_out
         whole = total * conversations / min(sample, conversations)

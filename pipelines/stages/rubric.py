@@ -12,7 +12,7 @@ from drift_data.schema import DSAT, SAT
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.data import say
-from pipelines.stages.judges import asking, once, say_if_free
+from pipelines.stages.judges import asking, once, say_if_unknown
 
 
 def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: str | None) -> None:
@@ -46,7 +46,7 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
                 batch=options.asks == "batch",
             )
             print(f"estimate: {counted}")
-            say_if_free(asked, options)
+            say_if_unknown(asked, options)
 
         try:
             in_rounds(

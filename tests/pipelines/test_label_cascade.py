@@ -45,7 +45,7 @@ def drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     run.classifier = ("--set", f"label.classifier={write_known_model(tmp_path / 'known.npz')}")
     chats = write_chats(tmp_path / "chats.jsonl", CHATS)
     assert run("convert", "--source", "chat", "--input", chats)[0] == 0
-    assert run("label", "--judge", "local")[0] == 0
+    assert run("label", "--judge", "local", "--name", "local")[0] == 0
     return run
 
 

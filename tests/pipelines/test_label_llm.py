@@ -251,6 +251,16 @@ def test_an_estimate_and_other_thresholds_need_no_key(drift: Drift, monkeypatch:
     assert set(drift.labels().values()) == {"SAT", "NEUTRAL"}
 
 
+def test_a_price_that_nobody_has_said_is_unknown_and_not_nothing(drift: Drift) -> None:
+    with LLMServer(scoring_answer) as server:
+        for estimate in (("--estimate",), ()):
+            code, said = drift.label(server, "--model", "unpriced", *estimate)
+            assert code == 0 and "price unknown" in said and "label.prices for unpriced" in said, said
+            assert "price 0" not in said
+        code, said = drift.label(server, "--model", "test", "--estimate")
+        assert "price unknown" not in said and "price 0.00" in said, said
+
+
 def test_what_looks_like_a_date_or_a_number_is_a_name(drift: Drift) -> None:
     with LLMServer(scoring_answer) as server:
         code, said = drift.label(server, "--name", "2026-05-01", "--model", "12")

@@ -15,7 +15,7 @@ from typing import Final
 from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.prompt import Prompts
-from drift_data.judge.llm.cost import Price
+from drift_data.judge.llm.cost import FREE, Price
 from drift_data.judge.llm.request import Sampling
 from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter
@@ -36,13 +36,14 @@ class Estimate:
     output_tokens: int
     price: float  # nothing cached
     how: str  # tokens were counted
+    priced: bool  # false: nobody has said what the model costs
 
     def __str__(self) -> str:
         answered = f" ({self.answered:,} more are answered already)" if self.answered else ""
         return (
             f"{self.requests:,} conversations to read{answered}, then at most {self.steps:,} steps of the fold; at most "
-            f"about {self.input_tokens:,} tokens in and {self.output_tokens:,} out ({self.how}); price "
-            f"{self.price:,.4f}"
+            f"about {self.input_tokens:,} tokens in and {self.output_tokens:,} out ({self.how})"
+            + (f"; price {self.price:,.4f}" if self.priced else "")
         )
 
 
@@ -97,4 +98,5 @@ def estimate(
         output_tokens=returned,
         price=price.of(given, 0, returned, batch=batch),
         how=counter.how,
+        priced=price != FREE,
     )

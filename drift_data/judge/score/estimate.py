@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.judge.llm.base import feed_from_store
-from drift_data.judge.llm.cost import Meter, Price
+from drift_data.judge.llm.cost import FREE, Meter, Price
 from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter
 from drift_data.judge.score.exchange import Exchange
@@ -56,6 +56,7 @@ class Estimate:
     price: float  # nothing cached
     price_cached: float  # the shared part read from the server's cache
     how: str  # tokens were counted
+    priced: bool  # false: nobody has said what the model costs
 
     def __str__(self) -> str:
         sample = f" (from {self.looked_at:,})" if self.looked_at < self.conversations else ""
@@ -63,13 +64,13 @@ class Estimate:
             f"{self.conversations:,} conversations{sample}: {self.requests:,} requests for {self.turns:,} turns"
             + (f", {self.answered:,} more are answered already" if self.answered else "")
             + f"; {_millions(self.input_tokens)} tokens in ({_millions(self.shared_tokens)} of them the same "
-            f"beginning), about {_millions(self.output_tokens)} out ({self.how}); price {_price(self.price)}"
-            + (
-                f", {_price(self.price_cached)} if the beginning is cached"
-                if self.price_cached < self.price
-                else ""
-            )
+            f"beginning), about {_millions(self.output_tokens)} out ({self.how})"
+            + (self._money() if self.priced else "")
         )
+
+    def _money(self) -> str:
+        cached = f", {_price(self.price_cached)} if the beginning is cached"
+        return f"; price {_price(self.price)}{cached if self.price_cached < self.price else ''}"
 
 
 def _millions(tokens: int) -> str:
@@ -131,6 +132,7 @@ def estimate(
         price=price.of(prompt, 0, output, batch=batch) * scale,
         price_cached=price.of(prompt, requests * shared, output, batch=batch) * scale,
         how=counter.how,
+        priced=price != FREE,
     )
 
 
