@@ -26,6 +26,7 @@ from drift_data.workspace import AccountingError, Build, Manifest, Output, UserE
 STAGE = "label"
 SAMPLE = "sample"  # stage of labels of some conversations only, and the ending of their table's name
 CONVERSATIONS = "conversations"
+NONE = "none"  # tables
 _BATCH = 1_000  # conversations
 
 
@@ -119,6 +120,24 @@ def labels_named(name: str) -> str:
     if short.startswith(HUMAN):
         return reviewer(short.removeprefix(HUMAN)).table
     return name if "/" in name else f"labels/{name}"
+
+
+def labels_chosen(workspace: Workspace, name: str, option: str = "LABELS") -> str:
+    """Return the folder of labels as typed that a workspace has.
+
+    Raises:
+        UserError: it has others, which are listed. Where it has none, whoever reads the folder says what makes it.
+    """
+    table, there = labels_named(name), label_tables(workspace)
+    if there != NONE and workspace.manifest(table) is None:
+        raise UserError(f"{option}={name}: there is no {workspace.path(table)}. There are: {there}.")
+    return table
+
+
+def label_tables(workspace: Workspace) -> str:
+    """Return the names of a workspace's label tables, to be read by a person."""
+    found = sorted(path.parent.name for path in (workspace.root / "labels").glob("*/manifest.json"))
+    return ", ".join(found) or NONE
 
 
 def latest_labels(workspace: Workspace) -> str:

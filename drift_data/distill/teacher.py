@@ -10,7 +10,7 @@ from typing import Final
 
 import polars as pl
 
-from drift_data.label import SAMPLE, labels_named
+from drift_data.label import SAMPLE, label_tables, labels_chosen
 from drift_data.quality.gold import read_gold
 from drift_data.quality.matching import ambiguous
 from drift_data.quality.tables import KEYS, read_labels
@@ -42,17 +42,12 @@ def read_teacher(workspace: Workspace, labels: str | None, gold: str | None) -> 
     """
     if labels is None and gold is None:
         raise UserError(
-            f"Give LABELS= or GOLD=, the labels to learn from. {workspace.root / 'labels'} has: {_there(workspace)}."
+            f"Give LABELS= or GOLD=, the labels to learn from. {workspace.root / 'labels'} has: {label_tables(workspace)}."
         )
     if labels is None:
         assert gold is not None
         return read_truth(workspace, gold)
-    table = labels_named(labels)
-    if workspace.manifest(table) is None:
-        raise UserError(
-            f"LABELS={labels}: there is no {workspace.path(table)}. There are: {_there(workspace)}."
-        )
-    return _table(workspace, table)
+    return _table(workspace, labels_chosen(workspace, labels))
 
 
 def read_truth(workspace: Workspace, gold: str) -> Teacher:
@@ -89,7 +84,7 @@ def _table(workspace: Workspace, table: str) -> Teacher:
     if judge.startswith(_OWN):
         raise UserError(
             f"{table} was made by the local judge itself ({judge}): there is nothing to learn from it. Name the labels "
-            f"of a language model or of a person. There are: {_there(workspace)}."
+            f"of a language model or of a person. There are: {label_tables(workspace)}."
         )
     signs = pl.element().struct
     strongest = (
@@ -106,8 +101,3 @@ def _table(workspace: Workspace, table: str) -> Teacher:
     )
     rows = read_labels(workspace, table, ["items"]).select(*KEYS, "label", item=strongest)
     return Teacher(table, judge, rows, manifest, (table,))
-
-
-def _there(workspace: Workspace) -> str:
-    found = sorted(path.parent.name for path in (workspace.root / "labels").glob("*/manifest.json"))
-    return ", ".join(found) or "none"

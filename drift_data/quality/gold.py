@@ -14,7 +14,7 @@ from typing import Final
 import polars as pl
 from polars.exceptions import PolarsError
 
-from drift_data.label import labels_named
+from drift_data.label import label_tables, labels_named
 from drift_data.quality.tables import KEYS, read_labels
 from drift_data.review.table import STAGE as REVIEW
 from drift_data.schema import LABELS
@@ -68,7 +68,8 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
     if manifest is not None:
         return Gold(table, _from_table(workspace, table), inputs=(table,), notes=_notes(table, manifest))
     raise UserError(
-        f"GOLD={name} is neither a file ending in {', '.join(FILES)} nor a label table of {workspace.root}."
+        f"GOLD={name} is neither a file ending in {', '.join(FILES)} nor a label table of {workspace.root}, which "
+        f"has: {label_tables(workspace)}."
     )
 
 

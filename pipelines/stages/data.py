@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from drift_data.convert import convert as convert_logs
-from drift_data.label import labels_named, latest_labels
+from drift_data.label import labels_chosen, latest_labels
 from drift_data.mine import mine
 from drift_data.simulate import simulate as simulate_logs
 from drift_data.workspace import Manifest, Workspace
@@ -39,5 +39,5 @@ def convert(workspace: Workspace, recipe: Recipe, inputs: Sequence[str]) -> None
 
 def seed(workspace: Workspace, recipe: Recipe, labels: str | None) -> None:
     """Mine the labels of one judge: "local" or "labels/local"; by default the last made."""
-    mine(workspace, labels_named(labels) if labels else latest_labels(workspace), recipe.mine)
+    mine(workspace, labels_chosen(workspace, labels) if labels else latest_labels(workspace), recipe.mine)
     say(workspace, "dsat", "sat", "seed")

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import labels_named, latest_labels
+from drift_data.label import labels_chosen, latest_labels
 from drift_data.quality.calibrate import REPORT, RESULT, THRESHOLDS, compare
 from drift_data.quality.calibrate import calibrate as calibrate_labels
 from drift_data.quality.learned import CAREFUL
@@ -23,14 +23,14 @@ def calibrate(
     With `gold`, a file or a label table, thresholds are chosen, too; with `against` instead, another judge's labels,
     only agreement is reported.
     """
-    labels = labels_named(labels) if labels else latest_labels(workspace)
+    labels = labels_chosen(workspace, labels) if labels else latest_labels(workspace)
     if (gold is None) == (against is None):
         raise UserError("Give GOLD=file or table of labelled turns, or AGAINST=another judge's labels.")
     if gold is not None:
         folder = calibrate_labels(workspace, labels, gold, load_rubric(recipe.label.rubric), recipe.calibrate)
     else:
         assert against is not None
-        folder = compare(workspace, labels, labels_named(against), recipe.calibrate)
+        folder = compare(workspace, labels, labels_chosen(workspace, against, "AGAINST"), recipe.calibrate)
     path = workspace.path(folder)
     show(Quality.model_validate_json((path / RESULT).read_bytes()), Console())
     if (path / THRESHOLDS).is_file():

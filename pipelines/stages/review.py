@@ -3,7 +3,7 @@
 import getpass
 
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import labels_named, latest_labels
+from drift_data.label import labels_chosen, latest_labels
 from drift_data.review.reviewer import reviewer as reviewer_of
 from drift_data.review.selection import parse
 from drift_data.review.serve import serve
@@ -36,10 +36,10 @@ def review(
         port: to listen on.
     """
     options = Options(
-        labels=labels_named(labels) if labels else latest_labels(workspace),
+        labels=labels_chosen(workspace, labels) if labels else latest_labels(workspace),
         reviewer=reviewer_of(reviewer if reviewer is not None else _login()),
         rubric=load_rubric(recipe.label.rubric),
-        against=labels_named(against) if against else None,
+        against=labels_chosen(workspace, against, "AGAINST") if against else None,
         blind=blind,
     )
     start = parse(chosen)

@@ -7,7 +7,7 @@ from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.stage import FILE, LEARNED, REASONS, learn_rubric
 from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import labels_named
+from drift_data.label import labels_chosen
 from drift_data.schema import DSAT, SAT
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
@@ -56,7 +56,7 @@ def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: 
                     asked.sampling,
                     options.learn,
                     inputs=inputs,
-                    labels=labels_named(labels) if labels else None,
+                    labels=labels_chosen(workspace, labels) if labels else None,
                     announce=announce,
                 )
             )

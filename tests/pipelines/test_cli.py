@@ -106,6 +106,36 @@ def test_an_order_that_the_labels_cannot_have_is_told_before_the_page_is_served(
     assert code == 1 and "Start with AGAINST=another judge" in said
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["review", "--labels", "tset"],
+        ["review", "--labels", "test", "--against", "tset"],
+        ["calibrate", "--labels", "tset", "--gold", "other"],
+        ["calibrate", "--labels", "test", "--gold", "tset"],
+        ["calibrate", "--labels", "test", "--against", "tset"],
+        ["distill", "--labels", "tset"],
+        ["seed", "--labels", "tset"],
+        [
+            "rubric",
+            "--labels",
+            "tset",
+            "--judge",
+            "openai",
+            "--model",
+            "x",
+            "--base-url",
+            "http://127.0.0.1:9",
+        ],
+    ],
+)
+def test_wrong_labels_are_answered_with_those_that_are_there(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, said = call(monkeypatch, capsys, *arguments, "--work", str(to_review(tmp_path).root))
+    assert code == 1 and "tset" in said and ": other, test." in said
+
+
 def test_a_fault_of_the_tool_is_exit_code_2_with_the_traceback_in_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
