@@ -171,9 +171,8 @@ def _explain(connection: duckdb.DuckDBPyConnection, workspace: Workspace, messag
     views = ", ".join(view_names(connection))
     missing = re.search(r'Table with name "?(\w+)"? does not exist', message)
     if missing and missing[1].lower() in MADE_BY:
-        name = missing[1].lower()
-        return (
-            f"{workspace.root} has no {name} yet: `{MADE_BY[name]}` makes it. Views that are there: {views}."
-        )
+        view = missing[1].lower()
+        name = view.removeprefix("current_")  # the tables that a person knows it by
+        return f"{workspace.root} has no {name} yet: `{MADE_BY[view]}` first. Views that are there: {views}."
     shown = visible(message, 2_000, keep="\n")
     return f"{shown}\nViews that are there: {views}."

@@ -14,6 +14,7 @@ app = typer.Typer()
 Judge = Annotated[
     str | None, typer.Option(help="local, dataset, or one that asks a model: cascade, openai, vllm, batch.")
 ]
+Asked = Annotated[str | None, typer.Option(help="The kind that asks a model: openai, vllm, batch.")]
 LLM = Annotated[
     str | None, typer.Option("--model", help="Model to ask: its name on the server, or for vllm a folder.")
 ]
@@ -86,7 +87,7 @@ def rubric(
     labels: Annotated[
         str | None, typer.Option(help="Instead of --input: labels of this workspace as thumbs.")
     ] = None,
-    judge: Judge = None,
+    judge: Asked = None,
     model: LLM = None,
     base_url: BaseUrl = None,
     budget: Budget = None,

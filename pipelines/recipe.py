@@ -6,8 +6,9 @@ applied last. This module knows the options' shape, not what the stages do with 
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -164,8 +165,26 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _told(error: ErrorDetails) -> str:
     where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        *group, name = map(str, error["loc"])
+        near = get_close_matches(name, _options(Recipe, group), 1, cutoff=0.75)
+        return f"unknown option {where!r}" + (
+            f"; did you mean {'.'.join([*group, *near])!r}?" if near else ""
+        )
     got = "" if "server" in error["loc"] else f" (got {error['input']!r:.80})"
     return f"{where}: {error['msg']}{got}"
+
+
+def _options(model: type[BaseModel], group: Sequence[str]) -> list[str]:
+    """Return the names of the options of a group, such as ["loop", "train"]; none where it is no group."""
+    for name in group:
+        field = model.model_fields.get(name)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

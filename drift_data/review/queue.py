@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from drift_data.quality.tables import KEYS, read_labels
-from drift_data.review.selection import Selection
+from drift_data.review.selection import UNKNOWN, Selection
 from drift_data.schema import LABELS
 from drift_data.workspace import Manifest, UserError, Workspace
 
@@ -120,7 +120,8 @@ class Queue:
     @cached_property
     def languages(self) -> list[tuple[str, int]]:
         """Return the languages with their turns, the most frequent first."""
-        found = self.rows["language"].drop_nulls().value_counts(sort=True).head(100)
+        named = self.rows["language"].cast(pl.String).fill_null(UNKNOWN)
+        found = named.value_counts().sort(["count", "language"], descending=[True, False]).head(100)
         return [(str(name), int(count)) for name, count in found.iter_rows()]
 
     @cached_property
@@ -163,8 +164,8 @@ class Queue:
             named = pl.col("items").list.eval(pl.element().cast(pl.String) == chosen.item).list.any()
             where &= self.rows.select(named.fill_null(False)).to_series().to_numpy()
         if chosen.language is not None:
-            same = pl.col("language").cast(pl.String) == chosen.language
-            where &= self.rows.select(same.fill_null(False)).to_series().to_numpy()
+            same = pl.col("language").cast(pl.String).fill_null(UNKNOWN) == chosen.language
+            where &= self.rows.select(same).to_series().to_numpy()
         return where
 
 

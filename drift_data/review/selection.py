@@ -24,6 +24,9 @@ STATES = {
 }
 
 
+UNKNOWN = "(not known)"  # the language of a conversation of which the logs do not say it
+
+
 class Selection(BaseModel):
     """What to show; None: whatever it is."""
 

@@ -53,6 +53,7 @@ def walk(queue, text, codes=None):
         ("order=log item=Style", [("a", 2), ("b", 2)]),
         ("order=log language=English", [("a", 2), ("a", 4), ("d", 2), ("d", 4)]),
         ("order=log language=English label=DSAT", [("a", 2), ("d", 4)]),
+        ("order=log language=(not known)", [("c", 2)]),
         ("order=log language=Klingon", []),
     ],
 )
@@ -108,7 +109,7 @@ def test_a_turn_is_found_by_its_key_and_only_when_it_is_labelled(queue):
 
 
 def test_what_can_be_filtered_by_is_counted(queue):
-    assert queue.languages == [("English", 4), ("French", 1)]
+    assert queue.languages == [("English", 4), ("(not known)", 1), ("French", 1)]
     assert dict(queue.items) == {"Style": 2, "Revision": 1, "Gratitude": 1, "Ignored": 1}
 
 

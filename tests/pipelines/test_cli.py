@@ -245,6 +245,11 @@ def test_query_without_sql_lists_the_canned_queries_and_the_views(
     assert "dropped, funnel, manifests" in said
 
 
+def test_help_of_rubric_names_the_judges_that_can_learn_one() -> None:
+    helped = drift("rubric", "--help").stdout
+    assert "vllm" in helped and "batch" in helped and not re.search("local|dataset|cascade", helped)
+
+
 @pytest.mark.parametrize("sql", ['select "table" from dropped', "select 'a$'", "select `x`, '$(HOME)' -- \\"])
 def test_sql_reaches_the_command_as_it_was_typed(sql: str) -> None:
     make = ["make", "--no-print-directory", "-o", "setup", "query", "DRIFT=printf '%s\\n'", f"SQL={sql}"]

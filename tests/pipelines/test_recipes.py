@@ -83,7 +83,9 @@ def test_an_override_reaches_the_option_it_names_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loop.train.lr=1"], r"loop\.train\.lr: Extra inputs"),
+        (["loop.train.lr=1"], r"unknown option 'loop\.train\.lr'$"),
+        (["distil.seed=1"], r"unknown option 'distil'; did you mean 'distill'\?"),
+        (["loop.warm.epoch=1"], r"unknown option 'loop\.warm\.epoch'; did you mean 'loop\.warm\.epochs'\?"),
         (["loop.train.beta=high"], r"loop\.train\.beta: .*'high'"),
         (["loop.train.beta"], "key=value"),
         (["model.name=x"], "model holds a value"),
