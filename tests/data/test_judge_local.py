@@ -15,7 +15,9 @@ from sklearn.ensemble import GradientBoostingClassifier
 from drift_data.judge.cues import load_cues
 from drift_data.judge.decide import Thresholds, decide
 from drift_data.judge.local import LocalJudge
-from drift_data.judge.local.model import load_model
+from drift_data.judge.local.features import read_turns
+from drift_data.judge.local.judge import reasons
+from drift_data.judge.local.model import Predicted, load_model
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.judge.text import may_hold, patterns, searchable
 from drift_data.schema import CONVERSATIONS, NEUTRAL
@@ -28,8 +30,8 @@ CODE = "Try this:\n```python\nprint(total)\n```"
 REFUSAL = "I'm sorry, but I can't assist with that."
 
 
-def judged(*chats):
-    """Label rows of chats given as user, assistant, user, … texts."""
+def batch_of(*chats):
+    """Conversations of chats given as user, assistant, user, … texts."""
     rows = [
         {
             "conversation_id": f"c{at}",
@@ -40,8 +42,12 @@ def judged(*chats):
         }
         for at, chat in enumerate(chats)
     ]
-    batch = pa.Table.from_pylist(rows, schema=CONVERSATIONS).combine_chunks().to_batches()[0]
-    [answer] = JUDGE.judge([batch])
+    return pa.Table.from_pylist(rows, schema=CONVERSATIONS).combine_chunks().to_batches()[0]
+
+
+def judged(*chats):
+    """Label rows of such chats."""
+    [answer] = JUDGE.judge([batch_of(*chats)])
     assert not answer.unlabelled
     return answer.rows.to_pylist()
 
@@ -160,8 +166,27 @@ def test_a_row_says_which_sign_how_strong_and_why():
     assert items["SAT"]["name"] == "Praise" and row["sat_score"] == items["SAT"]["strength"]
     assert items["DSAT"]["name"] in JUDGE.report()["items"]
     assert items["DSAT"]["strength"] == round(row["dsat_score"])
-    assert "log-odds" in row["reason"] and row["evidence"].startswith("I love it!")
+    assert row["reason"] == "wording as in complaints: what it adds to the one before (+0.8)"
+    assert row["evidence"].startswith("I love it!")
     assert row["judge"] == JUDGE.name and row["rubric"] == JUDGE.rubric.hash
+
+
+def test_every_turn_that_is_likely_dsat_has_a_reason_in_words():
+    rows = judged(
+        *(chat for _, chat in CASES.values()), ["What is the capital?", PLAIN, "What is the capital?"]
+    )
+    told = [row for row in rows if row["dsat_score"] >= 2]
+    assert len(told) > 10 and all(row["reason"] and "log-odds" not in row["reason"] for row in told)
+    assert all(row["reason"] is None for row in rows if row["dsat_score"] < 2)
+    assert told[-1]["reason"].startswith(
+        "the very same message was sent before; nearly all its words are in the message before"
+    )
+
+
+def test_where_no_sign_stands_out_the_reason_says_so():
+    turns, told = read_turns(batch_of(["Write", PLAIN, "Thanks"]), load_cues()), np.array([True])
+    calm = Predicted(np.array([0.9]), {"said": np.array([-1.0])})
+    assert reasons(turns, calm, told).to_list()[0].startswith("no single sign: ")
 
 
 def test_a_conversation_gets_the_same_scores_alone_and_among_others():

@@ -28,11 +28,23 @@ _TOLD: Final = 2.0  # dsat_score from which an item and a reason are given
 _THREADS: Final = 2
 _EVIDENCE: Final = 200  # characters
 # What a reason says of numbers: name, from which value, text.
-_REASONS: Final = (
-    ("before_known", 0.9, "says little that the message before did not"),
-    ("redone_kept", 0.7, "the next reply begins like this one"),
-    ("quoted_kept", 0.8, "holds the beginning of the reply"),
-    ("refused", 1.0, "after a refusal"),
+_NUMBERS: Final = (
+    ("repeated_ago", 1.0, "the very same message was sent before"),
+    ("before_known", 0.9, "nearly all its words are in the message before"),
+    ("redone_kept", 0.7, "the next reply begins like the judged one"),
+    ("quoted_kept", 0.8, "it quotes the beginning of the reply"),
+    ("refused", 1.0, "the judged reply is a refusal"),
+    ("trace", 1.0, "it shows an error message"),
+)
+# What it says of texts whose words speak for DSAT.
+_TEXTS: Final = {
+    "said": "the message",
+    "added": "what it adds to the one before",
+    "reply": "the opening of the judged reply",
+    "next": "the opening of the next reply",
+}
+_TOGETHER: Final = (
+    "no single sign: how the message relates to those before it and to the replies, taken together"
 )
 
 
@@ -87,7 +99,7 @@ class LocalJudge:
             .agg("items", sat_score=strength.filter(polarity == SAT).sum())
         )
         frame = turns.frame.with_columns(
-            dsat_score=pl.Series(scores, dtype=pl.Float32), reason=_reasons(turns, predicted, told)
+            dsat_score=pl.Series(scores, dtype=pl.Float32), reason=reasons(turns, predicted, told)
         )
         rows = frame.join(by_turn, on="at", how="left", maintain_order="left").select(
             "conversation_id",
@@ -129,18 +141,17 @@ class LocalJudge:
         return pl.concat([dissatisfied, satisfied]).sort("at", maintain_order=True)
 
 
-def _reasons(turns: Turns, predicted: Predicted, told: np.ndarray) -> pl.Series:
-    """Return what speaks for DSAT, of turns whose score says so: which texts, and what the numbers show."""
-    reasons: list[str | None] = [None] * len(turns)
-    columns = {name: turns.numbers[:, turns.names.index(name)] for name, _, _ in _REASONS}
-    texts = {
-        "said": "the message",
-        "added": "what it adds",
-        "reply": "the judged reply",
-        "next": "the next reply",
-    }
+def reasons(turns: Turns, predicted: Predicted, told: np.ndarray) -> pl.Series:
+    """Return what speaks for DSAT, of turns whose score says so: what the numbers show, and whose words, the loudest first."""
+    found: list[str | None] = [None] * len(turns)
+    columns = {name: turns.numbers[:, turns.names.index(name)] for name, _, _ in _NUMBERS}
     for at in np.flatnonzero(told):
-        loud = [f"{texts[field]} {odds[at]:+.1f}" for field, odds in predicted.said.items() if odds[at] > 0]
-        seen = [text for name, least, text in _REASONS if columns[name][at] >= least]
-        reasons[at] = "; ".join([*seen, *([f"log-odds of words: {', '.join(loud)}"] if loud else [])]) or None
-    return pl.Series(reasons, dtype=pl.String)
+        seen = [text for name, least, text in _NUMBERS if columns[name][at] >= least]
+        loud = sorted(
+            ((odds[at], field) for field, odds in predicted.said.items() if odds[at] > 0), reverse=True
+        )
+        if loud:
+            words = ", ".join(f"{_TEXTS[field]} ({odds:+.1f})" for odds, field in loud)
+            seen.append(f"wording as in complaints: {words}")
+        found[at] = "; ".join(seen) or _TOGETHER
+    return pl.Series(found, dtype=pl.String)
