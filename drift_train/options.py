@@ -26,8 +26,6 @@ class PolicyServerOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     base_url: str  # such as http://localhost:8000/v1
-    # its name there; None: a name made from the policy's digest, so that a server of another policy is told apart
-    model: str | None = None
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # it computes in: how close the recheck must come
     concurrency: int = Field(default=64, ge=1)  # requests at once
     timeout: float = Field(default=600.0, gt=0)  # seconds for one reply
