@@ -96,9 +96,11 @@ class SamplingOptions(BaseModel):
         """Return what determines the replies, as JSON: a stage is made again when it has changed.
 
         Left out is what a user may change between a kill and the next run: shards, batches, the server's address,
-        and how vllm is spread over devices.
+        how vllm is spread over devices, and how many replies are scored again; that none is stays in it, for replies
+        that nobody has checked are no others' equals.
         """
         options = self.model_dump(mode="json", exclude=set(self._apart))
+        options["recheck"] = self.recheck > 0
         options["vllm"] = {name: value for name, value in self.vllm.items() if name not in _PLACEMENT}
         return options
 
