@@ -96,9 +96,11 @@ def test_another_folder_by_the_right_name_is_told_where_the_server_says_it(
     policy: Path, tmp_path: Path
 ) -> None:
     before = make_policy(tmp_path / "before", seed=1)
-    with PolicyServer(before, policy_name(policy)) as server:
-        with pytest.raises(EngineStartError, match=f"serves {before} by"):
-            ask(policy, server, tmp_path)
+    with (
+        PolicyServer(before, policy_name(policy)) as server,
+        pytest.raises(EngineStartError, match=f"serves {before} by"),
+    ):
+        ask(policy, server, tmp_path)
 
 
 def test_no_name_of_ones_own_can_stand_for_every_iterate(policy: Path, tmp_path: Path) -> None:
