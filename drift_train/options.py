@@ -237,7 +237,7 @@ class LoopOptions(BaseModel):
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
     min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
-    health: HealthOptions = HealthOptions()
+    health: HealthOptions | None = HealthOptions()  # None: not measured; it takes three models in float32
 
     @property
     def guided(self) -> bool:

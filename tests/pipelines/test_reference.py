@@ -62,6 +62,10 @@ def test_an_option_that_the_reference_forgot_is_seen(monkeypatch: pytest.MonkeyP
     assert lines("paper-7b")["loop.rollout.recheck"].verdict == "unnamed"
 
 
+def test_health_may_be_left_out_as_it_changes_nothing() -> None:
+    assert lines("paper-7b", "loop.health=null")["loop.health"].verdict == "ours"
+
+
 def test_methods_are_shown_as_table_1_has_them() -> None:
     drift, spin = lines("paper-7b"), lines("paper-7b", "loop.method=spin")
     assert (drift["rejected"].here, spin["chosen"].here) == ("the DSAT reply", "the SAT reply")
