@@ -39,7 +39,10 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
     Returns:
         True when something was made, False when all was there already.
     """
-    start = resolve_base(workspace, base)
+    return _warm(workspace, run, resolve_base(workspace, base), options)
+
+
+def _warm(workspace: Workspace, run: str, start: Base, options: LoopOptions) -> bool:
     if options.warm is None:
         return _take_base(workspace, run, start, "the recipe has no warm start", options)
     made = _seed_pairs(workspace, run, start, options, options.warm)
@@ -70,8 +73,8 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
         )
     if workspace.manifest(_name(run, 1, "rollouts")) is None:
         _check_inputs(workspace, options)
-    made = warm(workspace, run, base, options)
-    start = resolve_base(workspace, base)
+    start = resolve_base(workspace, base)  # once: of a folder it reads every weight
+    made = _warm(workspace, run, start, options)
     for k in range(1, n + 1):
         if k == 1 and workspace.manifest(_name(run, 1, "rollouts")) is None:
             _rehearse(workspace, run, start, options)
