@@ -67,6 +67,8 @@ def contents(work: Path) -> dict[str, object]:
     for path in sorted(work.rglob("manifest.json")):
         manifest = json.loads(path.read_text())
         del manifest["seconds"], manifest["peak_memory_bytes"]
+        last = manifest["results"].get("last_step", {})  # of a training
+        manifest["results"]["last_step"] = {k: v for k, v in last.items() if k not in MEASURED}
         found[f"{path.parent.relative_to(work)} manifest"] = manifest
     for folder in sorted({path.parent for path in work.rglob("*.parquet")}):
         query = f"select count(*), bit_xor(hash(columns(*)::varchar)) from '{folder}/*.parquet'"
