@@ -18,10 +18,10 @@ from accelerate import PartialState
 from drift_data.workspace import UserError
 from drift_train.checkpoints import remove_broken, resume_point
 from drift_train.dpo_checks import check_first_batch, check_reference, check_rows, check_tokens
-from drift_train.dpo_trainer import make_trainer, sharded, total_steps
+from drift_train.dpo_trainer import make_trainer, total_steps
 from drift_train.metrics import MetricsWriter
 from drift_train.options import TrainOptions
-from drift_train.policy import free_memory, load_renderer, save_model
+from drift_train.policy import free_memory, load_renderer, save_model, sharded
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
     Raises:
         UserError: pairs of another split, a `max_length` beyond the model's context, several GPUs in one
             process, or too little memory on one.
-        CheckError: TRL sees other tokens than our rendering or would cut some, the margin at step 0 is not 0
+        CheckError: TRL sees other tokens than our rendering or would cut some, the log-ratio at step 0 is not 0
             although policy and reference are the same weights, a reference log-probability is missing, or a loss
             is not finite.
     """
@@ -168,9 +168,7 @@ def _train_and_save(
     check_tokens(trainer.train_dataset, pairs, renderer, options.max_length)
     if trainer.precompute_ref_logps:
         check_reference(trainer.train_dataset, pairs)
-    if not sharded():  # else the policy is no whole model on any device until training starts
-        same = policy.resolve() == reference.resolve()
-        check_first_batch(trainer, pairs, same_weights=same)
+    check_first_batch(trainer, pairs, same_weights=policy.resolve() == reference.resolve())
     trainer.add_callback(writer)
     if trainer.accelerator.is_main_process:
         remove_broken(folder, checkpoint)

@@ -7,7 +7,6 @@ Returns a trainer that has trained nothing yet. Whether what it will train on is
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from trl import DPOConfig, DPOTrainer
 from drift_data.workspace import UserError
 from drift_train.checkpoints import COMPLETE
 from drift_train.options import TrainOptions
-from drift_train.policy import device, load_model
+from drift_train.policy import device, load_model, sharded
 
 _SHORT_RUN = 10  # steps
 REFERENCE = "reference.safetensors"  # the reference's log-probs of all pairs, for a run that is cut
@@ -128,11 +127,6 @@ def warmup_steps(pairs: int, options: TrainOptions) -> int:
 def total_steps(pairs: int, options: TrainOptions) -> int:
     """Return the number of updates that a training takes."""
     return math.ceil(options.epochs * math.ceil(pairs / options.global_batch))
-
-
-def sharded() -> bool:
-    """Say whether accelerate was told to split one model over the devices (FSDP, DeepSpeed)."""
-    return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
 
 
 def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
