@@ -105,11 +105,10 @@ def train_here(
     method: str,
     title: str,
     unfinished: Path | None = None,
-    dry: bool = False,
 ) -> dict[str, Any]:
     """Do what `train` says in this process, which may be one of several that accelerate started.
 
-    Leaves the metrics at `*.partial.jsonl`. A `dry` run makes one update and saves nothing.
+    Leaves the metrics at `*.partial.jsonl`.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -123,7 +122,7 @@ def train_here(
     writer = MetricsWriter(partial, iteration, method, options.alpha, title, rows, same)
     try:
         steps, saved = _train_and_save(
-            policy, reference, pairs, target, options, writer, folder, keep, checkpoint, dry
+            policy, reference, pairs, target, options, writer, folder, keep, checkpoint
         )
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -149,7 +148,6 @@ def _train_and_save(
     folder: Path,
     keep: bool,
     checkpoint: Path | None,
-    dry: bool,
 ) -> tuple[int, str]:
     """Check, train, save; return the number of steps and the saved precision. Alone holds trainer and models."""
     renderer = load_renderer(policy)
@@ -174,8 +172,6 @@ def _train_and_save(
         remove_broken(folder, checkpoint)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if dry:
-        return int(trainer.state.global_step), "nothing"
     return int(trainer.state.global_step), _save(trainer, policy, target)
 
 

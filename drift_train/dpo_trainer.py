@@ -19,6 +19,7 @@ from accelerate import PartialState
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
+from transformers import GenerationConfig
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
@@ -76,7 +77,7 @@ def make_trainer(
     datasets.disable_progress_bars()  # tokenizing has no business among the steps
     try:
         trainer = _Trainer(
-            model=_without_mask(load_model(policy, torch.float32)),
+            model=_without_mask(_saveable(load_model(policy, torch.float32))),
             ref_model=None if own else _without_mask(load_model(reference, torch.float32)),
             args=args,
             train_dataset=_data_set(rows, folder),
@@ -258,6 +259,18 @@ class LengthSortedBatches(Sampler[int]):
         for start in range(0, len(order), self._global_batch):
             batch = order[start : start + self._global_batch]
             yield from sorted(batch, key=self._lengths.__getitem__, reverse=True)
+
+
+def _saveable(model: Any) -> Any:
+    """Let a model be saved whatever its generation config asks for.
+
+    transformers loads one that contradicts itself (`do_sample: false` with a temperature) with a warning, and refuses to
+    save it: with the first checkpoint, or when all is trained. `save_model` copies the file of the model's origin anyway.
+    """
+    known = model.generation_config
+    tokens = {name: getattr(known, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**tokens)
+    return model
 
 
 def _without_mask(model: Any) -> Any:

@@ -60,7 +60,6 @@ def rehearse(
                 "method": "rehearsal",
                 "title": title,
                 "unfinished": Path(scratch),
-                "dry": True,
             }
         )
 

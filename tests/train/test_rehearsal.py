@@ -78,6 +78,17 @@ def test_a_broken_model_and_a_bad_tokenizer_stop_it(tmp_path: Path) -> None:
         rehearse(silent, silent, [example(0)], OPTIONS, tmp_path, "t")
 
 
+def test_a_model_that_cannot_be_saved_stops_it(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(dpo, "save_model", full)
+    with pytest.raises(OSError, match="No space left"):
+        rehearse(policy, policy, [example(0)], OPTIONS, tmp_path, "t")
+
+
 def test_a_tracker_that_is_not_installed_is_a_clear_error(policy: Path, tmp_path: Path) -> None:
     from test_dpo import make_pairs, train
 
