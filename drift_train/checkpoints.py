@@ -20,6 +20,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def partial_of(metrics: Path) -> Path:
+    """Return where the metrics are until the model is saved, and beside checkpoints until both are removed."""
+    return metrics.with_suffix(".partial.jsonl")
+
+
 def resume_point(folder: Path, metrics: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     """Find the newest checkpoint that is whole and whose steps are all in the metrics.
 

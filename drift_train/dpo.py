@@ -7,6 +7,7 @@ Reads pairs and model folders, writes a model folder and metrics. Knows nothing 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from accelerate import PartialState
 
 from drift_data.workspace import UserError
-from drift_train.checkpoints import remove_broken, resume_point
+from drift_train.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo_checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo_trainer import make_trainer, total_steps
 from drift_train.metrics import MetricsWriter
@@ -45,7 +46,8 @@ def train(
         pairs: rows of the `pairs` table, all of split "train".
         target: folder that the trained model is written into; plain transformers and vllm load it.
         metrics: JSONL file, one line an optimiser step. It is `*.partial.jsonl` until the model is saved, so
-            that a run which is cut leaves the metrics of the model that is there.
+            that a run which is cut leaves the metrics of the model that is there. With `unfinished` that stays: its
+            checkpoints are nothing without it, and the caller has yet to publish what is in `target`.
         options: of the training. With `launch` it runs in processes of its own.
         iteration: goes into the metrics, as does `method`.
         method: that made the pairs.
@@ -77,7 +79,11 @@ def train(
             "unfinished": unfinished,
         }
     )
-    metrics.with_suffix(".partial.jsonl").replace(metrics)
+    partial, whole = partial_of(metrics), metrics.with_suffix(".whole")
+    shutil.copyfile(partial, whole)
+    whole.replace(metrics)
+    if unfinished is None:
+        partial.unlink()
     return result
 
 
@@ -113,7 +119,7 @@ def train_here(
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     PartialState(cpu=not torch.cuda.is_available())  # from here on each process has a device of its own
-    partial = metrics.with_suffix(".partial.jsonl")
+    partial = partial_of(metrics)
     keep = unfinished is not None and total_steps(len(pairs), options) > options.checkpoint_steps
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)
     folder = unfinished / "training" if unfinished is not None else Path(scratch.name)

@@ -107,6 +107,16 @@ def in_the_first_batch() -> None:
     dpo.check_first_batch = lambda *_, **__: die()
 
 
+def before_publishing() -> None:
+    plain = dpo.train
+
+    def train(*args: Any, **kwargs: Any) -> None:
+        plain(*args, **kwargs)
+        die()
+
+    dpo.train = train
+
+
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], str]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows], file_digest(
@@ -145,6 +155,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         (HalfCheckpoint(2, "_save_optimizer_and_scheduler"), 0),
         (HalfCheckpoint(4, "_save_rng_state"), 2),
         (in_saving_the_model, 6),
+        (before_publishing, 6),
     ],
     ids=lambda value: (
         getattr(value, "__name__", None) or str(vars(value) if hasattr(value, "step") else value)
@@ -155,7 +166,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 ) -> None:
     policy, expected = undisturbed["full"]
     assert start(policy, tmp_path, TWO_EPOCHS, kill) == -signal.SIGKILL
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert (tmp_path / "metrics.jsonl").exists() == (kill is before_publishing)
     point, rows = resume_point(tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl")
     assert (checkpoints.step_of(point) if point else 0) == goes_on_from == len(rows)
     assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
