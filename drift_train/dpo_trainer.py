@@ -20,7 +20,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 from transformers import GenerationConfig
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -65,6 +65,7 @@ def make_trainer(
         UserError: the batches do not divide, adapters are asked for with sharded weights, or a tracker of
             `report_to` is not installed.
     """
+    check_trackers(options.report_to)
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report their use to the Hub
     args = _arguments(options, len(pairs), folder, keep, title)
     same = policy.resolve() == reference.resolve()
@@ -84,10 +85,6 @@ def make_trainer(
             processing_class=tokenizer,
             peft_config=_lora(options),
         )
-    except RuntimeError as error:
-        if "requires" in str(error) and options.report_to:  # transformers' integrations speak like this
-            raise UserError(f"report_to {options.report_to}: {error}") from error
-        raise
     finally:
         if not bars:
             datasets.enable_progress_bars()
@@ -101,6 +98,22 @@ def make_trainer(
                 logs
             )  # its own choice lies in `folder`, which goes when training is done
     return trainer
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that every tracker is one and is installed.
+
+    Raises:
+        UserError: one is not.
+    """
+    try:
+        named = [
+            name for name in names if name not in ("all", "none")
+        ]  # transformers' words for what is installed
+        for callback in get_reporting_integration_callbacks(named):
+            callback()
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise UserError(f"report_to {names}: {error}") from error
 
 
 def _data_set(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
