@@ -123,7 +123,10 @@ def train_here(
     keep = unfinished is not None and total_steps(len(pairs), options) > options.checkpoint_steps
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)
     folder = unfinished / "training" if unfinished is not None else Path(scratch.name)
-    checkpoint, rows = resume_point(folder, partial) if keep else (None, [])
+    # whether this run writes checkpoints is another matter: the one that was cut may have been told otherwise
+    checkpoint, rows = (
+        resume_point(folder, partial, in_parts=sharded()) if unfinished is not None else (None, [])
+    )
     same = policy.resolve() == reference.resolve()
     writer = MetricsWriter(partial, iteration, method, options.alpha, title, rows, same)
     try:

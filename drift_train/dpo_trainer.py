@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from drift_data.workspace import UserError
-from drift_train.checkpoints import COMPLETE
+from drift_train.checkpoints import mark_complete
 from drift_train.options import TrainOptions
 from drift_train.policy import device, load_model, sharded
 
@@ -241,7 +241,8 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process saves a part
         if self.accelerator.is_main_process:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            mark_complete(checkpoint, in_parts=sharded())
 
 
 class LengthSortedBatches(Sampler[int]):

@@ -19,7 +19,7 @@ from test_dpo import OPTIONS, make_pairs
 
 from drift_data.workspace import file_digest
 from drift_train import checkpoints, dpo, dpo_trainer
-from drift_train.checkpoints import COMPLETE, resume_point
+from drift_train.checkpoints import mark_complete, resume_point
 from drift_train.metrics import MetricsWriter
 from drift_train.options import LoraOptions, TrainOptions
 
@@ -167,7 +167,9 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     policy, expected = undisturbed["full"]
     assert start(policy, tmp_path, TWO_EPOCHS, kill) == -signal.SIGKILL
     assert (tmp_path / "metrics.jsonl").exists() == (kill is before_publishing)
-    point, rows = resume_point(tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl")
+    point, rows = resume_point(
+        tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl", in_parts=False
+    )
     assert (checkpoints.step_of(point) if point else 0) == goes_on_from == len(rows)
     assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
     assert outcome(tmp_path) == expected
@@ -185,15 +187,43 @@ def test_a_checkpoint_is_taken_only_when_it_is_whole_and_has_its_metrics(tmp_pat
     metrics = tmp_path / "m.jsonl"
     for step in (2, 4, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert resume_point(tmp_path, metrics) == (None, [])
-    (tmp_path / "checkpoint-2" / COMPLETE).touch()
-    assert resume_point(tmp_path, metrics) == (None, [])  # the metrics are gone
+    assert resume_point(tmp_path, metrics, in_parts=False) == (None, [])
+    mark_complete(tmp_path / "checkpoint-2", in_parts=False)
+    assert resume_point(tmp_path, metrics, in_parts=False) == (None, [])  # the metrics are gone
     metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 12)) + '{"step": 1')
-    assert resume_point(tmp_path, metrics) == (tmp_path / "checkpoint-2", [{"step": 1}, {"step": 2}])
-    (tmp_path / "checkpoint-10" / COMPLETE).touch()
-    assert resume_point(tmp_path, metrics)[0] == tmp_path / "checkpoint-10"  # not by the alphabet
+    point = resume_point(tmp_path, metrics, in_parts=False)
+    assert point == (tmp_path / "checkpoint-2", [{"step": 1}, {"step": 2}])
+    mark_complete(tmp_path / "checkpoint-10", in_parts=False)
+    assert (
+        resume_point(tmp_path, metrics, in_parts=False)[0] == tmp_path / "checkpoint-10"
+    )  # not by the alphabet
     checkpoints.remove_broken(tmp_path, tmp_path / "checkpoint-10")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
+
+
+def test_a_checkpoint_of_split_weights_is_for_split_weights_only_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "m.jsonl"
+    metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 5)))
+    for step, in_parts in ((2, False), (4, True)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        mark_complete(tmp_path / f"checkpoint-{step}", in_parts=in_parts)
+    assert resume_point(tmp_path, metrics, in_parts=True)[0] == tmp_path / "checkpoint-4"
+    assert not capsys.readouterr().err
+    assert resume_point(tmp_path, metrics, in_parts=False)[0] == tmp_path / "checkpoint-2"
+    assert "checkpoint-4 cannot be gone on from: it was written with FSDP" in capsys.readouterr().err
+
+
+def test_more_steps_between_checkpoints_do_not_throw_away_those_that_are_there(
+    undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """`checkpoint_steps` may change between a kill and the next run; six steps and more write none."""
+    policy, expected = undisturbed["full"]
+    assert start(policy, tmp_path, TWO_EPOCHS, Step(5)) == -signal.SIGKILL
+    none = TWO_EPOCHS.model_copy(update={"checkpoint_steps": 100})
+    assert start(policy, tmp_path, none, Step(4)) == 0  # step 4 is not made again
+    assert outcome(tmp_path) == expected
 
 
 def test_a_short_training_keeps_no_checkpoints(policy: Path, tmp_path: Path) -> None:
