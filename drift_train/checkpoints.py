@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# File in a checkpoint's folder, written last: without it the checkpoint may be half there. It says whether the weights
-# lie there in parts, as FSDP and DeepSpeed write them, or whole: the one way cannot read the other.
+# File in a checkpoint's folder, written last: without it the checkpoint may be half there. It says how the weights lie
+# there and were computed with: a run that has them otherwise cannot read them, or would mix precisions.
 COMPLETE = "complete"
-_IN_PARTS, _WHOLE = "in parts", "whole"
 
 
-def mark_complete(checkpoint: Path, *, in_parts: bool) -> None:
-    """Say that a checkpoint is all there."""
-    (checkpoint / COMPLETE).write_text(_IN_PARTS if in_parts else _WHOLE)
+def mark_complete(checkpoint: Path, how: str) -> None:
+    """Say that a checkpoint is all there, and of which kind."""
+    (checkpoint / COMPLETE).write_text(how)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -32,13 +31,13 @@ def partial_of(metrics: Path) -> Path:
     return metrics.with_suffix(".partial.jsonl")
 
 
-def resume_point(folder: Path, metrics: Path, *, in_parts: bool) -> tuple[Path | None, list[dict[str, Any]]]:
+def resume_point(folder: Path, metrics: Path, how: str) -> tuple[Path | None, list[dict[str, Any]]]:
     """Find the newest checkpoint that is whole and whose steps are all in the metrics.
 
     Args:
         folder: with `checkpoint-<step>` folders; need not exist.
         metrics: JSONL of the run that was cut; need not exist.
-        in_parts: this run's weights are split over devices; it takes such checkpoints only.
+        how: this run has its weights; it takes such checkpoints only.
 
     Returns:
         The checkpoint and the metrics' rows up to it; (None, []) when training has to start from the beginning.
@@ -46,10 +45,11 @@ def resume_point(folder: Path, metrics: Path, *, in_parts: bool) -> tuple[Path |
     rows = _rows(metrics)
     complete = sorted((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=step_of)
     for checkpoint in reversed(complete):
-        if ((checkpoint / COMPLETE).read_text() == _IN_PARTS) != in_parts:
+        written = (checkpoint / COMPLETE).read_text()
+        if written != how:
             print(
-                f"{checkpoint.name} cannot be gone on from: it was written {'without' if in_parts else 'with'} FSDP or "
-                f"DeepSpeed and this run is {'with' if in_parts else 'without'} them (train.launch).",
+                f"{checkpoint.name} cannot be gone on from: it has {written}, this run {how} (train.launch, "
+                "train.precision).",
                 file=sys.stderr,
             )
             continue

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from drift_data.workspace import UserError
 from drift_train.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo_checks import check_first_batch, check_reference, check_rows, check_tokens
-from drift_train.dpo_trainer import make_trainer, total_steps
+from drift_train.dpo_trainer import in_bf16, kind_of_weights, make_trainer, total_steps
 from drift_train.metrics import MetricsWriter
 from drift_train.options import TrainOptions
 from drift_train.policy import free_memory, load_renderer, save_model, sharded
@@ -56,7 +56,7 @@ def train(
             None keeps none.
 
     Returns:
-        The last step's metrics, the number of steps, and the precision of the saved weights.
+        The last step's metrics, the number of steps, the precision of the training and of the saved weights.
 
     Raises:
         UserError: pairs of another split, a `max_length` beyond the model's context, several GPUs in one
@@ -125,7 +125,9 @@ def train_here(
     folder = unfinished / "training" if unfinished is not None else Path(scratch.name)
     # whether this run writes checkpoints is another matter: the one that was cut may have been told otherwise
     checkpoint, rows = (
-        resume_point(folder, partial, in_parts=sharded()) if unfinished is not None else (None, [])
+        resume_point(folder, partial, kind_of_weights(in_bf16(options)))
+        if unfinished is not None
+        else (None, [])
     )
     same = policy.resolve() == reference.resolve()
     writer = MetricsWriter(partial, iteration, method, options.alpha, title, rows, same)
@@ -143,8 +145,9 @@ def train_here(
         writer.close()
         scratch.cleanup()
         free_memory()  # trainer and models went with the frame that held them: an engine comes next
+    precision = "bf16" if in_bf16(options) else "float32"
     last = {name: round(value, 6) for name, value in writer.last.items()}
-    return {"steps": steps, "last_step": last, "precision_saved": saved}
+    return {"steps": steps, "last_step": last, "precision": precision, "precision_saved": saved}
 
 
 def _train_and_save(

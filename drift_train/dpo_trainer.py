@@ -30,7 +30,6 @@ from drift_train.options import TrainOptions
 from drift_train.policy import device, load_model, sharded
 
 _SHORT_RUN = 10  # steps
-REFERENCE = "reference.safetensors"  # the reference's log-probs of all pairs, for a run that is cut
 
 
 def make_trainer(
@@ -143,6 +142,16 @@ def total_steps(pairs: int, options: TrainOptions) -> int:
     return math.ceil(options.epochs * math.ceil(pairs / options.global_batch))
 
 
+def in_bf16(options: TrainOptions) -> bool:
+    """Say whether this process trains with bf16 autocast; `auto` depends on its device."""
+    return options.precision == "bf16" or (options.precision == "auto" and device().type == "cuda")
+
+
+def kind_of_weights(bf16: bool) -> str:
+    """Say how a checkpoint of this process has its weights."""
+    return f"{'split' if sharded() else 'whole'} weights, trained in {'bf16' if bf16 else 'float32'}"
+
+
 def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
     on_gpu = device().type == "cuda"
     at_once = options.per_device_batch * PartialState(cpu=not on_gpu).num_processes
@@ -176,7 +185,7 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, titl
         max_length=options.max_length,
         max_grad_norm=options.max_grad_norm,
         gradient_checkpointing=options.gradient_checkpointing,
-        bf16=options.precision == "bf16" or (options.precision == "auto" and on_gpu),
+        bf16=in_bf16(options),
         use_cpu=not on_gpu,
         seed=options.seed,
         report_to=options.report_to or "none",
@@ -213,7 +222,8 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """As TRL's, unless a run that was cut has left them; sorted by length, so that little is padded."""
-        path = Path(self.args.output_dir) / REFERENCE
+        precision = "bf16" if self.args.bf16 else "float32"
+        path = Path(self.args.output_dir) / f"reference-{precision}.safetensors"
         if path.is_file():
             kept = load_file(path)
         else:
@@ -242,7 +252,7 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()  # each process saves a part
         if self.accelerator.is_main_process:
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            mark_complete(checkpoint, in_parts=sharded())
+            mark_complete(checkpoint, kind_of_weights(self.args.bf16))
 
 
 class LengthSortedBatches(Sampler[int]):

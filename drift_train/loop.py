@@ -304,6 +304,7 @@ def _train(
         output.made_by = {
             "policy": before[0] if iteration else base.name,
             "reference": base.name if from_base else before[0],
+            "precision": output.results.pop("precision"),
             "precision_saved": output.results.pop("precision_saved"),
         }
 

@@ -27,6 +27,8 @@ TIMING = {"tokens_per_second", "peak_memory_bytes"}
 TWO_EPOCHS = OPTIONS.model_copy(update={"epochs": 2, "checkpoint_steps": 2})  # 12 pairs in fours: 6 steps
 LORA = TWO_EPOCHS.model_copy(update={"lora": LoraOptions(rank=4), "optimizer": "adamw_torch"})
 
+WHOLE = "whole weights, trained in float32"
+
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once; its children have used no thread yet
 SERVER.set_forkserver_preload(["drift_train.dpo", "test_dpo", "transformers.models.qwen2"])
 
@@ -168,7 +170,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     assert start(policy, tmp_path, TWO_EPOCHS, kill) == -signal.SIGKILL
     assert (tmp_path / "metrics.jsonl").exists() == (kill is before_publishing)
     point, rows = resume_point(
-        tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl", in_parts=False
+        tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl", WHOLE
     )
     assert (checkpoints.step_of(point) if point else 0) == goes_on_from == len(rows)
     assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
@@ -187,32 +189,40 @@ def test_a_checkpoint_is_taken_only_when_it_is_whole_and_has_its_metrics(tmp_pat
     metrics = tmp_path / "m.jsonl"
     for step in (2, 4, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert resume_point(tmp_path, metrics, in_parts=False) == (None, [])
-    mark_complete(tmp_path / "checkpoint-2", in_parts=False)
-    assert resume_point(tmp_path, metrics, in_parts=False) == (None, [])  # the metrics are gone
+    assert resume_point(tmp_path, metrics, WHOLE) == (None, [])
+    mark_complete(tmp_path / "checkpoint-2", WHOLE)
+    assert resume_point(tmp_path, metrics, WHOLE) == (None, [])  # the metrics are gone
     metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 12)) + '{"step": 1')
-    point = resume_point(tmp_path, metrics, in_parts=False)
+    point = resume_point(tmp_path, metrics, WHOLE)
     assert point == (tmp_path / "checkpoint-2", [{"step": 1}, {"step": 2}])
-    mark_complete(tmp_path / "checkpoint-10", in_parts=False)
-    assert (
-        resume_point(tmp_path, metrics, in_parts=False)[0] == tmp_path / "checkpoint-10"
-    )  # not by the alphabet
+    mark_complete(tmp_path / "checkpoint-10", WHOLE)
+    assert resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-10"  # not by the alphabet
     checkpoints.remove_broken(tmp_path, tmp_path / "checkpoint-10")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
 
 
-def test_a_checkpoint_of_split_weights_is_for_split_weights_only_and_that_is_said(
+def test_a_checkpoint_of_other_weights_is_passed_over_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = tmp_path / "m.jsonl"
     metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 5)))
-    for step, in_parts in ((2, False), (4, True)):
+    for step, how in ((2, WHOLE), (4, "split weights")):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        mark_complete(tmp_path / f"checkpoint-{step}", in_parts=in_parts)
-    assert resume_point(tmp_path, metrics, in_parts=True)[0] == tmp_path / "checkpoint-4"
+        mark_complete(tmp_path / f"checkpoint-{step}", how)
+    assert resume_point(tmp_path, metrics, "split weights")[0] == tmp_path / "checkpoint-4"
     assert not capsys.readouterr().err
-    assert resume_point(tmp_path, metrics, in_parts=False)[0] == tmp_path / "checkpoint-2"
-    assert "checkpoint-4 cannot be gone on from: it was written with FSDP" in capsys.readouterr().err
+    assert resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-2"
+    said = f"checkpoint-4 cannot be gone on from: it has split weights, this run {WHOLE} (train.launch"
+    assert said in capsys.readouterr().err
+
+
+def test_precisions_are_not_mixed(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """As when a run was cut on a GPU and goes on where there is none: neither its steps nor its reference are taken."""
+    policy, expected = undisturbed["full"]
+    in_bf16 = TWO_EPOCHS.model_copy(update={"precision": "bf16"})
+    assert start(policy, tmp_path, in_bf16, Step(3)) == -signal.SIGKILL
+    assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
+    assert outcome(tmp_path) == expected
 
 
 def test_more_steps_between_checkpoints_do_not_throw_away_those_that_are_there(
