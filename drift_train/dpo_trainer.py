@@ -27,7 +27,7 @@ from trl import DPOConfig, DPOTrainer
 from drift_data.workspace import UserError
 from drift_train.checkpoints import mark_complete
 from drift_train.options import TrainOptions
-from drift_train.policy import device, load_model, sharded
+from drift_train.policy import device, fsdp, load_model, sharded
 
 _SHORT_RUN = 10  # steps
 
@@ -69,16 +69,16 @@ def make_trainer(
     args = _arguments(options, len(pairs), folder, keep, title)
     same = policy.resolve() == reference.resolve()
     precompute = options.reference_log_probs == "precompute"
-    own = same and (
-        precompute or options.lora is not None
-    )  # the policy before training, or without its adapters
+    # the policy before training, or without its adapters; FSDP splits that only later, and a reference at once
+    own = same and ((precompute and not fsdp()) or options.lora is not None)
+    where = torch.device("cpu") if sharded() else device()  # a whole model may not fit where it is split
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs]
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # tokenizing has no business among the steps
     try:
         trainer = _Trainer(
-            model=_without_mask(_saveable(load_model(policy, torch.float32))),
-            ref_model=None if own else _without_mask(load_model(reference, torch.float32)),
+            model=_without_mask(_saveable(load_model(policy, torch.float32, where))),
+            ref_model=None if own else _without_mask(load_model(reference, torch.float32, where)),
             args=args,
             train_dataset=_data_set(rows, folder),
             processing_class=tokenizer,

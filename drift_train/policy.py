@@ -72,7 +72,16 @@ def device() -> torch.device:
 
 def sharded() -> bool:
     """Say whether accelerate was told to split one model over the devices (FSDP, DeepSpeed)."""
-    return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+    return fsdp() or _asked_for("DEEPSPEED")
+
+
+def fsdp() -> bool:
+    """Say whether accelerate was told to do so by FSDP."""
+    return _asked_for("FSDP")
+
+
+def _asked_for(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}") == "true"
 
 
 def load_model(folder: Path, dtype: torch.dtype, where: torch.device | None = None) -> Any:

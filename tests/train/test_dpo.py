@@ -200,8 +200,8 @@ def test_no_model_is_held_when_the_memory_is_given_back(
     held: list[weakref.ref[Any]] = []
     freed: list[list[bool]] = []
 
-    def watched(folder: Path, dtype: torch.dtype) -> Any:
-        model = load_model(folder, dtype)
+    def watched(folder: Path, dtype: torch.dtype, where: torch.device) -> Any:
+        model = load_model(folder, dtype, where)
         held.append(weakref.ref(model))
         return model
 

@@ -84,9 +84,9 @@ def reference_of_other_weights(pairs: Pairs, patch: pytest.MonkeyPatch, policy: 
     """The live reference is loaded second."""
     other, loaded = make_policy(policy.parent / "other", seed=1), []
 
-    def second_is_another(folder: Path, dtype: torch.dtype) -> Any:
+    def second_is_another(folder: Path, dtype: torch.dtype, where: torch.device) -> Any:
         loaded.append(folder)
-        return load_model(folder if len(loaded) == 1 else other, dtype)
+        return load_model(folder if len(loaded) == 1 else other, dtype, where)
 
     patch.setattr(dpo_trainer, "load_model", second_is_another)
 
