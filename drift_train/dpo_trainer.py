@@ -256,7 +256,10 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
 
 
 class LengthSortedBatches(Sampler[int]):
-    """Random global batches, each sorted by length, longest first, so that a micro-batch pads little.
+    """Random global batches, each full one sorted by length, longest first, so that a micro-batch pads little.
+
+    The last, smaller one may end in a smaller micro-batch, whose mean weighs as much as the others': sorted, that extra
+    weight would always be the shortest pairs'.
 
     Which pairs share an update is as random as without the sorting, and the same on any number of devices.
     transformers has two samplers for this, and neither fits: `group_by_length` fills whole updates with replies of
@@ -282,7 +285,9 @@ class LengthSortedBatches(Sampler[int]):
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
         for start in range(0, len(order), self._global_batch):
             batch = order[start : start + self._global_batch]
-            yield from sorted(batch, key=self._lengths.__getitem__, reverse=True)
+            if len(batch) == self._global_batch:
+                batch.sort(key=self._lengths.__getitem__, reverse=True)
+            yield from batch
 
 
 def _saveable(model: Any) -> Any:

@@ -197,6 +197,18 @@ def test_batches_are_random_and_sorted_inside() -> None:
     assert list(sampler) != first
 
 
+def test_the_weight_of_a_last_smaller_micro_batch_is_not_always_the_shortest_pairs() -> None:
+    """Five pairs in fours: TRL weighs the mean of four as much as the one that is left."""
+    lengths = list(range(13))
+    alone = []
+    for seed in range(20):
+        order = list(dpo_trainer.LengthSortedBatches(lengths, 8, seed, lambda: 0))
+        assert sorted(order) == lengths
+        assert order[:8] == sorted(order[:8], reverse=True)
+        alone.append(sorted(order[8:]).index(order[-1]))  # its rank by length among the five
+    assert set(alone) == {0, 1, 2, 3, 4}
+
+
 def trace(folder: Path) -> list[dict[str, float]]:
     """Train 50 steps on weights that seed 0 fixes."""
     policy = make_policy(folder / "policy")
