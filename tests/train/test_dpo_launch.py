@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -156,6 +157,27 @@ def test_configurations_are_found_by_name_or_file_with_arguments_behind(tmp_path
     assert configuration(two)[0].name == "two processes.yaml"
     with pytest.raises(UserError, match=r"'gpus9' is neither a file nor one of gpu1, gpus8-fsdp2"):
         configuration("gpus9")
+
+
+@pytest.mark.parametrize("asked", ["--num_machines 2", "--num_machines=2", "--num-machines=2"])
+def test_the_command_for_other_machines_runs_there(
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+) -> None:
+    """Whatever folder it is called in, and without our environment."""
+    monkeypatch.setattr("drift_train.launch._run", lambda command, log: log.write_text("") or 1)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LaunchError):
+        train(
+            policy, Path("model"), make_pairs(policy), OPTIONS.model_copy(update={"launch": f"gpu1 {asked}"})
+        )
+    said = capsys.readouterr().err
+    path, command = said.splitlines()[-1].split(maxsplit=1)
+    assert (Path(path.removeprefix("PYTHONPATH=")) / "drift_train" / "dpo_worker.py").is_file()
+    assert Path(shlex.split(command)[-1]).is_absolute()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
