@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -129,7 +129,9 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             **self.same,
             **logs,
             "num_tokens": tokens,
-            "loss/sigmoid": logs["loss"] - self.alpha * measured["loss/nll"],
+            "loss/sigmoid": logs["loss"]
+            - self.alpha * measured["loss/nll"]
+            - _router_loss(logs, kwargs["model"]),
             **measured,
             "tokens_per_second": round((tokens - self._tokens) / max(now - self._time, 1e-9), 1),
             "peak_memory_bytes": _peak_memory(),
@@ -173,6 +175,13 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             self._file.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def _router_loss(logs: Mapping[str, float], model: Any) -> float:
+    """Return the part of the loss that keeps the experts of a mixture in balance."""
+    if "aux_loss" not in logs:
+        return 0.0
+    return logs["aux_loss"] * float(model.config.get_text_config().router_aux_loss_coef)
 
 
 def _terminal() -> TextIO:

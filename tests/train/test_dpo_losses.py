@@ -12,6 +12,7 @@ import torch
 from random_policy import make_policy
 from safetensors.torch import load_file
 from test_dpo import OPTIONS, make_pairs, train
+from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
 
 from drift_train import dpo_trainer
 from drift_train.checks import log_probs
@@ -173,6 +174,22 @@ def test_adapters_against_the_base_hold_a_reference_of_their_own(policy: Path, t
     )
     assert one[0]["rewards/margins"] == pytest.approx(two[0]["rewards/margins"], rel=1e-4)
     assert abs(one[0]["rewards/margins"]) > 1e-3
+
+
+def test_the_balancing_loss_of_experts_is_no_part_of_the_sigmoid_loss(tmp_path: Path) -> None:
+    mixture = make_policy(tmp_path / "policy")
+    size = AutoConfig.from_pretrained(mixture).vocab_size
+    sizes = {"vocab_size": size, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(
+        **sizes, **heads, router_aux_loss_coef=0.1, output_router_logits=True, bos_token_id=None
+    )
+    MixtralForCausalLM(config).save_pretrained(mixture)
+    row = train(mixture, tmp_path / "model", make_pairs(mixture), OPTIONS.model_copy(update={"alpha": 0.01}))[
+        0
+    ]
+    assert row["aux_loss"] > 1
+    assert row["loss/sigmoid"] == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_replies_lengths_are_logged(policy: Path, tmp_path: Path) -> None:
