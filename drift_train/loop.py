@@ -18,7 +18,7 @@ from drift_train.candidates import READ, rollout_candidates, seed_candidates, ta
 from drift_train.checkpoints import partial_of
 from drift_train.examples import Example, read_examples, slice_of_iteration
 from drift_train.methods import METHODS
-from drift_train.options import LoopOptions, RewardOptions, TrainOptions
+from drift_train.options import HealthOptions, LoopOptions, RewardOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, TRAIN, PairFilter, write_pairs
 
 _SCRATCH = ".tmp"  # folder of the workspace that every stage empties before it begins
@@ -42,7 +42,10 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
     Returns:
         True when something was made, False when all was there already.
     """
-    start = resolve_base(workspace, base)
+    return _warm(workspace, run, resolve_base(workspace, base), options)
+
+
+def _warm(workspace: Workspace, run: str, start: Base, options: LoopOptions) -> bool:
     if options.warm is None:
         return _take_base(workspace, run, start, "the recipe has no warm start", options)
     made = _seed_pairs(workspace, run, start, options, options.warm)
@@ -78,8 +81,8 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
         )
     if workspace.manifest(_name(run, 1, "rollouts")) is None:
         _check_inputs(workspace, options)
-    made = warm(workspace, run, base, options)
-    start = resolve_base(workspace, base)
+    start = resolve_base(workspace, base)  # once: of a folder it reads every weight
+    made = _warm(workspace, run, start, options)
     for k in range(1, n + 1):
         if k == 1 and workspace.manifest(_name(run, 1, "rollouts")) is None:
             policy = workspace.path(_name(run, 0, "model"))
@@ -92,7 +95,8 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
             made |= _rewards(workspace, run, k, options.ranking)
         made |= _pairs(workspace, run, k, options)
         made |= _train(workspace, run, k, start, options.train, options.method)
-        made |= _health(workspace, run, k, start, options)
+        if options.health is not None:
+            made |= _health(workspace, run, k, start, options.health)
     return made
 
 
@@ -321,11 +325,12 @@ def _train(
     return made
 
 
-def _health(workspace: Workspace, run: str, iteration: int, base: Base, options: LoopOptions) -> bool:
-    """Measure a trained iteration. A stage of its own: whatever goes wrong here, the model is kept."""
+def _health(workspace: Workspace, run: str, iteration: int, base: Base, options: HealthOptions) -> bool:
+    """Measure a trained iteration. A stage of its own: the model is kept, and the run goes on without the figures where
+    memory does not suffice.
+    """
     policy, trained = _name(run, iteration - 1, "model"), _name(run, iteration, "model")
-    rollouts, pairs = _name(run, iteration, "rollouts"), _name(run, iteration, "pairs")
-    name = _name(run, iteration, "health")
+    name, rollouts = _name(run, iteration, "health"), _name(run, iteration, "rollouts")
 
     def build(stage: Build) -> None:
         from drift_train.analysis.health import write_health
@@ -334,18 +339,24 @@ def _health(workspace: Workspace, run: str, iteration: int, base: Base, options:
             stage[name],
             workspace,
             rollouts,
-            workspace.require(pairs),
             (workspace.path(policy), base.path, workspace.path(trained)),
-            options.health,
+            options,
             f"{run} iter{iteration} health",
         )
         stage[name].made_by = {"policy": policy, "trained": trained, "base": base.name}
 
-    return workspace.run(
-        "iter",
-        [name],
-        build,
-        options={"iteration": iteration, **options.health.model_dump()},
-        inputs=list(dict.fromkeys([rollouts, pairs, policy, trained, *base.inputs])),
-        files=base.files,
-    )
+    try:
+        return workspace.run(
+            "iter",
+            [name],
+            build,
+            options={"iteration": iteration, **options.model_dump()},
+            inputs=list(dict.fromkeys([rollouts, policy, trained, *base.inputs])),
+            files=base.files,
+        )
+    except MemoryError as error:
+        print(f"{name} is not measured: {error} loop.health=null leaves it out.", file=sys.stderr)
+    from drift_train.policy import free_memory
+
+    free_memory()  # only here does nobody hold the model any more
+    return False

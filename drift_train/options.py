@@ -26,8 +26,6 @@ class PolicyServerOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     base_url: str  # such as http://localhost:8000/v1
-    # its name there; None: a name made from the policy's digest, so that a server of another policy is told apart
-    model: str | None = None
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # it computes in: how close the recheck must come
     concurrency: int = Field(default=64, ge=1)  # requests at once
     timeout: float = Field(default=600.0, gt=0)  # seconds for one reply
@@ -98,9 +96,11 @@ class SamplingOptions(BaseModel):
         """Return what determines the replies, as JSON: a stage is made again when it has changed.
 
         Left out is what a user may change between a kill and the next run: shards, batches, the server's address,
-        and how vllm is spread over devices.
+        how vllm is spread over devices, and how many replies are scored again; that none is stays in it, for replies
+        that nobody has checked are no others' equals.
         """
         options = self.model_dump(mode="json", exclude=set(self._apart))
+        options["recheck"] = self.recheck > 0
         options["vllm"] = {name: value for name, value in self.vllm.items() if name not in _PLACEMENT}
         return options
 
@@ -242,7 +242,7 @@ class LoopOptions(BaseModel):
     train: TrainOptions = TrainOptions()
     warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
     min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
-    health: HealthOptions = HealthOptions()
+    health: HealthOptions | None = HealthOptions()  # None: not measured; it takes three models in float32
 
     @property
     def guided(self) -> bool:

@@ -34,6 +34,7 @@ class Setting(BaseModel):
     why: str | None = None
     data: ExamplesName | None = None
     methods: list[MethodName] | None = None
+    guided: bool | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Setting:
@@ -44,9 +45,11 @@ class Setting(BaseModel):
         return self
 
     def applies(self, recipe: Recipe) -> bool:
-        """Say whether the entry is about this data and method."""
-        of_data = self.data is None or self.data == recipe.loop.examples
-        return of_data and (self.methods is None or recipe.loop.method in self.methods)
+        """Say whether the entry is about this data, this method and such rollouts."""
+        loop = recipe.loop
+        of_data = self.data is None or self.data == loop.examples
+        of_guidance = self.guided is None or self.guided == loop.guided
+        return of_data and of_guidance and (self.methods is None or loop.method in self.methods)
 
 
 class Reference(BaseModel):

@@ -41,7 +41,6 @@ HEALTH = {  # of iter1: what M0 said and how far training moved it
     "finish_reasons": {"stop": 3, "length": 1},
     "distinct": {"corpus": {"1": 0.25, "2": 0.25, "3": None}, "reply": {"1": 1.0, "2": 0.9, "3": None}},
     "diversity": 0.125,
-    "pairs": {"asked": 4, "kept": 3, "dropped": {"leaks guidance": 1}},
 }
 
 

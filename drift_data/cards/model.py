@@ -100,7 +100,7 @@ def render_model_card(
             },
             data=_data(lineage, run, first),
             sources=[known_sources()[source] for source in _sources(lineage) if source in known_sources()],
-            health_models=[row.model for row in rows],
+            health_models=[row.heading for row in rows],
             health=health_table(rows),
             scores=_scores(workspace, run, iteration),
             licence=licence,

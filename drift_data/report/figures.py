@@ -89,7 +89,7 @@ def read_figures(
         if not figures.samples and "rollouts" in views:
             figures.samples = _samples(_rows(connection, _ROLLOUTS, [_READ, _READ, run, samples]))
     figures.health = read_health(workspace, run)
-    figures.steps = {row.iteration: row.steps for row in figures.health if row.steps}
+    figures.steps = {row.iteration: row.steps for row in figures.health if row.steps and not row.stale}
     _add_results(figures)
     figures.checks = _checks(figures, options)
     return figures

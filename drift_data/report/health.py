@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drift_data.report.alarms import AlarmOptions, Check, ends, length_check, training_checks
-from drift_data.workspace import Workspace
+from drift_data.workspace import UserError, Workspace
 
 Steps = list[dict[str, float]]
 
@@ -28,11 +28,17 @@ class Health:
     length_ratio: float | None = None  # mean tokens of chosen to those of rejected replies
     measured: Mapping[str, Any] = field(default_factory=dict)  # results of the folder `health`
     steps: Steps = field(default_factory=list)
+    stale: bool = False  # something that it was made from has changed since: it is of another chain of models
 
     @property
     def model(self) -> str:
         """The policy that was trained."""
         return f"M{self.iteration}"
+
+    @property
+    def heading(self) -> str:
+        """Its name, and whether it is stale."""
+        return f"{self.model}, stale" if self.stale else self.model
 
     @property
     def sampled(self) -> str:
@@ -70,6 +76,7 @@ def read_health(workspace: Workspace, run: str) -> list[Health]:
         name = folder.relative_to(workspace.root).as_posix()
         pairs, health = workspace.manifest(f"{name}/pairs"), workspace.manifest(f"{name}/health")
         steps = read_steps(workspace, name)
+        stale = not all(_is_current(workspace, f"{name}/{made}") for made in ("pairs", "model"))
         if pairs is None and not steps:
             continue
         chosen, rejected = (
@@ -82,11 +89,26 @@ def read_health(workspace: Workspace, run: str) -> list[Health]:
                 kept=pairs.rows_out if pairs else 0,
                 dropped=pairs.dropped if pairs else {},
                 length_ratio=chosen / rejected if chosen and rejected else None,
-                measured=health.results if health else {},
+                # of models that are no more: no figures of an iteration that is itself current
+                measured=health.results
+                if health and (stale or _is_current(workspace, f"{name}/health"))
+                else {},
                 steps=steps,
+                stale=stale,
             )
         )
     return rows
+
+
+def _is_current(workspace: Workspace, name: str) -> bool:
+    """Say whether all that a folder was made from is as it was; so it is of one that was not made."""
+    if workspace.manifest(name) is None:
+        return True
+    try:
+        workspace.require(name)
+    except UserError:
+        return False
+    return True
 
 
 def read_steps(workspace: Workspace, folder: str) -> Steps:
@@ -103,7 +125,8 @@ def read_steps(workspace: Workspace, folder: str) -> Steps:
 
 
 def health_checks(rows: Sequence[Health], options: AlarmOptions) -> list[Check]:
-    """Return the checks of every iteration: its training, its pairs, and the replies it learned from."""
+    """Return the checks of every iteration that is current: its training, its pairs, the replies it learned from."""
+    rows = [row for row in rows if not row.stale]
     checks = training_checks({row.iteration: row.steps for row in rows if row.steps}, options)
     first: Health | None = None
     for row in rows:

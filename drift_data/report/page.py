@@ -114,7 +114,7 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
     drawn: dict[str, list[tuple[str, Markup]]] = {
         "training": [],
         "lengths": [],
-        "health": _health_charts([row for row in figures.health if row.measured]),
+        "health": _health_charts([row for row in figures.health if row.measured and not row.stale]),
         "scores": [],
     }
     starts, total = {}, 0.0

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from drift_data.schema import HEALTH
-from drift_data.workspace import Manifest, Output, Workspace
+from drift_data.workspace import Output, Workspace
 from drift_train.analysis.likelihood import score, token_mean
 from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
 from drift_train.options import HealthOptions
@@ -37,7 +37,6 @@ def write_health(
     output: Output,
     workspace: Workspace,
     rollouts: str,
-    pairs: Manifest,
     models: tuple[Path, Path, Path],
     options: HealthOptions,
     title: str,
@@ -47,19 +46,19 @@ def write_health(
     Results: `replies` (all), `measured`, `kl_base` and `kl_step` ({mean, stderr, n}; n counts replies), `tokens`
     ({mean, p10, p50, p90} of all replies), `finish_reasons` (counts of all replies), `distinct` ({corpus, reply} → n →
     share of n-grams of tokens that are no repeats), `diversity` (mean cosine distance of two replies, as the base
-    model's mean last hidden states: one yardstick for all iterations), `pairs` ({asked, kept, dropped by reason}).
+    model's mean last hidden states: one yardstick for all iterations). A reply of no token is counted, not measured.
 
     Args:
         output: of the stage that makes `health`.
         workspace: holds the rollouts.
         rollouts: their table, which has rows.
-        pairs: manifest of the pairs made of them.
         models: folders of the policy that sampled, of the base model, and of the policy trained on the pairs.
         options: how many replies are scored.
         title: of the progress bars.
 
     Raises:
         CheckError: a log-probability is not a number.
+        MemoryError: a model does not fit into the device's memory.
     """
     policy, base, trained = models
     every, rows = _read(workspace, rollouts, options.replies)
@@ -92,7 +91,6 @@ def write_health(
         "finish_reasons": dict(sorted(Counter(reason for _, reason in every).items())),
         "distinct": {"corpus": corpus_distinct(said), "reply": reply_distinct(said)},
         "diversity": mean_cosine_distance(embeddings),
-        "pairs": {"asked": pairs.rows_in, "kept": pairs.rows_out, "dropped": pairs.dropped},
     }
 
 
@@ -104,7 +102,8 @@ def _read(workspace: Workspace, table: str, count: int) -> tuple[list[tuple[int,
         for batch in workspace.batches(table, columns=_READ, batch_size=1_000):
             for row in batch.to_pylist():
                 every.append((len(row["token_ids"]), row["finish_reason"]))
-                yield row
+                if row["token_ids"]:  # some servers give replies of none
+                    yield row
 
     def rank(row: dict[str, Any]) -> bytes:
         key = "\0".join(str(row[name]) for name in _KEY)

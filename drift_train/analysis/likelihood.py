@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -38,8 +39,24 @@ def score(
 
     Raises:
         CheckError: a sum is not a finite number.
+        MemoryError: the device has too little memory.
     """
-    model = load_model(folder, torch.float32)
+    try:
+        sums, embeddings = _forwards(load_model(folder, torch.float32), rows, title, embed)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{folder} in float32, with a batch of {_BATCH_TOKENS} tokens or one reply, is more than the device's memory "
+            "holds."
+        ) from error
+    free_memory()
+    if not all(map(math.isfinite, sums)):
+        raise CheckError(f"Log-probabilities that {folder} gives to rollouts are not finite: it is broken.")
+    return sums, embeddings
+
+
+def _forwards(
+    model: Any, rows: Sequence[Tokens], title: str, embed: bool
+) -> tuple[list[float], torch.Tensor]:
     sums = [0.0] * len(rows)
     embeddings: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     with tqdm(total=len(rows), desc=title, unit="reply", mininterval=0.5) as bar:
@@ -66,10 +83,6 @@ def score(
                 if embed:
                     embeddings[i] = output.hidden_states[-1][place, start:end].float().mean(dim=0).cpu()
             bar.update(len(batch))
-    del model
-    free_memory()
-    if not all(map(math.isfinite, sums)):
-        raise CheckError(f"Log-probabilities that {folder} gives to rollouts are not finite: it is broken.")
     return sums, torch.stack(embeddings) if embed else torch.empty(0)
 
 

@@ -1,7 +1,7 @@
 """Samples from an OpenAI-compatible server that serves the policy, after a look whether it serves this one.
 
 Each iteration has another policy, and a server keeps the one that it was started with. So the policy's name on the
-server is made from its digest, unless the user gives one, and every request names it. Knows the chat API and vLLM's
+server is made from its digest, and every request names it. Knows the chat API and vLLM's
 additions to it; where these are missing, what they tell is found in other ways, and the manifest says so.
 """
 
@@ -52,7 +52,7 @@ class ServerEngine:
         assert options.server is not None
         self._policy, self._renderer, self._options, self._progress = policy, renderer, options, progress
         self._server: PolicyServerOptions = options.server
-        self._model = self._server.model or policy_name(policy)
+        self._model = policy_name(policy)
         self._key = os.environ.get(_KEY, "").strip()
         self._waiting: deque[Sequence[Request]] = deque()
         self.precision: str = self._server.precision

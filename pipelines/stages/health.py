@@ -19,10 +19,17 @@ def show_health(workspace: Workspace, run: str, options: AlarmOptions, console: 
     table = Table(title=Text(f"Health of {visible(run, 60)}"), title_justify="left")
     table.add_column("trained")
     for row in shown:
-        table.add_column(row.model, justify="right")
+        table.add_column(row.heading, justify="right")
     for name, cells in health_table(shown):
         table.add_row(name, *(Text(cell) for cell in cells))
     console.print(table)
+    if stale := [row for row in rows if row.stale]:
+        names, n = ", ".join(row.model for row in stale), stale[-1].iteration
+        again = f"`make iter N={n}`" if n else "`make warm`"
+        line = (
+            f"Stale, with no alarms: {names}. What they were made from has changed; {again} makes them again."
+        )
+        console.print(Text(line, style="bold"), soft_wrap=True)
     checks = health_checks(rows, options)
     alarms = [check for check in checks if check.alarm]
     for check in alarms:

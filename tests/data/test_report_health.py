@@ -9,6 +9,7 @@ from rich.console import Console
 from sample_workspace import HEALTH, RUN, metrics, sample
 
 from drift_data.report.alarms import AlarmOptions
+from drift_data.report.figures import read_figures
 from drift_data.report.health import Health, health_checks, health_table, read_health, read_steps
 from drift_data.workspace import MANIFEST, Workspace
 from pipelines.stages.health import show_health
@@ -49,6 +50,32 @@ def test_a_run_is_read_iteration_by_iteration(tmp_path) -> None:
     assert second.measured == HEALTH
     assert second.curve("rewards/margins") == 0.95  # median of steps 9 and 10
     assert read_health(Workspace(tmp_path / "nothing"), RUN) == []
+
+
+def test_an_iteration_of_another_chain_is_stale_and_raises_no_alarm(
+    tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = sample(tmp_path / "work")
+    path = workspace.path(f"runs/{RUN}/iter0/model") / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "another M0"}))
+    rows = read_health(workspace, RUN)
+    assert [(row.heading, row.stale) for row in rows] == [("M0", False), ("M1, stale", True)]
+    assert rows[1].measured == HEALTH
+    assert {check.where for check in health_checks(rows, OPTIONS)} <= {"M0", "M0 pairs"}
+    assert list(read_figures(workspace, RUN, 1, 1, OPTIONS).steps) == [0]
+    show_health(workspace, RUN, OPTIONS, Console(width=100))
+    shown = capsys.readouterr().out
+    assert "M1, stale" in shown
+    assert "`make iter N=1` makes them again" in shown
+    assert "replies cut for length" not in shown
+
+
+def test_a_measurement_of_a_model_that_is_no_more_is_none(tmp_path) -> None:
+    workspace = sample(tmp_path / "work")
+    path = workspace.path(f"runs/{RUN}/iter1/model") / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "another M1"}))
+    (row,) = [row for row in read_health(workspace, RUN) if row.iteration == 1]
+    assert (row.stale, row.measured, bool(row.steps)) == (False, {}, True)
 
 
 def test_ten_iterations_are_in_their_order(tmp_path) -> None:

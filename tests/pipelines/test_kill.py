@@ -67,6 +67,8 @@ def contents(work: Path) -> dict[str, object]:
     for path in sorted(work.rglob("manifest.json")):
         manifest = json.loads(path.read_text())
         del manifest["seconds"], manifest["peak_memory_bytes"]
+        last = manifest["results"].get("last_step", {})  # of a training
+        manifest["results"]["last_step"] = {k: v for k, v in last.items() if k not in MEASURED}
         found[f"{path.parent.relative_to(work)} manifest"] = manifest
     for folder in sorted({path.parent for path in work.rglob("*.parquet")}):
         query = f"select count(*), bit_xor(hash(columns(*)::varchar)) from '{folder}/*.parquet'"
@@ -90,10 +92,15 @@ def stages_survive_kills(
     hits = 0
     for stage in stages:
         seconds = run(undisturbed, *stage)
-        killed = 0
-        for _ in range(KILLS):
-            killed += kill_at(rng.uniform(0.1, 1.0) * seconds, disturbed, *stage)
-            hits += inside_a_stage(disturbed)
+        killed = writing = 0
+        # Early ones first: a run that ends before its kill leaves nothing to the later ones.
+        for moment in sorted(rng.uniform(0.1, 1.0) for _ in range(KILLS)):
+            killed += kill_at(moment * seconds, disturbed, *stage)
+            writing += inside_a_stage(disturbed)
+        print(
+            f"{' '.join(stage[:3])}: {killed} of {KILLS} runs killed, {writing} of them while a stage was writing"
+        )
+        hits += writing
         assert killed, f"{stage} ended before every kill"
         run(disturbed, *stage)
         leftovers = [path for path in disturbed.rglob("*") if ".tmp" in path.parts]

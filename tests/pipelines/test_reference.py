@@ -62,6 +62,47 @@ def test_an_option_that_the_reference_forgot_is_seen(monkeypatch: pytest.MonkeyP
     assert lines("paper-7b")["loop.rollout.recheck"].verdict == "unnamed"
 
 
+G, X = "fresh sample guided by the feedback", "fresh sample from x alone"
+REWARD = "loop.reward.model=some/model"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method", "guided", "expected"),
+    [
+        ("paper-7b", "drift", False, {"chosen": X, "rejected": None}),
+        ("paper-7b", "spin", True, {"chosen": "the SAT reply of a seed pair", "rejected": G}),
+        (
+            "paper-7b",
+            "iterdpo",
+            False,
+            {
+                "chosen": "the better of the samples from x by the reward",
+                "rejected": "the worse of the samples from x by the reward",
+            },
+        ),
+        ("ultrafeedback-7b", "drift", True, {"chosen": G, "rejected": None}),
+        ("ultrafeedback-7b", "spin", True, {"chosen": None, "rejected": G}),
+        ("ultrafeedback-7b", "iterdpo", True, {"chosen and rejected": f"a {G} and one from x alone"}),
+    ],
+)
+def test_what_guidance_changes_of_a_pair_is_not_called_the_same(
+    recipe: str, method: str, guided: bool, expected: dict[str, str | None]
+) -> None:
+    """None: as published, guided or not."""
+    common = [f"loop.method={method}", REWARD]
+    published = lines(recipe, *common)
+    changed = lines(recipe, *common, f"loop.rollout.guidance={str(guided).lower()}")
+    for name, here in expected.items():
+        assert published[name].verdict == "same"
+        line = changed[name]
+        assert (line.here, line.verdict) == (here or line.published, "named" if here else "same")
+        assert line.published == published[name].published
+
+
+def test_health_may_be_left_out_as_it_changes_nothing() -> None:
+    assert lines("paper-7b", "loop.health=null")["loop.health"].verdict == "ours"
+
+
 def test_methods_are_shown_as_table_1_has_them() -> None:
     drift, spin = lines("paper-7b"), lines("paper-7b", "loop.method=spin")
     assert (drift["rejected"].here, spin["chosen"].here) == ("the DSAT reply", "the SAT reply")

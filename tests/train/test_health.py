@@ -1,24 +1,27 @@
 """Health of an iteration: figures checked against plain arithmetic and a second, unbatched forward in float64."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import user
+from conftest import user, write_table
 from random_policy import make_policy
 from test_loop import OPTIONS, make_workspace
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drift_data.cards.model import write_model_card
 from drift_data.report.alarms import AlarmOptions
-from drift_data.workspace import Workspace
+from drift_data.schema import ROLLOUTS
+from drift_data.workspace import MANIFEST, Workspace
 from drift_train import loop
 from drift_train.analysis import likelihood
 from drift_train.analysis.likelihood import score, token_mean
 from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
 from drift_train.checks import CheckError
+from drift_train.options import HealthOptions
 from drift_train.policy import load_renderer
 
 KEY = ("conversation_id", "turn", "kind", "sample")
@@ -85,22 +88,57 @@ def test_lengths_ends_and_filters_are_of_all_rollouts(finished: Workspace) -> No
     assert results["tokens"]["p50"] == np.percentile(lengths, 50)
     assert results["tokens"]["p10"] == pytest.approx(np.percentile(lengths, 10), abs=0.005)
     assert sum(results["finish_reasons"].values()) == len(rollouts)
-    pairs = finished.require("runs/r/iter1/pairs")
-    assert results["pairs"] == {"asked": pairs.rows_in, "kept": pairs.rows_out, "dropped": pairs.dropped}
+
+
+def test_a_reply_of_no_token_is_counted_and_not_measured(finished: Workspace, tmp_path: Path) -> None:
+    workspace, name = Workspace(tmp_path), "runs/r/iter1/rollouts"
+    rows = finished.read(name).to_pylist()
+    rows[0].update(completion="", token_ids=[], finish_reason="length")
+    write_table(workspace, name, ROLLOUTS, rows)
+    for folder in ("runs/r/iter0/model", "runs/r/iter1/model"):
+        shutil.copytree(finished.path(folder), workspace.path(folder))
+        manifest = finished.require(folder).model_copy(update={"inputs": {}})
+        (workspace.path(folder) / MANIFEST).write_text(manifest.model_dump_json())
+    base = loop.resolve_base(workspace, "runs/r/iter0/model")
+    loop._health(workspace, "r", 1, base, HealthOptions())
+    results = workspace.require("runs/r/iter1/health").results
+    assert (results["replies"], results["measured"]) == (len(rows), len(rows) - 1)
+    assert sum(results["finish_reasons"].values()) == len(rows)
+    assert math.isfinite(results["diversity"])
+
+
+def test_what_does_not_fit_into_memory_is_not_measured_and_the_run_goes_on(
+    finished: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(folder: Path, dtype: torch.dtype) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(likelihood, "load_model", full)
+    options = HealthOptions(replies=3)
+    assert not loop._health(finished, "r", 1, loop.resolve_base(finished, str(policy)), options)
+    assert "runs/r/iter1/health is not measured" in (said := capsys.readouterr().err)
+    assert "loop.health=null" in said
+    assert not (finished.root / ".tmp").exists()
+
+
+def test_without_health_nothing_is_measured(policy: Path, tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    loop.iterate(workspace, "r", 1, str(policy), OPTIONS.model_copy(update={"warm": None, "health": None}))
+    assert workspace.manifest("runs/r/iter1/model")
+    assert workspace.manifest("runs/r/iter1/health") is None
 
 
 def test_fewer_replies_are_measured_than_there_are_and_both_numbers_are_said(
     finished: Workspace, policy: Path
 ) -> None:
-    options = OPTIONS.model_copy(update={"health": OPTIONS.health.model_copy(update={"replies": 5})})
-    loop._health(finished, "r", 1, loop.resolve_base(finished, str(policy)), options)
+    base = loop.resolve_base(finished, str(policy))
+    loop._health(finished, "r", 1, base, HealthOptions(replies=5))
     first = finished.read("runs/r/iter1/health")
     results = finished.require("runs/r/iter1/health").results
     assert (results["replies"], results["measured"], first.num_rows) == (12, 5, 5)
     assert results["tokens"]["mean"] > 0
     ids = set(first["conversation_id"].to_pylist())
-    options.health.replies = 7
-    loop._health(finished, "r", 1, loop.resolve_base(finished, str(policy)), options)
+    loop._health(finished, "r", 1, base, HealthOptions(replies=7))
     assert ids < set(finished.read("runs/r/iter1/health")["conversation_id"].to_pylist())
 
 

@@ -84,7 +84,7 @@ def test_rollouts_killed_at_random_moments_end_as_an_undisturbed_run(policy: Pat
     assert child.wait() == 0
     ready, seconds = sampling - started, time.monotonic() - sampling
 
-    rng, log, hits = random.Random(5), tmp_path / "sampled", 0
+    rng, log, kills, hits = random.Random(5), tmp_path / "sampled", 0, 0
     log.touch()
     for _ in range(KILLS):
         before, lines = kept(disturbed), len(log.read_text().splitlines())
@@ -97,7 +97,9 @@ def test_rollouts_killed_at_random_moments_end_as_an_undisturbed_run(policy: Pat
         after, new = kept(disturbed), log.read_text().splitlines()[lines:]
         assert set(before) <= set(after) or Workspace(disturbed).manifest(ROLLOUTS)  # the table was finished
         assert not set(before) & set(new)  # none that was there was sampled again
+        kills += child.returncode == -signal.SIGKILL
         hits += child.returncode == -signal.SIGKILL and len(after) > len(before)
+    print(f"{kills} kills, {hits} of them after new shards were kept")
     assert hits, "no kill came while there were shards to keep and to sample"
     lines, before = len(log.read_text().splitlines()), kept(disturbed)
     assert start(disturbed, log).wait() == 0

@@ -8,8 +8,8 @@ import pytest
 from conftest import assistant, dsat_row, preference_row, seed_row, user, write_table
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES, SEED_ROWS
-from drift_data.workspace import UserError, Workspace, file_digest
-from drift_train import dpo, loop, rehearsal
+from drift_data.workspace import UserError, Workspace, file_digest, folder_digest
+from drift_train import base, dpo, loop, rehearsal
 from drift_train.options import LoopOptions, RolloutOptions, TrainOptions
 
 TRAIN = TrainOptions(
@@ -66,6 +66,20 @@ def test_a_second_call_makes_nothing_again(finished: Workspace, policy: Path) ->
     assert not loop.warm(finished, "r", str(policy), OPTIONS)
     after = {path: path.stat().st_mtime_ns for path in finished.root.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_the_base_models_weights_are_read_once_a_call(
+    finished: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(folder: Path) -> str:
+        read.append(folder)
+        return folder_digest(folder)
+
+    monkeypatch.setattr(base, "folder_digest", counted)
+    assert not loop.iterate(finished, "r", 2, str(policy), OPTIONS)
+    assert read == [policy]
 
 
 def test_seed_pairs_are_the_train_rows_of_seed(finished: Workspace) -> None:

@@ -112,6 +112,21 @@ def test_every_shard_is_rechecked(policy: Path, tmp_path: Path) -> None:
     assert sample(policy, asked, OPTIONS, tmp_path, recheck=3).made_by["rechecked_rows"] == 3
 
 
+def test_a_higher_recheck_looks_at_kept_replies_and_samples_none_again(
+    policy: Path, tmp_path: Path, collected: list[int]
+) -> None:
+    asked = make_requests(policy, 16)
+    assert (
+        sample(policy, asked, OPTIONS, tmp_path, tmp_path, shard=8, recheck=2).made_by["rechecked_rows"] == 2
+    )
+    before = list(collected)
+    assert (
+        sample(policy, asked, OPTIONS, tmp_path, tmp_path, shard=8, recheck=12).made_by["rechecked_rows"]
+        == 12
+    )
+    assert collected == before
+
+
 def test_no_recheck_is_said_aloud(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_by = sample(policy, make_requests(policy, 4), OPTIONS, tmp_path, recheck=0).made_by
     assert made_by["rechecked_rows"] == 0
@@ -210,6 +225,7 @@ def test_what_does_not_determine_replies_is_no_part_of_a_stages_identity() -> No
         engine="vllm",
         shard=10,
         batch_size=1,
+        recheck=20,
         vllm={"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "max_num_seqs": 8},
     )
     assert spread.identity() == plain

@@ -92,14 +92,27 @@ def test_a_server_of_the_iterate_before_is_told_by_its_name(policy: Path, tmp_pa
     assert not server.bodies
 
 
-def test_a_name_of_the_users_own_is_checked_by_the_folder_where_the_server_tells_it(
+def test_another_folder_by_the_right_name_is_told_where_the_server_says_it(
     policy: Path, tmp_path: Path
 ) -> None:
     before = make_policy(tmp_path / "before", seed=1)
-    with PolicyServer(before, "mine") as server, pytest.raises(EngineStartError, match=f"serves {before} by"):
-        ask(policy, server, tmp_path, where={"model": "mine"})
+    with (
+        PolicyServer(before, policy_name(policy)) as server,
+        pytest.raises(EngineStartError, match=f"serves {before} by"),
+    ):
+        ask(policy, server, tmp_path)
+
+
+def test_no_name_of_ones_own_can_stand_for_every_iterate(policy: Path, tmp_path: Path) -> None:
+    """By such a name the iterate before would be sampled, where the server does not tell its folder."""
     with PolicyServer(policy, "mine") as server:
-        assert ask(policy, server, tmp_path, where={"model": "mine"}).made_by["served_model"] == "mine"
+        with pytest.raises(
+            EngineStartError, match=f"serves mine, not .* by the name of {policy_name(policy)}"
+        ):
+            ask(policy, server, tmp_path)
+        with pytest.raises(ValueError, match=r"server\.model"):
+            ask(policy, server, tmp_path, where={"model": "mine"})
+    assert not server.bodies
 
 
 def test_another_checkpoint_by_the_right_name_is_caught_by_the_recheck(policy: Path, tmp_path: Path) -> None:
