@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-COMPLETE = (
-    "complete"  # file in a checkpoint's folder, written last: without it the checkpoint may be half there
-)
+# File in a checkpoint's folder, written last: without it the checkpoint may be half there. It says how the weights lie
+# there and were computed with: a run that has them otherwise cannot read them, or would mix precisions.
+COMPLETE = "complete"
+
+
+def mark_complete(checkpoint: Path, how: str) -> None:
+    """Say that a checkpoint is all there, and of which kind."""
+    (checkpoint / COMPLETE).write_text(how)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -20,19 +26,33 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def resume_point(folder: Path, metrics: Path) -> tuple[Path | None, list[dict[str, Any]]]:
+def partial_of(metrics: Path) -> Path:
+    """Return where the metrics are until the model is saved, and beside checkpoints until both are removed."""
+    return metrics.with_suffix(".partial.jsonl")
+
+
+def resume_point(folder: Path, metrics: Path, how: str) -> tuple[Path | None, list[dict[str, Any]]]:
     """Find the newest checkpoint that is whole and whose steps are all in the metrics.
 
     Args:
         folder: with `checkpoint-<step>` folders; need not exist.
         metrics: JSONL of the run that was cut; need not exist.
+        how: this run has its weights; it takes such checkpoints only.
 
     Returns:
         The checkpoint and the metrics' rows up to it; (None, []) when training has to start from the beginning.
     """
     rows = _rows(metrics)
-    whole = sorted((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=step_of)
-    for checkpoint in reversed(whole):
+    complete = sorted((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=step_of)
+    for checkpoint in reversed(complete):
+        written = (checkpoint / COMPLETE).read_text()
+        if written != how:
+            print(
+                f"{checkpoint.name} cannot be gone on from: it has {written}, this run {how} (train.launch, "
+                "train.precision).",
+                file=sys.stderr,
+            )
+            continue
         step = step_of(checkpoint)
         if [row.get("step") for row in rows[:step]] == list(range(1, step + 1)):
             return checkpoint, rows[:step]

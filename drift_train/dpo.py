@@ -7,6 +7,7 @@ Reads pairs and model folders, writes a model folder and metrics. Knows nothing 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ import torch
 from accelerate import PartialState
 
 from drift_data.workspace import UserError
-from drift_train.checkpoints import remove_broken, resume_point
+from drift_train.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo_checks import check_first_batch, check_reference, check_rows, check_tokens
-from drift_train.dpo_trainer import make_trainer, sharded, total_steps
+from drift_train.dpo_trainer import in_bf16, kind_of_weights, make_trainer, total_steps
 from drift_train.metrics import MetricsWriter
 from drift_train.options import TrainOptions
-from drift_train.policy import free_memory, load_renderer, save_model
+from drift_train.policy import free_memory, load_renderer, save_model, sharded
 
 
 def train(
@@ -45,7 +46,8 @@ def train(
         pairs: rows of the `pairs` table, all of split "train".
         target: folder that the trained model is written into; plain transformers and vllm load it.
         metrics: JSONL file, one line an optimiser step. It is `*.partial.jsonl` until the model is saved, so
-            that a run which is cut leaves the metrics of the model that is there.
+            that a run which is cut leaves the metrics of the model that is there. With `unfinished` that stays: its
+            checkpoints are nothing without it, and the caller has yet to publish what is in `target`.
         options: of the training. With `launch` it runs in processes of its own.
         iteration: goes into the metrics, as does `method`.
         method: that made the pairs.
@@ -54,12 +56,12 @@ def train(
             None keeps none.
 
     Returns:
-        The last step's metrics, the number of steps, and the precision of the saved weights.
+        The last step's metrics, the number of steps, the precision of the training and of the saved weights.
 
     Raises:
         UserError: pairs of another split, a `max_length` beyond the model's context, several GPUs in one
             process, or too little memory on one.
-        CheckError: TRL sees other tokens than our rendering or would cut some, the margin at step 0 is not 0
+        CheckError: TRL sees other tokens than our rendering or would cut some, the log-ratio at step 0 is not 0
             although policy and reference are the same weights, a reference log-probability is missing, or a loss
             is not finite.
     """
@@ -77,7 +79,11 @@ def train(
             "unfinished": unfinished,
         }
     )
-    metrics.with_suffix(".partial.jsonl").replace(metrics)
+    partial, whole = partial_of(metrics), metrics.with_suffix(".whole")
+    shutil.copyfile(partial, whole)
+    whole.replace(metrics)
+    if unfinished is None:
+        partial.unlink()
     return result
 
 
@@ -105,25 +111,29 @@ def train_here(
     method: str,
     title: str,
     unfinished: Path | None = None,
-    dry: bool = False,
 ) -> dict[str, Any]:
     """Do what `train` says in this process, which may be one of several that accelerate started.
 
-    Leaves the metrics at `*.partial.jsonl`. A `dry` run makes one update and saves nothing.
+    Leaves the metrics at `*.partial.jsonl`.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     PartialState(cpu=not torch.cuda.is_available())  # from here on each process has a device of its own
-    partial = metrics.with_suffix(".partial.jsonl")
+    partial = partial_of(metrics)
     keep = unfinished is not None and total_steps(len(pairs), options) > options.checkpoint_steps
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)
     folder = unfinished / "training" if unfinished is not None else Path(scratch.name)
-    checkpoint, rows = resume_point(folder, partial) if keep else (None, [])
+    # whether this run writes checkpoints is another matter: the one that was cut may have been told otherwise
+    checkpoint, rows = (
+        resume_point(folder, partial, kind_of_weights(in_bf16(options)))
+        if unfinished is not None
+        else (None, [])
+    )
     same = policy.resolve() == reference.resolve()
     writer = MetricsWriter(partial, iteration, method, options.alpha, title, rows, same)
     try:
         steps, saved = _train_and_save(
-            policy, reference, pairs, target, options, writer, folder, keep, checkpoint, dry
+            policy, reference, pairs, target, options, writer, folder, keep, checkpoint
         )
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -135,8 +145,9 @@ def train_here(
         writer.close()
         scratch.cleanup()
         free_memory()  # trainer and models went with the frame that held them: an engine comes next
+    precision = "bf16" if in_bf16(options) else "float32"
     last = {name: round(value, 6) for name, value in writer.last.items()}
-    return {"steps": steps, "last_step": last, "precision_saved": saved}
+    return {"steps": steps, "last_step": last, "precision": precision, "precision_saved": saved}
 
 
 def _train_and_save(
@@ -149,7 +160,6 @@ def _train_and_save(
     folder: Path,
     keep: bool,
     checkpoint: Path | None,
-    dry: bool,
 ) -> tuple[int, str]:
     """Check, train, save; return the number of steps and the saved precision. Alone holds trainer and models."""
     renderer = load_renderer(policy)
@@ -168,16 +178,12 @@ def _train_and_save(
     check_tokens(trainer.train_dataset, pairs, renderer, options.max_length)
     if trainer.precompute_ref_logps:
         check_reference(trainer.train_dataset, pairs)
-    if not sharded():  # else the policy is no whole model on any device until training starts
-        same = policy.resolve() == reference.resolve()
-        check_first_batch(trainer, pairs, same_weights=same)
+    check_first_batch(trainer, pairs, same_weights=policy.resolve() == reference.resolve())
     trainer.add_callback(writer)
     if trainer.accelerator.is_main_process:
         remove_broken(folder, checkpoint)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if dry:
-        return int(trainer.state.global_step), "nothing"
     return int(trainer.state.global_step), _save(trainer, policy, target)
 
 

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from drift_data.workspace import UserError
-from drift_train.checks import MARGIN_TOLERANCE, CheckError
+from drift_train.checks import RATIO_TOLERANCE, CheckError
 from drift_train.options import TrainOptions
 from drift_train.pairs import TRAIN
-from drift_train.policy import context_length
+from drift_train.policy import context_length, sharded
 from drift_train.render import Renderer, RenderError
 
 _FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
+_FIRST = 8  # pairs of the batch that is looked at before training
+_SHORT = 8  # tokens: over fewer, rounding is no mean any more
 _SIDES = ("chosen", "rejected")
 
 Pairs = Sequence[Mapping[str, Any]]
@@ -99,38 +101,40 @@ def check_reference(dataset: Any, pairs: Pairs) -> None:
 
 
 def check_first_batch(trainer: Any, pairs: Pairs, *, same_weights: bool) -> None:
-    """Run the first pairs through policy and reference before anything is learned.
+    """Check what the loss will cover and, unless the model lies in parts on several devices, run the first pairs through
+    policy and reference.
 
-    With the same weights every margin is 0, so the sigmoid loss is ln 2; anything else means that one of the
-    two was loaded wrongly or computes differently.
+    With the same weights every log-ratio is 0, so the margin is and the sigmoid loss is ln 2; anything else means that
+    one of the two was loaded wrongly or computes differently.
     """
-    rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), 8))]
+    rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), _FIRST))]
     batch = trainer.data_collator(rows)
     _check_learned(batch, rows, pairs)
+    if (
+        sharded()
+    ):  # the policy is no whole model anywhere until training starts: the metrics look at step 1 instead
+        return
     batch = {name: value.to(trainer.model.device) for name, value in batch.items()}
     trainer.model.eval()
-    chosen, rejected = policy_log_probs(trainer, batch)
+    policy = policy_log_probs(trainer, batch)
     if trainer.precompute_ref_logps:
-        reference_chosen, reference_rejected = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
+        reference = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
     else:
-        reference_chosen, reference_rejected = trainer.compute_ref_log_probs(
-            trainer.ref_model or trainer.model, batch
-        )
-    margins = trainer.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-    for margin, pair in zip(margins.tolist(), pairs, strict=False):
-        if not math.isfinite(margin):
-            raise CheckError(
-                f"Log-probabilities of {_name(pair)} are not finite: the policy or the reference is broken."
-            )
-    worst = int(margins.abs().argmax())
-    tolerance = MARGIN_TOLERANCE[torch.bfloat16 if trainer.args.bf16 else torch.float32]
-    if same_weights and abs(margins[worst]) > tolerance:
-        loss = float(torch.nn.functional.softplus(-margins).mean())
-        raise CheckError(
-            f"Before the first step policy and reference are the same weights, yet the margin of {_name(pairs[worst])} "
-            f"is {float(margins[worst]):.3g} (at most {tolerance}) and the sigmoid loss {loss:.6f} instead of ln 2 = "
-            f"{math.log(2):.6f}. One of the two was not loaded from the folder it claims."
-        )
+        reference = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    tolerance = RATIO_TOLERANCE[torch.bfloat16 if trainer.args.bf16 else torch.float32]
+    for side, ours, theirs in zip(_SIDES, policy, reference, strict=True):
+        for row, pair, ratio in zip(rows, pairs, (ours - theirs).tolist(), strict=False):
+            if not math.isfinite(ratio):
+                raise CheckError(
+                    f"Log-probabilities of {_name(pair)} are not finite: the policy or the reference is broken."
+                )
+            allowed = tolerance * max(len(row[f"{side}_ids"]), _SHORT)
+            if same_weights and abs(ratio) > allowed:
+                raise CheckError(
+                    f"Before the first step policy and reference are the same weights, yet the log-probabilities of the "
+                    f"{side} reply of {_name(pair)} differ by {abs(ratio):.3g} (at most {allowed:.3g}), and its margin "
+                    "is not 0. One of the two was not loaded from the folder it claims."
+                )
 
 
 def policy_log_probs(trainer: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

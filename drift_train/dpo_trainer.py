@@ -7,7 +7,6 @@ Returns a trainer that has trained nothing yet. Whether what it will train on is
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,17 +19,17 @@ from accelerate import PartialState
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
-from transformers.integrations import TensorBoardCallback
+from transformers import GenerationConfig
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from drift_data.workspace import UserError
-from drift_train.checkpoints import COMPLETE
+from drift_train.checkpoints import mark_complete
 from drift_train.options import TrainOptions
-from drift_train.policy import device, load_model
+from drift_train.policy import device, fsdp, load_model, sharded
 
 _SHORT_RUN = 10  # steps
-REFERENCE = "reference.safetensors"  # the reference's log-probs of all pairs, for a run that is cut
 
 
 def make_trainer(
@@ -65,29 +64,26 @@ def make_trainer(
         UserError: the batches do not divide, adapters are asked for with sharded weights, or a tracker of
             `report_to` is not installed.
     """
+    check_trackers(options.report_to)
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report their use to the Hub
     args = _arguments(options, len(pairs), folder, keep, title)
     same = policy.resolve() == reference.resolve()
     precompute = options.reference_log_probs == "precompute"
-    own = same and (
-        precompute or options.lora is not None
-    )  # the policy before training, or without its adapters
+    # the policy before training, or without its adapters; FSDP splits that only later, and a reference at once
+    own = same and ((precompute and not fsdp()) or options.lora is not None)
+    where = torch.device("cpu") if sharded() else device()  # a whole model may not fit where it is split
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs]
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # tokenizing has no business among the steps
     try:
         trainer = _Trainer(
-            model=_without_mask(load_model(policy, torch.float32)),
-            ref_model=None if own else _without_mask(load_model(reference, torch.float32)),
+            model=_without_mask(_saveable(load_model(policy, torch.float32, where))),
+            ref_model=None if own else _without_mask(load_model(reference, torch.float32, where)),
             args=args,
             train_dataset=_data_set(rows, folder),
             processing_class=tokenizer,
             peft_config=_lora(options),
         )
-    except RuntimeError as error:
-        if "requires" in str(error) and options.report_to:  # transformers' integrations speak like this
-            raise UserError(f"report_to {options.report_to}: {error}") from error
-        raise
     finally:
         if not bars:
             datasets.enable_progress_bars()
@@ -101,6 +97,22 @@ def make_trainer(
                 logs
             )  # its own choice lies in `folder`, which goes when training is done
     return trainer
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that every tracker is one and is installed.
+
+    Raises:
+        UserError: one is not.
+    """
+    try:
+        named = [
+            name for name in names if name not in ("all", "none")
+        ]  # transformers' words for what is installed
+        for callback in get_reporting_integration_callbacks(named):
+            callback()
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise UserError(f"report_to {names}: {error}") from error
 
 
 def _data_set(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
@@ -130,9 +142,14 @@ def total_steps(pairs: int, options: TrainOptions) -> int:
     return math.ceil(options.epochs * math.ceil(pairs / options.global_batch))
 
 
-def sharded() -> bool:
-    """Say whether accelerate was told to split one model over the devices (FSDP, DeepSpeed)."""
-    return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+def in_bf16(options: TrainOptions) -> bool:
+    """Say whether this process trains with bf16 autocast; `auto` depends on its device."""
+    return options.precision == "bf16" or (options.precision == "auto" and device().type == "cuda")
+
+
+def kind_of_weights(bf16: bool) -> str:
+    """Say how a checkpoint of this process has its weights."""
+    return f"{'split' if sharded() else 'whole'} weights, trained in {'bf16' if bf16 else 'float32'}"
 
 
 def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
@@ -168,7 +185,7 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, titl
         max_length=options.max_length,
         max_grad_norm=options.max_grad_norm,
         gradient_checkpointing=options.gradient_checkpointing,
-        bf16=options.precision == "bf16" or (options.precision == "auto" and on_gpu),
+        bf16=in_bf16(options),
         use_cpu=not on_gpu,
         seed=options.seed,
         report_to=options.report_to or "none",
@@ -205,7 +222,8 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """As TRL's, unless a run that was cut has left them; sorted by length, so that little is padded."""
-        path = Path(self.args.output_dir) / REFERENCE
+        precision = "bf16" if self.args.bf16 else "float32"
+        path = Path(self.args.output_dir) / f"reference-{precision}.safetensors"
         if path.is_file():
             kept = load_file(path)
         else:
@@ -233,11 +251,15 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process saves a part
         if self.accelerator.is_main_process:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            mark_complete(checkpoint, kind_of_weights(self.args.bf16))
 
 
 class LengthSortedBatches(Sampler[int]):
-    """Random global batches, each sorted by length, longest first, so that a micro-batch pads little.
+    """Random global batches, each full one sorted by length, longest first, so that a micro-batch pads little.
+
+    The last, smaller one may end in a smaller micro-batch, whose mean weighs as much as the others': sorted, that extra
+    weight would always be the shortest pairs'.
 
     Which pairs share an update is as random as without the sorting, and the same on any number of devices.
     transformers has two samplers for this, and neither fits: `group_by_length` fills whole updates with replies of
@@ -263,7 +285,21 @@ class LengthSortedBatches(Sampler[int]):
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
         for start in range(0, len(order), self._global_batch):
             batch = order[start : start + self._global_batch]
-            yield from sorted(batch, key=self._lengths.__getitem__, reverse=True)
+            if len(batch) == self._global_batch:
+                batch.sort(key=self._lengths.__getitem__, reverse=True)
+            yield from batch
+
+
+def _saveable(model: Any) -> Any:
+    """Let a model be saved whatever its generation config asks for.
+
+    transformers loads one that contradicts itself (`do_sample: false` with a temperature) with a warning, and refuses to
+    save it: with the first checkpoint, or when all is trained. `save_model` copies the file of the model's origin anyway.
+    """
+    known = model.generation_config
+    tokens = {name: getattr(known, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**tokens)
+    return model
 
 
 def _without_mask(model: Any) -> Any:

@@ -6,6 +6,7 @@ what they print goes to a log beside it. Knows the files, and accelerate's comma
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -23,6 +24,7 @@ from drift_train.engines.vllm import end_process
 
 SHIPPED = Path(__file__).with_name("accelerate")  # configurations, by name
 JOB, PAIRS, RESULT = "job.json", "pairs.jsonl", "result.json"
+_ROOT = str(Path(__file__).resolve().parents[1])  # where the children find `drift_train`
 ERRORS: dict[str, type[Exception]] = {"UserError": UserError, "CheckError": CheckError}
 FOLDERS = ("policy", "reference", "target", "metrics", "unfinished")
 
@@ -53,13 +55,14 @@ def launch(arguments: Mapping[str, Any]) -> dict[str, Any]:
         prefix=".launch-", dir=target.parent
     )  # the children need one in any case
     unfinished = arguments["unfinished"] or Path(shared.name)
-    folder = unfinished / "launch"
+    folder = unfinished.resolve() / "launch"  # other machines read it, too
     try:
         job = write_job(folder, {**arguments, "unfinished": unfinished})
         command = [*_accelerate(config, further), "-m", "drift_train.dpo_worker", str(job)]
         if _machines(config, further) > 1:
             print(
-                f"{title}: on every other machine run, with its --machine_rank:\n  {shlex.join(command)}",
+                f"{title}: on every other machine run, with its --machine_rank:\n"
+                f"  PYTHONPATH={shlex.quote(_ROOT)} {shlex.join(command)}",
                 file=sys.stderr,
             )
         code = _run(command, log)
@@ -107,16 +110,18 @@ def _accelerate(config: Path, further: Sequence[str]) -> list[str]:
 def _machines(config: Path, further: Sequence[str]) -> int:
     import yaml
 
-    if "--num_machines" in further:
-        return int(further[further.index("--num_machines") + 1])
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--num_machines", "--num-machines", type=int)  # or with "=", as accelerate takes it
+    asked, _ = parser.parse_known_args(further)
+    if asked.num_machines is not None:
+        return int(asked.num_machines)
     return int(yaml.safe_load(config.read_text()).get("num_machines", 1))
 
 
 def _run(command: Sequence[str], log: Path) -> int:
     """Run to the end, whatever happens to us, and return the exit code."""
-    root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "DRIFT_PROGRESS": f"/proc/{os.getpid()}/fd/2"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)

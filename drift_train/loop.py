@@ -8,15 +8,18 @@ imported (with torch) only when a step has to be made.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 from drift_data.schema import DROPPED
 from drift_data.workspace import Build, UserError, Workspace
 from drift_train.base import Base, link_model, resolve_base
 from drift_train.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
-from drift_train.examples import slice_of_iteration
+from drift_train.checkpoints import partial_of
+from drift_train.examples import Example, read_examples, slice_of_iteration
 from drift_train.methods import METHODS
 from drift_train.options import HealthOptions, LoopOptions, RewardOptions, TrainOptions
-from drift_train.pairs import LENGTH_STOP, PairFilter, write_pairs
+from drift_train.pairs import LENGTH_STOP, TRAIN, PairFilter, write_pairs
 
 _SCRATCH = ".tmp"  # folder of the workspace that every stage empties before it begins
 LOGS = "logs"  # folder of the workspace for the engines' own logs
@@ -50,6 +53,11 @@ def _warm(workspace: Workspace, run: str, start: Base, options: LoopOptions) -> 
     if count < options.min_seed_pairs:
         reason = f"{count} seed pairs are fewer than min_seed_pairs {options.min_seed_pairs}"
         return _take_base(workspace, run, start, reason, options) or made
+    if workspace.manifest(_name(run, 0, "model")) is None:
+        seeds = (example for example in read_examples(workspace, "seed") if example.split == TRAIN)
+        _rehearse(
+            workspace, start.path, start.path, seeds, options.warm, f"{run} rehearsal of the warm start"
+        )
     return _train(workspace, run, 0, start, options.warm, "seed") or made
 
 
@@ -77,7 +85,11 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
     made = _warm(workspace, run, start, options)
     for k in range(1, n + 1):
         if k == 1 and workspace.manifest(_name(run, 1, "rollouts")) is None:
-            _rehearse(workspace, run, start, options)
+            policy = workspace.path(_name(run, 0, "model"))
+            reference = start.path if options.train.reference == "base" else policy
+            examples, _ = usable_examples(workspace, options)
+            first = slice_of_iteration(examples, 1, options.asked())
+            _rehearse(workspace, policy, reference, first, options.train, f"{run} rehearsal of DPO")
         made |= _rollouts(workspace, run, k, options)
         if options.ranking:
             made |= _rewards(workspace, run, k, options.ranking)
@@ -146,19 +158,21 @@ def _take_base(workspace: Workspace, run: str, base: Base, reason: str, options:
     )
 
 
-def _rehearse(workspace: Workspace, run: str, base: Base, options: LoopOptions) -> None:
-    """Make an update and forget it: what would stop the training stops the run before hours of sampling."""
+def _rehearse(
+    workspace: Workspace,
+    policy: Path,
+    reference: Path,
+    examples: Iterable[Example],
+    training: TrainOptions,
+    title: str,
+) -> None:
+    """Make two updates and forget them: what would stop the training stops the run before hours are spent."""
     from drift_train.rehearsal import rehearse
 
-    policy, folder = workspace.path(_name(run, 0, "model")), workspace.path(_SCRATCH)
-    reference = base.path if options.train.reference == "base" else policy
-    examples, _ = usable_examples(workspace, options)
+    folder = workspace.path(_SCRATCH)
     with workspace.lock():
         folder.mkdir(exist_ok=True)
-        title = f"{run} rehearsal of DPO"
-        rehearse(
-            policy, reference, slice_of_iteration(examples, 1, options.asked()), options.train, folder, title
-        )
+        rehearse(policy, reference, examples, training, folder, title)
 
 
 def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptions) -> bool:
@@ -266,6 +280,7 @@ def _train(
     policy = workspace.path(before[0]) if iteration else base.path
     from_base = training.reference == "base" or not iteration
     reference = base.path if from_base else policy
+    metrics = workspace.path(_name(run, iteration, "metrics.jsonl"))
 
     def build(stage: Build) -> None:
         from drift_train.dpo import train
@@ -283,7 +298,7 @@ def _train(
             reference,
             rows,
             output.folder,
-            workspace.path(_name(run, iteration, "metrics.jsonl")),
+            metrics,
             training,
             iteration=iteration,
             method=method,
@@ -293,10 +308,11 @@ def _train(
         output.made_by = {
             "policy": before[0] if iteration else base.name,
             "reference": base.name if from_base else before[0],
+            "precision": output.results.pop("precision"),
             "precision_saved": output.results.pop("precision_saved"),
         }
 
-    return workspace.run(
+    made = workspace.run(
         "iter" if iteration else "warm",
         [name],
         build,
@@ -304,6 +320,9 @@ def _train(
         inputs=list(dict.fromkeys([pairs, *before, *(base.inputs if from_base else ())])),
         files=base.files if from_base else {},
     )
+    if made:  # published: its checkpoints are gone, and so goes what a resume would have read beside them
+        partial_of(metrics).unlink()
+    return made
 
 
 def _health(workspace: Workspace, run: str, iteration: int, base: Base, options: HealthOptions) -> bool:

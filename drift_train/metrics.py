@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from drift_data.workspace import peak_memory_bytes
-from drift_train.checks import MARGIN_TOLERANCE, CheckError
+from drift_train.checks import RATIO_TOLERANCE, CheckError
 
 _PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
 
@@ -70,7 +70,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         alpha: weight of the NLL in the loss.
         title: of the progress bar.
         kept: rows of the run that this one goes on from; they come first in the file.
-        same_weights: policy and reference are the same, so the margin of the first step has to be 0.
+        same_weights: policy and reference are the same, so the log-ratio of the first step has to be 0.
     """
 
     def __init__(
@@ -129,7 +129,9 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             **self.same,
             **logs,
             "num_tokens": tokens,
-            "loss/sigmoid": logs["loss"] - self.alpha * measured["loss/nll"],
+            "loss/sigmoid": logs["loss"]
+            - self.alpha * measured["loss/nll"]
+            - _router_loss(logs, kwargs["model"]),
             **measured,
             "tokens_per_second": round((tokens - self._tokens) / max(now - self._time, 1e-9), 1),
             "peak_memory_bytes": _peak_memory(),
@@ -138,7 +140,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         if self._file is not None:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        self._check(state.global_step, logs, args.bf16)
+        self._check(state.global_step, logs, args, row["lengths/chosen"] + row["lengths/rejected"])
         self.last = {name: value for name, value in row.items() if isinstance(value, float)}
         if self._bar is not None:
             self._bar.set_postfix(
@@ -146,7 +148,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             )
             self._bar.update(state.global_step - self._bar.n)
 
-    def _check(self, step: int, logs: dict[str, float], bf16: bool) -> None:
+    def _check(self, step: int, logs: dict[str, float], args: Any, tokens: float) -> None:
         broken = [
             name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
         ]
@@ -156,13 +158,16 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
                 f"model was not saved. Lower learning_rate, or look at {self.path} for the step where it "
                 "began."
             )
-        tolerance = MARGIN_TOLERANCE[torch.bfloat16 if bf16 else torch.float32]
-        if step == 1 and self._same_weights and abs(logs["rewards/margins"]) > tolerance:
-            raise CheckError(
-                f"{self.title}: policy and reference are the same weights, yet the mean margin before the first update "
-                f"is {logs['rewards/margins']:.3g} (at most {tolerance}): the sigmoid loss is not ln 2. The processes "
-                "computed with other weights than those of the folder."
-            )
+        if step == 1 and self._same_weights:
+            # of the mean margin: without beta, and by the mean length, as `check_first_batch` has it of one reply
+            ratio = abs(logs["rewards/margins"]) / (args.beta * max(tokens, 1))
+            tolerance = RATIO_TOLERANCE[torch.bfloat16 if args.bf16 else torch.float32]
+            if ratio > tolerance:
+                raise CheckError(
+                    f"{self.title}: policy and reference are the same weights, yet before the first update their "
+                    f"log-probabilities differ by {ratio:.3g} a token (at most {tolerance}): the margin is not 0, nor "
+                    "the sigmoid loss ln 2. The processes computed with other weights than those of the folder."
+                )
 
     def close(self) -> None:
         """Close the file and the bar, after success or failure."""
@@ -170,6 +175,13 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             self._file.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def _router_loss(logs: Mapping[str, float], model: Any) -> float:
+    """Return the part of the loss that keeps the experts of a mixture in balance."""
+    if "aux_loss" not in logs:
+        return 0.0
+    return logs["aux_loss"] * float(model.config.get_text_config().router_aux_loss_coef)
 
 
 def _terminal() -> TextIO:

@@ -165,7 +165,6 @@ class TrainOptions(BaseModel):
     max_length: int = Field(default=2048, ge=2)
     # Trainer's default, which the release keeps; 0 = no clipping
     max_grad_norm: float = Field(default=1.0, ge=0)
-    gradient_checkpointing: bool = True  # release
     # bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU, float32 on a CPU
     precision: Literal["auto", "float32", "bf16"] = "auto"
     reference: Literal["previous", "base"] = "previous"  # paper: the policy that the iteration starts from
@@ -174,8 +173,9 @@ class TrainOptions(BaseModel):
     lora: LoraOptions | None = None  # None trains all weights, as the paper
     seed: int = 42  # release
     threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None leaves them as they are
+    # what follows does not change the result: a run that was cut goes on with others
+    gradient_checkpointing: bool = True  # release
     report_to: list[str] = []  # trackio, wandb, tensorboard …, beside metrics.jsonl
-    # the last two do not change the result: a run that was cut goes on with others
     checkpoint_steps: int = Field(
         default=100, ge=1
     )  # for a run that is killed; a shorter training keeps none
@@ -184,8 +184,13 @@ class TrainOptions(BaseModel):
     )
 
     def determining(self) -> dict[str, Any]:
-        """Return what the trained model depends on, as JSON."""
-        return self.model_dump(mode="json", exclude={"checkpoint_steps", "launch"})
+        """Return what the trained model depends on, as JSON.
+
+        `precision: auto` stays so: a model that a GPU trained is not made again where there is none. The manifest says
+        which it was, and a training that was cut is not gone on from in another.
+        """
+        apart = {"gradient_checkpointing", "report_to", "checkpoint_steps", "launch"}
+        return self.model_dump(mode="json", exclude=apart)
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -6,6 +6,7 @@ Knows nothing about what a policy is used for.
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,20 @@ def device() -> torch.device:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
+
+
+def sharded() -> bool:
+    """Say whether accelerate was told to split one model over the devices (FSDP, DeepSpeed)."""
+    return fsdp() or _asked_for("DEEPSPEED")
+
+
+def fsdp() -> bool:
+    """Say whether accelerate was told to do so by FSDP."""
+    return _asked_for("FSDP")
+
+
+def _asked_for(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}") == "true"
 
 
 def load_model(folder: Path, dtype: torch.dtype, where: torch.device | None = None) -> Any:

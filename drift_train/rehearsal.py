@@ -1,8 +1,8 @@
-"""One update on the longest batch that can occur, thrown away: what would stop a training stops the run before hours of
-sampling.
+"""Two updates on the longest batches that can occur, thrown away: what would stop a training stops the run before hours
+of sampling.
 
-Makes its pairs of the examples' own texts. Too little memory, a template that TRL reads otherwise, a missing tracker
-and a wrong launch configuration all show here.
+Makes its pairs of the examples' own texts. Too little memory, a template that TRL reads otherwise, a missing tracker, a
+wrong launch configuration and a model that cannot be saved all show here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def rehearse(
     folder: Path,
     title: str,
 ) -> None:
-    """Make one update of a copy of `policy` and forget it.
+    """Make two updates of a copy of `policy`, save it, and forget it.
+
+    Two, because the optimizer's state is there only when the second begins; and in two micro-batches where the training
+    accumulates, because gradients then wait beside a forward.
 
     Args:
         policy: model folder.
@@ -44,15 +47,19 @@ def rehearse(
         CheckError: as `dpo.train`.
     """
     from drift_train.dpo import run
+    from drift_train.dpo_trainer import check_trackers
 
-    size = options.per_device_batch if options.launch is None else options.global_batch
+    check_trackers(options.report_to)
+    size = options.global_batch  # how many processes share it is not known here
+    if options.launch is None:
+        size = min(size, 2 * options.per_device_batch)
     pairs = longest_pairs(examples, load_renderer(policy), options.max_length, options.per_device_batch)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as scratch:
         run(
             {
                 "policy": policy,
                 "reference": reference,
-                "pairs": [pairs[i % len(pairs)] for i in range(size)],
+                "pairs": [pairs[i % len(pairs)] for i in range(2 * size)],
                 "target": Path(scratch) / "model",
                 "metrics": Path(scratch) / "metrics.jsonl",
                 "options": options.model_copy(update={"global_batch": size, "epochs": 1, "report_to": []}),
@@ -60,7 +67,6 @@ def rehearse(
                 "method": "rehearsal",
                 "title": title,
                 "unfinished": Path(scratch),
-                "dry": True,
             }
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assistant, user
+from conftest import assistant, edit_json, user
 from random_policy import make_policy
 from safetensors.torch import load_file
 
@@ -172,6 +172,18 @@ def test_the_saved_folder_is_a_plain_model_without_pickles(policy: Path, tmp_pat
     load_model(tmp_path / "model", torch.float32)
 
 
+def test_a_generation_config_that_contradicts_itself_is_kept_and_costs_no_training(tmp_path: Path) -> None:
+    """transformers loads it with a warning and refuses to save it, in a checkpoint or at the end."""
+    odd = make_policy(tmp_path / "odd")
+    edit_json(odd / "generation_config.json", do_sample=False, temperature=0.6)
+    options = OPTIONS.model_copy(update={"checkpoint_steps": 1})
+    assert (
+        len(train(odd, tmp_path / "model", make_pairs(odd), options, unfinished=tmp_path / "unfinished")) == 3
+    )
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["temperature"] == 0.6
+    assert load_renderer(tmp_path / "model").ends == load_renderer(odd).ends
+
+
 def test_a_reference_that_is_not_the_policy_is_allowed_and_shows_in_the_margin(
     policy: Path, tmp_path: Path
 ) -> None:
@@ -188,8 +200,8 @@ def test_no_model_is_held_when_the_memory_is_given_back(
     held: list[weakref.ref[Any]] = []
     freed: list[list[bool]] = []
 
-    def watched(folder: Path, dtype: torch.dtype) -> Any:
-        model = load_model(folder, dtype)
+    def watched(folder: Path, dtype: torch.dtype, where: torch.device) -> Any:
+        model = load_model(folder, dtype, where)
         held.append(weakref.ref(model))
         return model
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from test_dpo import OPTIONS, make_pairs, train
 from test_dpo_resume import TIMING, outcome, run
 
 from drift_data.workspace import UserError
+from drift_train import dpo_trainer
 from drift_train.launch import SHIPPED, LaunchError, configuration
 from drift_train.options import TrainOptions
 
@@ -61,6 +64,50 @@ def test_two_processes_train_as_one(policy: Path, tmp_path: Path, two: str, log_
     for name in one:
         assert (one[name] - other[name]).abs().max() < (one[name] - start[name]).abs().max() / 100
     assert {path.name for path in tmp_path.iterdir()} == {"one", "one.jsonl", "two", "two.jsonl"}
+
+
+FSDP = "gpus8-fsdp2 --num_processes 2"  # as shipped; without GPUs accelerate splits nothing, so only our own side of it is seen here
+
+
+def test_a_checkpoint_of_split_weights_is_gone_on_from_and_stops_no_run_without_them(
+    policy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Cut in saving: all checkpoints are there. FSDP goes on from them, one process begins again and says so."""
+    pairs, split = make_pairs(policy, 16), options("", launch=FSDP, epochs=1)
+    (tmp_path / "first").write_text("a file where the model's folder should be")
+    with pytest.raises(LaunchError):
+        train(policy, tmp_path / "first", pairs, split, unfinished=tmp_path / "unfinished")
+    partial = tmp_path / "first.partial.jsonl"
+    kept = partial.read_text()
+    assert kept.count("\n") == 4
+    for name, launch in (("split", FSDP), ("whole", None)):
+        (tmp_path / f"{name}.partial.jsonl").write_text(kept)
+        changed = split.model_copy(update={"launch": launch})
+        shutil.copytree(tmp_path / "unfinished", tmp_path / f"unfinished-{name}")
+        train(policy, tmp_path / name, pairs, changed, unfinished=tmp_path / f"unfinished-{name}")
+        assert ((tmp_path / f"{name}.jsonl").read_text() == kept) == (name == "split")
+    assert "checkpoint-4 cannot be gone on from: it has split weights" in capfd.readouterr().err
+
+
+def test_split_weights_are_loaded_on_the_cpu_and_fsdps_reference_as_the_policy_is(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole model need not fit on a device; TRL would load the reference itself, and compute it otherwise."""
+    made: dict[str, Any] = {}
+
+    def stop(**arguments: Any) -> None:
+        made.update(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(dpo_trainer, "_Trainer", stop)
+    monkeypatch.setattr(dpo_trainer, "device", lambda: torch.device("meta"))
+    for name in ("fsdp", "sharded"):
+        monkeypatch.setattr(dpo_trainer, name, lambda: True)
+    with pytest.raises(InterruptedError):
+        train(policy, tmp_path / "model", make_pairs(policy))
+    for model in (made["model"], made["ref_model"]):
+        assert model.device.type == "cpu"
+        assert model.base_model._forward_pre_hooks
 
 
 def test_an_error_of_a_child_is_the_same_error_here(policy: Path, tmp_path: Path, two: str) -> None:
@@ -110,6 +157,27 @@ def test_configurations_are_found_by_name_or_file_with_arguments_behind(tmp_path
     assert configuration(two)[0].name == "two processes.yaml"
     with pytest.raises(UserError, match=r"'gpus9' is neither a file nor one of gpu1, gpus8-fsdp2"):
         configuration("gpus9")
+
+
+@pytest.mark.parametrize("asked", ["--num_machines 2", "--num_machines=2", "--num-machines=2"])
+def test_the_command_for_other_machines_runs_there(
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+) -> None:
+    """Whatever folder it is called in, and without our environment."""
+    monkeypatch.setattr("drift_train.launch._run", lambda command, log: log.write_text("") or 1)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LaunchError):
+        train(
+            policy, Path("model"), make_pairs(policy), OPTIONS.model_copy(update={"launch": f"gpu1 {asked}"})
+        )
+    said = capsys.readouterr().err
+    path, command = said.splitlines()[-1].split(maxsplit=1)
+    assert (Path(path.removeprefix("PYTHONPATH=")) / "drift_train" / "dpo_worker.py").is_file()
+    assert Path(shlex.split(command)[-1]).is_absolute()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))

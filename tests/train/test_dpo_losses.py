@@ -12,6 +12,7 @@ import torch
 from random_policy import make_policy
 from safetensors.torch import load_file
 from test_dpo import OPTIONS, make_pairs, train
+from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
 
 from drift_train import dpo_trainer
 from drift_train.checks import log_probs
@@ -175,6 +176,22 @@ def test_adapters_against_the_base_hold_a_reference_of_their_own(policy: Path, t
     assert abs(one[0]["rewards/margins"]) > 1e-3
 
 
+def test_the_balancing_loss_of_experts_is_no_part_of_the_sigmoid_loss(tmp_path: Path) -> None:
+    mixture = make_policy(tmp_path / "policy")
+    size = AutoConfig.from_pretrained(mixture).vocab_size
+    sizes = {"vocab_size": size, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(
+        **sizes, **heads, router_aux_loss_coef=0.1, output_router_logits=True, bos_token_id=None
+    )
+    MixtralForCausalLM(config).save_pretrained(mixture)
+    row = train(mixture, tmp_path / "model", make_pairs(mixture), OPTIONS.model_copy(update={"alpha": 0.01}))[
+        0
+    ]
+    assert row["aux_loss"] > 1
+    assert row["loss/sigmoid"] == pytest.approx(math.log(2), abs=1e-4)
+
+
 def test_replies_lengths_are_logged(policy: Path, tmp_path: Path) -> None:
     pairs = make_pairs(policy)
     step = train(policy, tmp_path / "m", pairs, one_batch())[0]
@@ -195,6 +212,18 @@ def test_batches_are_random_and_sorted_inside() -> None:
     assert list(sampler) == first
     epoch = 1
     assert list(sampler) != first
+
+
+def test_the_weight_of_a_last_smaller_micro_batch_is_not_always_the_shortest_pairs() -> None:
+    """Five pairs in fours: TRL weighs the mean of four as much as the one that is left."""
+    lengths = list(range(13))
+    alone = []
+    for seed in range(20):
+        order = list(dpo_trainer.LengthSortedBatches(lengths, 8, seed, lambda: 0))
+        assert sorted(order) == lengths
+        assert order[:8] == sorted(order[:8], reverse=True)
+        alone.append(sorted(order[8:]).index(order[-1]))  # its rank by length among the five
+    assert set(alone) == {0, 1, 2, 3, 4}
 
 
 def trace(folder: Path) -> list[dict[str, float]]:

@@ -19,13 +19,15 @@ from test_dpo import OPTIONS, make_pairs
 
 from drift_data.workspace import file_digest
 from drift_train import checkpoints, dpo, dpo_trainer
-from drift_train.checkpoints import COMPLETE, resume_point
+from drift_train.checkpoints import mark_complete, resume_point
 from drift_train.metrics import MetricsWriter
 from drift_train.options import LoraOptions, TrainOptions
 
 TIMING = {"tokens_per_second", "peak_memory_bytes"}
 TWO_EPOCHS = OPTIONS.model_copy(update={"epochs": 2, "checkpoint_steps": 2})  # 12 pairs in fours: 6 steps
 LORA = TWO_EPOCHS.model_copy(update={"lora": LoraOptions(rank=4), "optimizer": "adamw_torch"})
+
+WHOLE = "whole weights, trained in float32"
 
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once; its children have used no thread yet
 SERVER.set_forkserver_preload(["drift_train.dpo", "test_dpo", "transformers.models.qwen2"])
@@ -107,6 +109,16 @@ def in_the_first_batch() -> None:
     dpo.check_first_batch = lambda *_, **__: die()
 
 
+def before_publishing() -> None:
+    plain = dpo.train
+
+    def train(*args: Any, **kwargs: Any) -> None:
+        plain(*args, **kwargs)
+        die()
+
+    dpo.train = train
+
+
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], str]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows], file_digest(
@@ -145,6 +157,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         (HalfCheckpoint(2, "_save_optimizer_and_scheduler"), 0),
         (HalfCheckpoint(4, "_save_rng_state"), 2),
         (in_saving_the_model, 6),
+        (before_publishing, 6),
     ],
     ids=lambda value: (
         getattr(value, "__name__", None) or str(vars(value) if hasattr(value, "step") else value)
@@ -155,8 +168,10 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 ) -> None:
     policy, expected = undisturbed["full"]
     assert start(policy, tmp_path, TWO_EPOCHS, kill) == -signal.SIGKILL
-    assert not (tmp_path / "metrics.jsonl").exists()
-    point, rows = resume_point(tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl")
+    assert (tmp_path / "metrics.jsonl").exists() == (kill is before_publishing)
+    point, rows = resume_point(
+        tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl", WHOLE
+    )
     assert (checkpoints.step_of(point) if point else 0) == goes_on_from == len(rows)
     assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
     assert outcome(tmp_path) == expected
@@ -174,15 +189,51 @@ def test_a_checkpoint_is_taken_only_when_it_is_whole_and_has_its_metrics(tmp_pat
     metrics = tmp_path / "m.jsonl"
     for step in (2, 4, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert resume_point(tmp_path, metrics) == (None, [])
-    (tmp_path / "checkpoint-2" / COMPLETE).touch()
-    assert resume_point(tmp_path, metrics) == (None, [])  # the metrics are gone
+    assert resume_point(tmp_path, metrics, WHOLE) == (None, [])
+    mark_complete(tmp_path / "checkpoint-2", WHOLE)
+    assert resume_point(tmp_path, metrics, WHOLE) == (None, [])  # the metrics are gone
     metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 12)) + '{"step": 1')
-    assert resume_point(tmp_path, metrics) == (tmp_path / "checkpoint-2", [{"step": 1}, {"step": 2}])
-    (tmp_path / "checkpoint-10" / COMPLETE).touch()
-    assert resume_point(tmp_path, metrics)[0] == tmp_path / "checkpoint-10"  # not by the alphabet
+    point = resume_point(tmp_path, metrics, WHOLE)
+    assert point == (tmp_path / "checkpoint-2", [{"step": 1}, {"step": 2}])
+    mark_complete(tmp_path / "checkpoint-10", WHOLE)
+    assert resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-10"  # not by the alphabet
     checkpoints.remove_broken(tmp_path, tmp_path / "checkpoint-10")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
+
+
+def test_a_checkpoint_of_other_weights_is_passed_over_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "m.jsonl"
+    metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 5)))
+    for step, how in ((2, WHOLE), (4, "split weights")):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        mark_complete(tmp_path / f"checkpoint-{step}", how)
+    assert resume_point(tmp_path, metrics, "split weights")[0] == tmp_path / "checkpoint-4"
+    assert not capsys.readouterr().err
+    assert resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-2"
+    said = f"checkpoint-4 cannot be gone on from: it has split weights, this run {WHOLE} (train.launch"
+    assert said in capsys.readouterr().err
+
+
+def test_precisions_are_not_mixed(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """As when a run was cut on a GPU and goes on where there is none: neither its steps nor its reference are taken."""
+    policy, expected = undisturbed["full"]
+    in_bf16 = TWO_EPOCHS.model_copy(update={"precision": "bf16"})
+    assert start(policy, tmp_path, in_bf16, Step(3)) == -signal.SIGKILL
+    assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
+    assert outcome(tmp_path) == expected
+
+
+def test_more_steps_between_checkpoints_do_not_throw_away_those_that_are_there(
+    undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """`checkpoint_steps` may change between a kill and the next run; six steps and more write none."""
+    policy, expected = undisturbed["full"]
+    assert start(policy, tmp_path, TWO_EPOCHS, Step(5)) == -signal.SIGKILL
+    none = TWO_EPOCHS.model_copy(update={"checkpoint_steps": 100})
+    assert start(policy, tmp_path, none, Step(4)) == 0  # step 4 is not made again
+    assert outcome(tmp_path) == expected
 
 
 def test_a_short_training_keeps_no_checkpoints(policy: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from conftest import assistant, dsat_row, preference_row, seed_row, user, write_
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace, file_digest, folder_digest
-from drift_train import base, dpo, loop
+from drift_train import base, dpo, loop, rehearsal
 from drift_train.options import LoopOptions, RolloutOptions, TrainOptions
 
 TRAIN = TrainOptions(
@@ -319,3 +319,28 @@ def test_a_base_model_that_is_nowhere_is_a_clear_error(tmp_path: Path) -> None:
 def test_iteration_zero_is_the_warm_start(policy: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make warm"):
         loop.iterate(make_workspace(tmp_path), "r", 0, str(policy), OPTIONS)
+
+
+def test_the_warm_start_is_rehearsed_before_it_is_trained(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed: list[Any] = []
+
+    def too_small(policy: Path, reference: Path, examples: Any, training: TrainOptions, *rest: Any) -> None:
+        rehearsed.append((policy, reference, [example.conversation_id for example in examples], training))
+        raise UserError("Halve per_device_batch")
+
+    monkeypatch.setattr(rehearsal, "rehearse", too_small)
+    workspace = make_workspace(tmp_path / "w")
+    with pytest.raises(UserError, match="Halve"):
+        loop.warm(workspace, "r", str(policy), OPTIONS)
+    assert workspace.manifest("runs/r/iter0/model") is None
+    ((start, reference, examples, training),) = rehearsed
+    assert (start, reference, training) == (policy, policy, OPTIONS.warm)
+    assert examples == [f"s{i}" for i in range(12) if i != 3]  # training reads no test row, nor does this
+
+
+def test_nothing_but_the_metrics_of_the_model_stays_beside_it(finished: Workspace) -> None:
+    for k in (0, 1, 2):
+        names = {path.name for path in finished.path(f"runs/r/iter{k}").iterdir()}
+        assert names == {"pairs", "model", "metrics.jsonl", *(("rollouts", "health") if k else ())}

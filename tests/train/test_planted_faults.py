@@ -15,7 +15,7 @@ from random_policy import make_policy
 from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError
-from drift_train import dpo, dpo_trainer
+from drift_train import dpo_checks, dpo_trainer
 from drift_train.checks import CheckError
 from drift_train.options import TrainOptions
 from drift_train.policy import load_model, load_renderer
@@ -84,9 +84,9 @@ def reference_of_other_weights(pairs: Pairs, patch: pytest.MonkeyPatch, policy: 
     """The live reference is loaded second."""
     other, loaded = make_policy(policy.parent / "other", seed=1), []
 
-    def second_is_another(folder: Path, dtype: torch.dtype) -> Any:
+    def second_is_another(folder: Path, dtype: torch.dtype, where: torch.device) -> Any:
         loaded.append(folder)
-        return load_model(folder if len(loaded) == 1 else other, dtype)
+        return load_model(folder if len(loaded) == 1 else other, dtype, where)
 
     patch.setattr(dpo_trainer, "load_model", second_is_another)
 
@@ -114,10 +114,19 @@ def no_reference_at_all(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Path) -
 
 def blind_to_the_first_batch(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Path) -> None:
     """The check of step 1 is the only one where the weights are split over devices."""
-    patch.setattr(dpo, "sharded", lambda: True)
-    patch.setattr(dpo, "_save", lambda *args: "float32")
+    patch.setattr(dpo_checks, "sharded", lambda: True)
     for row in range(len(pairs)):
         reference_column(lambda value: value - 1, row)(pairs, patch, policy)
+
+
+def in_parts(plant: Plant) -> Plant:
+    """Plant another fault where the weights are split over devices."""
+
+    def both(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Path) -> None:
+        patch.setattr(dpo_checks, "sharded", lambda: True)
+        plant(pairs, patch, policy)
+
+    return both
 
 
 LIVE = OPTIONS.model_copy(update={"reference_log_probs": "live"})
@@ -177,19 +186,25 @@ FAULTS: dict[str, tuple[Plant, type[Exception], str, TrainOptions]] = {
     "live reference of other weights": (
         reference_of_other_weights,
         CheckError,
-        r"margin of pair c\d+, turn 2 .*instead of ln 2",
+        r"chosen reply of pair c\d+, turn 2 differ",
         LIVE,
     ),
     "precomputed reference of other weights": (
         reference_column(lambda value: value - 1, 4),
         CheckError,
-        r"margin of pair c4, turn 2 is 0\.1 .*instead of ln 2",
+        r"chosen reply of pair c4, turn 2 differ by 1 ",
         OPTIONS,
     ),
     "reference of other weights, seen at step 1": (
         blind_to_the_first_batch,
         CheckError,
-        r"mean margin before the first update",
+        r"before the first update .* a token",
+        OPTIONS,
+    ),
+    "a prompt token is learned, the model in parts": (
+        in_parts(learned_prompt),
+        CheckError,
+        r"cover \d+ tokens of pair c2, turn 2 \(chosen\), not the \d+",
         OPTIONS,
     ),
     "reference row is missing": (
@@ -237,3 +252,21 @@ def test_weights_that_are_not_numbers_stop_the_run_before_the_first_step(tmp_pat
         train(broken, tmp_path / "model", make_pairs(broken), LIVE)
     with pytest.raises(CheckError, match=r"pair c0, turn 2 \(it is nan\)"):
         train(broken, tmp_path / "model", make_pairs(broken))
+
+
+def test_rounding_over_a_long_reply_is_no_fault_at_any_beta(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 sums over 500 tokens differ by about 3e-4 between orders of summation; beta makes a margin of 6e-4."""
+    policy = make_policy(tmp_path / "policy", context=2048)
+    pairs, renderer = make_pairs(policy, 4), load_renderer(policy)
+    for pair in pairs:
+        for side, text in (("chosen", "apple pear " * 260), ("rejected", "blue fish " * 300)):
+            pair[side] = assistant(text)
+            pair[f"{side}_tokens"] = len(renderer.pair(pair["prompt"], text)[1])
+        assert pair["chosen_tokens"] > 500
+    for row in range(len(pairs)):
+        reference_column(lambda value: value + 3e-4, row)(pairs, monkeypatch, policy)
+    long = OPTIONS.model_copy(update={"loss": "sigmoid_norm", "beta": 2.0, "max_length": 2048})
+    (step,) = train(policy, tmp_path / "model", pairs, long)
+    assert 1e-4 < abs(step["rewards/margins"]) < 2e-3

@@ -1,17 +1,18 @@
-"""The update that is made and thrown away before anything is sampled."""
+"""The updates that are made and thrown away before anything is sampled."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import edit_json, user
 from random_policy import make_policy
-from test_dpo import OPTIONS
+from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError, file_digest
-from drift_train import dpo
+from drift_train import dpo, dpo_trainer
 from drift_train.checks import CheckError
 from drift_train.examples import Example
 from drift_train.policy import load_renderer
@@ -78,9 +79,39 @@ def test_a_broken_model_and_a_bad_tokenizer_stop_it(tmp_path: Path) -> None:
         rehearse(silent, silent, [example(0)], OPTIONS, tmp_path, "t")
 
 
-def test_a_tracker_that_is_not_installed_is_a_clear_error(policy: Path, tmp_path: Path) -> None:
-    from test_dpo import make_pairs, train
+def test_a_model_that_cannot_be_saved_stops_it(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError("No space left on device")
 
+    monkeypatch.setattr(dpo, "save_model", full)
+    with pytest.raises(OSError, match="No space left"):
+        rehearse(policy, policy, [example(0)], OPTIONS, tmp_path, "t")
+
+
+def test_a_tracker_that_is_not_installed_is_a_clear_error(policy: Path, tmp_path: Path) -> None:
     options = OPTIONS.model_copy(update={"report_to": ["comet_ml"]})
     with pytest.raises(UserError, match=r"report_to \['comet_ml'\]: .*comet"):
+        rehearse(policy, policy, [example(0)], options, tmp_path, "t")
+    with pytest.raises(UserError, match=r"report_to \['comet_ml'\]: .*comet"):
         train(policy, tmp_path / "model", make_pairs(policy), options)
+
+
+@pytest.mark.parametrize(("global_batch", "micro_batches"), [(2, 1), (4, 2), (32, 2)])
+def test_it_is_long_enough_for_the_optimizers_state_and_for_gradients_that_wait(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, global_batch: int, micro_batches: int
+) -> None:
+    """Of pairs in twos: two updates, each of two micro-batches where the training accumulates."""
+    seen: list[tuple[int, int]] = []
+    plain = dpo_trainer._Trainer.training_step
+
+    def counted(trainer: Any, model: Any, inputs: Any, *rest: Any) -> Any:
+        seen.append((len(inputs["input_ids"]), len(trainer.optimizer.state)))
+        return plain(trainer, model, inputs, *rest)
+
+    monkeypatch.setattr(dpo_trainer._Trainer, "training_step", counted)
+    options = OPTIONS.model_copy(update={"global_batch": global_batch})
+    rehearse(policy, policy, [example(i) for i in range(3)], options, tmp_path, "t")
+    assert [rows for rows, _ in seen] == [4] * 2 * micro_batches  # chosen and rejected of two pairs
+    assert [state > 0 for _, state in seen] == [False] * micro_batches + [True] * micro_batches

@@ -99,3 +99,21 @@ def test_options_that_cannot_work_say_so_before_anything_runs(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         LoopOptions.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_checkpointing": False},
+        {"report_to": ["wandb"]},
+        {"checkpoint_steps": 7},
+        {"launch": "gpu1"},
+    ],
+)
+def test_an_option_that_changes_no_model_makes_none_again(changes: dict[str, object]) -> None:
+    assert TrainOptions.model_validate(changes).determining() == TrainOptions().determining()
+
+
+def test_an_option_that_changes_the_model_makes_it_again() -> None:
+    apart = {"gradient_checkpointing", "report_to", "checkpoint_steps", "launch"}
+    assert TrainOptions().determining().keys() == TrainOptions.model_fields.keys() - apart
