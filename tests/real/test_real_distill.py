@@ -33,14 +33,13 @@ def shown(view: View) -> None:
 def test_the_two_commands_of_the_readme_make_the_classifier_that_ships(tmp_path: Path) -> None:
     recipe = load_recipe(str(RECIPE))
     workspace = converted(tmp_path, "wildchat", LOGS, **recipe.clean.model_dump())
-    options = (recipe.label.thresholds, recipe.calibrate, recipe.distill)
+    # The curve says what fewer conversations would have given; it takes 14 of 21 fits and leaves the model as it is.
+    learned = recipe.distill.model_copy(update={"learning_curve": False})
+    options = (recipe.label.thresholds, recipe.calibrate, learned)
     folder = workspace.path(distill(workspace, None, str(GOLD), "shipped-2", *options))
     found = Distilled.model_validate_json((folder / "distill.json").read_bytes())
     for view in (*found.views, *found.held_out):
         shown(view)
-    for part in found.learning:
-        for view in filter(None, (part.view, part.held_out)):
-            shown(view)
     for row in (*found.targets, found.band):
         print(row)
     for step in found.cascade:
