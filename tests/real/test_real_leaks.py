@@ -1,12 +1,13 @@
 """The leak filter on real replies: of those that answer a complaint, how many speak of the earlier reply, by language,
 and how many of these the filter leaves. A first reply has no earlier one to speak of.
 
-`replies_after_complaints.csv` says of every reply after a DSAT turn of the logs whether it speaks of an earlier reply
-or of the complaint about it, as read for this test; it holds no text. The filter's words were chosen with these
+`leak_verdicts.csv` holds what was read for this test and nothing of the logs: by the fingerprint of a reply's place, its
+language and whether it speaks of an earlier reply or of the complaint about it. The filter's words were chosen with these
 replies in view, so its share on other logs will be lower.
 """
 
 import csv
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from real_chats import annotations, chats, needs_data
 
 from drift_train.leaks import find_leak
 
-READ = Path(__file__).parent / "replies_after_complaints.csv"
+READ = Path(__file__).parent / "leak_verdicts.csv"
 
 pytestmark = [pytest.mark.real, needs_data]
 
-Key = tuple[str, int]
+
+def fingerprint(conversation: str, message: int) -> str:
+    return hashlib.sha256(f"{conversation}\0{message}".encode()).hexdigest()[:16]
 
 
-def replies() -> tuple[list[str], dict[Key, str]]:
-    """Return the first replies of all chats, and by conversation and message the replies right after a complaint."""
+def replies() -> tuple[list[str], dict[str, str]]:
+    """Return the first replies of all chats, and by fingerprint the replies right after a complaint."""
     complaints = {key for key, row in annotations().items() if row["label"] == "DSAT"}
     first, after = [], {}
     for chat in chats():
@@ -33,14 +36,14 @@ def replies() -> tuple[list[str], dict[Key, str]]:
             if i == 1:
                 first.append(message["content"])
             elif (chat["conversation_hash"], i - 1) in complaints:
-                after[chat["conversation_hash"], i] = message["content"]
+                after[fingerprint(chat["conversation_hash"], i)] = message["content"]
     return first, after
 
 
 def test_the_leak_filter_is_precise_and_finds_most_replies_that_speak_of_an_earlier_one() -> None:
     first, after = replies()
     with READ.open() as file:
-        read = {(row["conversation_hash"], int(row["message"])): row for row in csv.DictReader(file)}
+        read = {row["fingerprint"]: row for row in csv.DictReader(file)}
     assert read.keys() == after.keys()
     total, speaks, remain, wrong = Counter[str](), Counter[str](), Counter[str](), 0
     for key, reply in after.items():
