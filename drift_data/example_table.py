@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from drift_data.chats.order import split_of
 from drift_data.clean import Cleaner, CleanOptions, conversation_keys
 from drift_data.identity import Ids
-from drift_data.mine import split_of
 from drift_data.schema import DROPPED_RAW, MESSAGES
 from drift_data.sources.fields import storable
 from drift_data.sources.rows import EXCERPT, Example, Examples

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.decide import Thresholds, decide
 from drift_data.review.reviewer import HUMAN, PERSON, reviewer
-from drift_data.sampling import conversation_batches
+from drift_data.sampling import Sample, choose_sample, conversation_batches, describe_earlier_sample
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
 from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
 
@@ -51,7 +51,8 @@ def label(
         thresholds: turn scores into labels; ignored by a judge without a rubric.
         name: of the table; by default the kind of the judge.
         sample: label this many conversations only, and write `labels/<name>-sample`. Which ones depends on
-            their ids alone, so a larger sample holds the smaller one.
+            their ids alone, so a larger sample holds the smaller one. A sample that an earlier version drew goes on
+            in it, and is told.
         again: ask for the turns without a label once more, although the table is there.
         announce: called before the judge is asked, if it will be: to say what that will take.
 
@@ -68,12 +69,13 @@ def label(
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")
     rubric = judge.rubric.hash if judge.rubric else None
+    drawn = None if sample is None else choose_sample(workspace, output, sample)
     options = {
         "judge": judge.name,
         "rubric": rubric,
         "judge_options": dict(judge.options),
         "thresholds": thresholds.model_dump() if judge.rubric else None,
-        **({"sample": sample} if sample else {}),
+        **(drawn.options() if drawn else {}),
     }
     inputs = [CONVERSATIONS, *judge.inputs]
     change_items = judge.rubric.change_items if judge.rubric else None
@@ -87,7 +89,7 @@ def label(
             if announce is not None:
                 announce()
             out.rows_in = 0
-            for expected, judged in _answers(workspace, judge, sample):
+            for expected, judged in _answers(workspace, judge, drawn):
                 _check(judge.name, expected, judged)
                 out.rows_in += len(expected)
                 rows = _decided(judged.rows, thresholds, change_items)
@@ -106,7 +108,10 @@ def label(
         out.results = {value: counts[value] for value in LABELS}
 
     stage = SAMPLE if sample else STAGE
-    return workspace.run(stage, [output], build, options=options, inputs=inputs, again=again)
+    made = workspace.run(stage, [output], build, options=options, inputs=inputs, again=again)
+    if warning := describe_earlier_sample(workspace, output):
+        print(f"{STAGE}: {warning}", file=sys.stderr)
+    return made
 
 
 def label_table(name: str, sample: int | None = None) -> str:
@@ -196,7 +201,7 @@ def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "sh
 
 
 def _answers(
-    workspace: Workspace, judge: Judge, sample: int | None
+    workspace: Workspace, judge: Judge, sample: Sample | None
 ) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
     """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
     waiting: list[list[tuple[str, int]]] = []

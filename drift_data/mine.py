@@ -5,7 +5,6 @@ Every DSAT and SAT turn that becomes no example is in `dropped/` with its reason
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from drift_data.chats.order import split_of
 from drift_data.joined import labels_beside
+from drift_data.sampling import describe_earlier_sample
 from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import Build, Workspace
 
@@ -108,14 +109,10 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
             outputs["seed"].results = {"notice": _NO_SEED}
             print(f"{STAGE}: NO SEED PAIRS: {_NO_SEED}.", file=sys.stderr)
 
+    if warning := describe_earlier_sample(workspace, labels):
+        print(f"{STAGE}: {warning}", file=sys.stderr)
     choices = {"labels": labels, **options.model_dump()}
     return workspace.run(STAGE, OUTPUTS, build, options=choices, inputs=["conversations", labels])
-
-
-def split_of(conversation_id: str, test_fraction: float) -> str:
-    """Return "test" for a fixed share of the conversations, else "train"; the same on every machine."""
-    number = int.from_bytes(hashlib.sha256(conversation_id.encode()).digest()[:8])
-    return "test" if number < test_fraction * 2**64 else "train"
 
 
 def mine_conversation(

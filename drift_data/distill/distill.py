@@ -5,6 +5,7 @@ Everything reported is of models that have not seen the conversation. Nobody is 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,18 +13,20 @@ from typing import Any, Final
 
 import polars as pl
 
+from drift_data.chats.order import HOLD_OUT_EVEN, LEARNING_CURVE, TEACHER_CAP
 from drift_data.distill.assignment import Assignment
 from drift_data.distill.examples import CONVERSATIONS, Taught, taught, written
 from drift_data.distill.measure import OVER_CAP, UNKNOWN, answered, measured
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.page import render
 from drift_data.distill.student import fit, with_quality
-from drift_data.distill.teacher import capped, read_teacher, read_truth, short_name
+from drift_data.distill.teacher import Teacher, capped, read_teacher, read_truth, short_name
 from drift_data.judge.cues import load_cues
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local.features import VERSION
 from drift_data.judge.local.model import DISTILLED, FILE, fingerprint, load_model
 from drift_data.judge.rubric import load_rubric
+from drift_data.quality.learned import CAREFUL
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.result import View
 from drift_data.quality.tables import KEYS
@@ -114,25 +117,61 @@ def distill(
         out.made_by = {"teacher": teacher.judge, "model": student.model.hash}
         out.results = quality
 
-    workspace.run(
+    known = {
+        "teacher": teacher.name,
+        "gold": truth.name if truth else None,
+        "thresholds": thresholds.model_dump(),
+        "choosing": choosing.model_dump(include={*ThresholdOptions.model_fields}),
+        "distill": options.model_dump(),
+        "written": own.digest if own else None,
+        "features": VERSION,
+        "cues": load_cues().hash,
+        "shipped": shipped.hash,
+    }
+    made = workspace.run(
         STAGE,
         [folder],
         build,
-        options={
-            "teacher": teacher.name,
-            "gold": truth.name if truth else None,
-            "thresholds": thresholds.model_dump(),
-            "choosing": choosing.model_dump(include={*ThresholdOptions.model_fields}),
-            "distill": options.model_dump(),
-            "written": own.digest if own else None,
-            "features": VERSION,
-            "cues": load_cues().hash,
-            "shipped": shipped.hash,
-        },
+        options=known | ({"orders": orders} if (orders := _orders(teacher, options)) else {}),
+        earlier_options=known,
         inputs=list(dict.fromkeys([CONVERSATIONS, *teacher.inputs, *(truth.inputs if truth else ())])),
         files={**teacher.files, **(truth.files if truth else {})},
     )
+    if not made:
+        _warn_of_earlier(workspace, folder, teacher, options)
     return folder
+
+
+def _orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
+    """Return option → salt of the order in which it chooses; only of those that choose something."""
+    chooses = {
+        "max_turns": (teacher.rows.height > options.max_turns, TEACHER_CAP),
+        "learning_curve": (options.learning_curve, LEARNING_CURVE),
+        "hold_out": (options.hold_out is not None and options.hold_out % 2 == 0, HOLD_OUT_EVEN),
+    }
+    return {option: purpose.salt for option, (choosing, purpose) in chooses.items() if choosing}
+
+
+def _warn_of_earlier(workspace: Workspace, folder: str, teacher: Teacher, options: DistillOptions) -> None:
+    """Say of a finished classifier what an earlier version of this toolkit made differently."""
+    made = workspace.require(folder)
+    earlier = _orders(teacher, options).keys() if "orders" not in made.options else ()
+    said = json.loads((workspace.path(folder) / RESULT).read_bytes())["notes"]
+    warnings = [note for note in teacher.notes if note.startswith(CAREFUL) and note not in said]
+    if "max_turns" in earlier:
+        warnings.append(
+            f"{CAREFUL} an earlier version of this toolkit made {folder}. Of more turns than distill.max_turns it read "
+            "those of the test split first, so the classifier has learned from rows held out for testing."
+        )
+    if "hold_out" in earlier:
+        warnings.append(
+            f"{CAREFUL} an earlier version of this toolkit made {folder}. All conversations that it held out are in the "
+            "part of the gold on which `make calibrate` chooses thresholds, and none in the part on which it reports."
+        )
+    if earlier and warnings:
+        warnings.append(f"{folder} is kept. To distil it anew, delete it in the workspace.")
+    for warning in warnings:
+        print(f"{STAGE}: {warning}", file=sys.stderr)
 
 
 def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from drift_data.chats.order import HOLD_OUT, HOLD_OUT_EVEN, is_one_in
 from drift_data.judge.cues import Cues, load_cues
 from drift_data.judge.local.corpus import Example, read_corpus
 from drift_data.judge.local.features import Turns, join_turns, read_turns
@@ -48,8 +49,8 @@ class Taught:
 
 
 def held_out(conversation: str, one_in: int | None) -> bool:
-    """Say whether a conversation is never learned from: its SHA-256 is divisible by `one_in`."""
-    return one_in is not None and int(hashlib.sha256(conversation.encode()).hexdigest(), 16) % one_in == 0
+    """Say whether a conversation is never learned from: one in an odd number by its SHA-256, in an even by another."""
+    return one_in is not None and is_one_in(conversation, HOLD_OUT if one_in % 2 else HOLD_OUT_EVEN, one_in)
 
 
 def taught(workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped: Model) -> Taught | None:

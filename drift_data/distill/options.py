@@ -24,7 +24,8 @@ class DistillOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     written: bool = True  # learn from our own written texts, too: the phrases of many languages
-    # Conversations whose sha256 is divisible by this are never learned from; the finished model is measured on them.
+    # One conversation in so many is never learned from, and the finished model is measured on them. Which ones depends
+    # on their ids alone: for an odd number those whose sha256 is divisible by it.
     hold_out: int | None = Field(None, ge=2)
     max_turns: int = Field(50_000, ge=1)  # of the teacher: about 30 KB of memory each
     learning_curve: bool = False  # also train on a quarter and on half of the conversations

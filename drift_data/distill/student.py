@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from drift_data.chats.order import LEARNING_CURVE, rank
 from drift_data.distill.examples import Taught, named
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.local.model import Model
@@ -120,6 +120,6 @@ def _answered(rows: pl.DataFrame, fitted: Fitted) -> pl.DataFrame:
 
 
 def first_part(conversations: pl.Series, share: float) -> pl.Series:
-    """Say of each turn whether its conversation is in the first part of them, in the order of their hashes."""
-    names = sorted(conversations.unique(), key=lambda name: hashlib.sha256(name.encode()).digest())
+    """Say of each turn whether its conversation is in the first part of them, in the order of LEARNING_CURVE."""
+    names = sorted(conversations.unique(), key=lambda name: rank(name, LEARNING_CURVE))
     return conversations.is_in(names[: round(share * len(names))])

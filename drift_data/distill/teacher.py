@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +9,12 @@ from typing import Final
 
 import polars as pl
 
+from drift_data.chats.order import TEACHER_CAP, rank
 from drift_data.label import SAMPLE, label_tables, labels_chosen
 from drift_data.quality.gold import read_gold
 from drift_data.quality.matching import ambiguous
 from drift_data.quality.tables import KEYS, read_labels
+from drift_data.sampling import describe_earlier_sample
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 
@@ -70,9 +71,9 @@ def short_name(teacher: Teacher) -> str:
 
 
 def capped(rows: pl.DataFrame, most: int) -> pl.DataFrame:
-    """Return the turns of whole conversations, in the order of their hashes, up to a number of turns."""
+    """Return the turns of whole conversations, in the order of TEACHER_CAP, up to a number of turns."""
     sizes = rows.group_by("conversation_id").len("turns")
-    order = [hashlib.sha256(name.encode()).digest() for name in sizes["conversation_id"]]
+    order = [rank(name, TEACHER_CAP) for name in sizes["conversation_id"]]
     sizes = sizes.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order")
     kept = sizes.filter(pl.col("turns").cum_sum() <= most)["conversation_id"]
     return rows.filter(pl.col("conversation_id").is_in(kept.implode()))
@@ -100,4 +101,5 @@ def _table(workspace: Workspace, table: str) -> Teacher:
         .struct.field("name")
     )
     rows = read_labels(workspace, table, ["items"]).select(*KEYS, "label", item=strongest)
-    return Teacher(table, judge, rows, manifest, (table,))
+    warning = describe_earlier_sample(workspace, table)
+    return Teacher(table, judge, rows, manifest, (table,), notes=(warning,) if warning else ())

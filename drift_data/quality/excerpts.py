@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drift_data.chats.order import EXCERPTS, rank
 from drift_data.hostile import visible
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
@@ -62,8 +62,7 @@ def read_cells(workspace: Workspace, matched: pl.DataFrame, each: int, character
 
 def _pick(rows: pl.DataFrame, each: int) -> tuple[int, list[dict[str, Any]]]:
     order = [
-        hashlib.sha256(f"{name}\0{turn}".encode()).digest()
-        for name, turn in rows.select("conversation_id", "turn").iter_rows()
+        rank(f"{name}\0{turn}", EXCERPTS) for name, turn in rows.select("conversation_id", "turn").iter_rows()
     ]
     first = rows.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order").head(each).drop("order")
     return rows.height, first.to_dicts()

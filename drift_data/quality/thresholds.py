@@ -6,7 +6,6 @@ Every pair of thresholds that the scores can tell apart is counted at once: the 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from drift_data.chats.order import GOLD_PART, is_one_in
 from drift_data.hostile import visible
 from drift_data.judge.decide import Thresholds
 from drift_data.quality.figures import Counts, Floats, f_score, figures, number
@@ -48,10 +48,10 @@ class Choice(BaseModel):
 
 
 def part_of(conversations: pl.Series) -> pl.Series:
-    """Return for each conversation id the part of the gold it belongs to: the parity of its SHA-256."""
+    """Return for each conversation id the half of the gold it belongs to; it depends on the id alone."""
     names = conversations.unique()
-    odd = [hashlib.sha256(name.encode()).digest()[-1] % 2 for name in names]
-    parts = pl.Series([REPORTING if value else CHOOSING for value in odd], dtype=pl.String)
+    choosing = [is_one_in(name, GOLD_PART, 2) for name in names]
+    parts = pl.Series([CHOOSING if value else REPORTING for value in choosing], dtype=pl.String)
     return conversations.replace_strict(names, parts, return_dtype=pl.String)
 
 

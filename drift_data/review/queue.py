@@ -5,13 +5,13 @@ Only keys, labels and what can be filtered by is in memory: some hundred bytes a
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from drift_data.chats.order import REVIEW, rank_as_number
 from drift_data.quality.tables import KEYS, read_labels
 from drift_data.review.selection import UNKNOWN, Selection
 from drift_data.schema import LABELS
@@ -28,7 +28,7 @@ Key = tuple[str, int]
 
 def hash_of(conversation: str, turn: int) -> int:
     """Return the number that random order goes by: the same for all judges and reviewers, and of Q=to_label."""
-    return int.from_bytes(hashlib.sha256(f"{conversation}/{turn}".encode()).digest()[:8])
+    return rank_as_number(f"{conversation}/{turn}", REVIEW)
 
 
 class Queue:

@@ -168,6 +168,7 @@ class Workspace:
         inputs: Sequence[str] = (),
         files: Mapping[str, str] | None = None,
         again: bool = False,
+        earlier_options: Mapping[str, Any] | None = None,
     ) -> bool:
         """Make the outputs of a stage, unless they are there already from the same options and inputs.
 
@@ -179,6 +180,8 @@ class Workspace:
             inputs: folders of this workspace it reads.
             files: raw inputs and their digests.
             again: run although everything is there.
+            earlier_options: how an earlier version of this toolkit wrote the same options, when the present version
+                follows another rule. Outputs of the earlier rule stay valid: they count as made.
 
         Returns:
             True when it ran, False when everything was there already.
@@ -192,7 +195,8 @@ class Workspace:
             unfinished = Unfinished(
                 self.root, json.dumps(plain_json([stage, options, digests, files]), sort_keys=True)
             )
-            if not again and self.is_done(outputs, options, digests, files):
+            known = (options,) if earlier_options is None else (options, earlier_options)
+            if not again and any(self.is_done(outputs, each, digests, files) for each in known):
                 for name in outputs:  # a run was killed just after it had published
                     unfinished.remove(name)
                 print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)

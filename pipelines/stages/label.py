@@ -7,6 +7,7 @@ from drift_data.judge.score.estimate import Asker, estimate, paid_before
 from drift_data.label import label as label_turns
 from drift_data.label import label_table
 from drift_data.quality.thresholds import read_thresholds
+from drift_data.sampling import Sample, choose_sample
 from drift_data.workspace import Workspace
 from pipelines.recipe import LabelOptions, Recipe
 from pipelines.stages.data import say
@@ -38,6 +39,7 @@ def label(
     options = recipe.label
     limits = options.thresholds if thresholds is None else read_thresholds(thresholds)
     table = label_table(options.table, sample)
+    drawn = None if sample is None else choose_sample(workspace, table, sample)
     if options.asks is None:
         if estimate_only:
             print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
@@ -49,7 +51,7 @@ def label(
     with asking(workspace, options, options.asks) as asked:
         llm = llm_judge(workspace, asked, options)
         if estimate_only:
-            _announce(workspace, asked, llm, options, sample)
+            _announce(workspace, asked, llm, options, drawn)
             return
 
         @once
@@ -58,9 +60,9 @@ def label(
             # client looks for the key when it has.
             if options.judge == "openai":
                 options.server.key()
-            _announce(workspace, asked, llm, options, sample)
+            _announce(workspace, asked, llm, options, drawn)
             if options.budget is not None and options.asks != "batch":  # which sees to that itself
-                asked.meter.foreseen = paid_before(workspace, llm, asked.store, sample)
+                asked.meter.foreseen = paid_before(workspace, llm, asked.store, drawn)
 
         more = again or _budget_has_changed(workspace, table, options) or _has_news(workspace, table, options)
         try:
@@ -83,7 +85,7 @@ def label(
 
 
 def _announce(
-    workspace: Workspace, asked: Asking, judge: Asker, options: LabelOptions, sample: int | None
+    workspace: Workspace, asked: Asking, judge: Asker, options: LabelOptions, sample: Sample | None
 ) -> None:
     """Print the estimate."""
     expected = estimate(

@@ -5,6 +5,7 @@ import hashlib
 import polars as pl
 import pytest
 
+from drift_data.chats.order import LEARNING_CURVE, SAMPLE, rank, take_first
 from drift_data.distill.cascade import GOOD, curve, recommended
 from drift_data.distill.examples import held_out
 from drift_data.distill.money import money
@@ -143,8 +144,9 @@ def test_too_few_labels_say_how_many_there_are() -> None:
 
 
 def test_a_quarter_of_a_sample_is_a_quarter_of_its_conversations() -> None:
-    names = sorted((f"c{n}" for n in range(400)), key=lambda name: hashlib.sha256(name.encode()).digest())
-    sample = pl.Series([name for name in names[:40] for _ in range(3)])  # a sample has the lowest hashes
+    sampled = take_first((f"c{n}" for n in range(400)), SAMPLE, 40)
+    names = sorted(sampled, key=lambda name: rank(name, LEARNING_CURVE))
+    sample = pl.Series([name for name in names for _ in range(3)])
     quarter, half = first_part(sample, 0.25), first_part(sample, 0.5)
     assert sample.filter(quarter).to_list() == [name for name in names[:10] for _ in range(3)]
     assert half.sum() == 60 and (half | ~quarter).all()

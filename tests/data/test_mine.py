@@ -4,7 +4,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from drift_data.mine import MineOptions, Turn, mine, mine_conversation, split_of
+from drift_data.chats.order import split_of
+from drift_data.mine import MineOptions, Turn, mine, mine_conversation
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 

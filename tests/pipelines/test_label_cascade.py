@@ -1,6 +1,5 @@
 """`drift label --judge cascade`: the uncertain turns go over the wire or into request files, and no others."""
 
-import hashlib
 import json
 import re
 import subprocess
@@ -13,6 +12,7 @@ from llm_server import Fault, LLMServer
 from scoring_model import asked_messages, scoring_answer
 from test_label_llm import PRICES, Drift, write_chats, write_results
 
+from drift_data.chats.order import SAMPLE, rank
 from drift_data.judge.llm.store import FILE, Store
 
 CHATS = {
@@ -192,7 +192,7 @@ def test_a_budget_counts_what_was_paid_for_these_turns_and_not_for_others(drift:
 
 def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: Known, tmp_path: Path) -> None:
     chats = {name: ["Hello", "Hi", f"I meant {name}"] for name in "abcdefgh"}
-    first = sorted(chats, key=lambda name: hashlib.sha256(name.encode()).digest())  # in a sample
+    first = sorted(chats, key=lambda name: rank(name, SAMPLE))  # in a sample
     in_order = write_chats(tmp_path / "more.jsonl", {name: chats[name] for name in reversed(first)})
     assert drift("convert", "--source", "chat", "--input", in_order)[0] == 0
     with LLMServer(scoring_answer) as server:

@@ -1,6 +1,5 @@
 """`drift label` with a language model behind a real server: what is asked, what it costs, what comes out."""
 
-import hashlib
 import json
 import re
 import subprocess
@@ -14,6 +13,7 @@ from llm_server import Fault, LLMServer, Reply
 from scoring_model import asked_messages, judged, scoring_answer
 
 import pipelines.__main__ as cli
+from drift_data.chats.order import SAMPLE, rank
 from drift_data.judge.llm.store import FILE, Store
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
@@ -225,7 +225,7 @@ def test_a_budget_ends_the_run_cleanly_and_more_money_goes_on_where_it_ended(dri
 
 def test_a_budget_counts_answers_in_the_store_before_it_comes_upon_them(drift: Drift, tmp_path: Path) -> None:
     chats = {name: ["Hello", "Hi", f"Wrong {name}"] for name in "abcdefgh"}
-    first = sorted(chats, key=lambda name: hashlib.sha256(name.encode()).digest())  # in a sample
+    first = sorted(chats, key=lambda name: rank(name, SAMPLE))  # in a sample
     in_order = write_chats(tmp_path / "more.jsonl", {name: chats[name] for name in reversed(first)})
     assert drift("convert", "--source", "chat", "--input", in_order)[0] == 0
     with LLMServer(scoring_answer) as server:

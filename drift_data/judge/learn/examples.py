@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drift_data.chats.order import RUBRIC, rank_as_number
 from drift_data.hostile import visible
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.schema import DSAT, SAT
@@ -76,7 +77,7 @@ class _Draw(Generic[Payload]):
         if name in self._names:
             return
         kept = self._kept[label]
-        entry = (-rank(self._seed, name), name, payload)
+        entry = (-_rank(self._seed, name), name, payload)
         self._names.add(name)
         if len(kept) < self._size:
             heapq.heappush(kept, entry)
@@ -88,10 +89,9 @@ class _Draw(Generic[Payload]):
         return [(name, payload) for _, name, payload in sorted(self._kept[label], key=lambda e: -e[0])]
 
 
-def rank(seed: int, name: str) -> int:
+def _rank(seed: int, name: str) -> int:
     """Return where a conversation stands in the order of drawing."""
-    digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big")
+    return rank_as_number(f"{seed}\0{name}", RUBRIC)
 
 
 def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Drawn:
@@ -162,7 +162,7 @@ def from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> Draw
     table = table.filter(pc.is_in(table["label"], pa.array([SAT, DSAT])))
     rows = [(row["conversation_id"], row["turn"], row["label"]) for row in table.to_pylist()]
     # By hash, too: else an early DSAT would always win over the SAT that follows it.
-    rows.sort(key=lambda row: rank(seed, f"{row[0]}\0{row[1]}"))
+    rows.sort(key=lambda row: _rank(seed, f"{row[0]}\0{row[1]}"))
     draw = _Draw[int](size, seed)
     for name, turn, label in rows:
         draw.offer(name, label, turn)

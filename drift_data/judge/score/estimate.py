@@ -20,7 +20,7 @@ from drift_data.judge.llm.store import Store
 from drift_data.judge.llm.tokens import TokenCounter
 from drift_data.judge.score.exchange import Exchange
 from drift_data.judge.score.prompt import Prompts
-from drift_data.sampling import CONVERSATIONS, conversation_batches
+from drift_data.sampling import CONVERSATIONS, Sample, conversation_batches
 from drift_data.workspace import Workspace
 
 # Tokens of an answer, compact JSON: about 25 for a turn without items and 45 with one, of which there are fewer.
@@ -89,7 +89,7 @@ def estimate(
     price: Price,
     *,
     batch: bool = False,
-    sample: int | None = None,
+    sample: Sample | None = None,
 ) -> Estimate:
     """Return what labelling a workspace's conversations will take. Answers asked for twice are not foreseen.
 
@@ -100,9 +100,9 @@ def estimate(
         counter: counts tokens.
         price: of the model.
         batch: by the Batch API.
-        sample: of the conversations only, as `label` takes it.
+        sample: the conversations that are labelled; None: all.
     """
-    total = min(workspace.require(CONVERSATIONS).rows_out, sample or sys.maxsize)
+    total = min(workspace.require(CONVERSATIONS).rows_out, sample.size if sample else sys.maxsize)
     shared = counter.count(judge.prompts.system)
     looked_at = turns = requests = answered = tokens = 0
     with tqdm(desc="estimate", unit=" conv", mininterval=0.5, file=sys.stderr, leave=False) as bar:
@@ -136,7 +136,7 @@ def estimate(
     )
 
 
-def paid_before(workspace: Workspace, judge: Asker, store: Store, sample: int | None = None) -> float:
+def paid_before(workspace: Workspace, judge: Asker, store: Store, sample: Sample | None = None) -> float:
     """Return the price of the answers that the store has for a labelling: a budget counts them from the start."""
     meter = Meter()
     for _, conversations in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):
@@ -145,7 +145,7 @@ def paid_before(workspace: Workspace, judge: Asker, store: Store, sample: int | 
     return meter.spent_before
 
 
-def _even(workspace: Workspace, total: int, sample: int | None) -> Iterator[pa.RecordBatch]:
+def _even(workspace: Workspace, total: int, sample: Sample | None) -> Iterator[pa.RecordBatch]:
     """Yield all conversations, or every n-th small batch of many."""
     step = 1 if sample is not None else max(1, total // _LOOKED_AT)
     batches = conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample)
