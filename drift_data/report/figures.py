@@ -157,7 +157,9 @@ def _add_results(figures: Figures) -> None:
             for measure, stated in folder.manifest.results.items():
                 if isinstance(stated, dict) and {"mean", "stderr", "n"} <= stated.keys():
                     name = f"held-out {measure}"
-                    figures.scores.append({**folder.columns, **stated, "measure": name, "tokens": None})
+                    figures.scores.append(
+                        {**folder.columns, **stated, "measure": name, "tokens": None, "distinct": None}
+                    )
 
 
 def _checks(figures: Figures, options: AlarmOptions) -> list[Check]:

@@ -1,9 +1,12 @@
+import shutil
+
 import pytest
 import sample_workspace
 from html_page import ATTACK, Page, assert_inert
 from sample_workspace import RUN, metrics, sample
 
 from drift_data.report.page import ReportOptions, write_report
+from drift_data.schema import EVALUATION
 from drift_data.workspace import MANIFEST, UserError, Workspace
 
 
@@ -59,6 +62,21 @@ def test_pairs_scores_drops_and_provenance_have_their_numbers(shown):
     assert page.row("M1: pairs", "leaks guidance")[2] == "1"
     assert page.row("labels/local", "label")[2:4] == ["judge: local:words", "9"]
     assert page.row("loop.train.beta") == ["loop.train.beta", "0.1"]
+
+
+def test_scores_of_held_out_pairs_alone_are_shown(tmp_path):
+    workspace = sample(tmp_path / "work")  # as of real logs, which have no gold reward
+    for folder in workspace.path(f"runs/{RUN}").glob("*/eval"):
+        shutil.rmtree(folder)
+    name = f"runs/{RUN}/iter1/heldout"
+
+    def build(outputs):
+        outputs[name].table(EVALUATION)
+        outputs[name].results = {"margin": {"mean": 0.25, "stderr": 0.05, "n": 4}}
+
+    workspace.run("eval", [name], build, options={})
+    page, _ = page_of(workspace, tmp_path)
+    assert page.row("held-out margin", "M1")[2:5] == ["0.250", "0.050", "4"]
 
 
 def test_every_chart_says_in_words_what_it_shows(shown):
