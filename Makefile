@@ -9,6 +9,7 @@ export DO_NOT_TRACK = 1
 export VLLM_NO_USAGE_STATS = 1
 PY := .venv/bin/python
 DRIFT := $(PY) -m pipelines
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 # Options every stage takes, passed on only when they are given.
 COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
 option = $(if $($(1)),--$(2) "$($(1))")
@@ -21,7 +22,7 @@ override SQL := $(value SQL)
 export SQL
 
 .PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter recipe eval report query export publish
-.PHONY: test lint bench arms clean
+.PHONY: test lint docs bench arms clean
 
 help: ## list the targets and their options
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -86,8 +87,12 @@ publish: setup ## data sets, or a model, and card to the Hub, one commit  REPO=o
 test: setup ## run all tests [T="paths or pytest options"]
 	@$(PY) -m pytest $(T)
 
-lint: setup ## ruff, mypy, import borders
+lint: setup ## ruff, mypy, import borders, documentation
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
+	@$(MKDOCS)
+
+docs: setup ## build the documentation into build/docs, strictly: a dead link or anchor fails
+	@$(MKDOCS)
 
 bench: setup ## benchmarks with their tables
 	@for bench in convert classify judge resume review rollouts train; do $(PY) benches/$$bench.py || exit 1; done
