@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drift_data.chats.turns import count_feedback_turns, feedback_mask, message_starts
 from drift_data.clean import Cleaner, CleanOptions, Flags, conversation_keys
 from drift_data.identity import Ids
 from drift_data.schema import CONVERSATIONS, DROPPED, DROPPED_RAW, LABEL_ROWS
 from drift_data.sources.rows import EXCERPT, Chats
 from drift_data.sources.validate import RULES, broken_rules, invalid_utf8
-from drift_data.turns import count_feedback_turns, feedback_mask, message_starts
 from drift_data.workspace import Output
 
 _TEXTS: Final = ("conversation_id", "model", "language", "country")

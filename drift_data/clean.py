@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
+from drift_data.chats.turns import message_starts
 from drift_data.near import NearDuplicates
-from drift_data.turns import message_starts
 from drift_data.workspace import UserError
 
 Flags = npt.NDArray[np.bool_]

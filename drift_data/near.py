@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rensa import RMinHashDeduplicator
 
-from drift_data.turns import message_starts
+from drift_data.chats.turns import message_starts
 
 PERMUTATIONS = 128
 _SEED = 42

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.warehouse import MADE_BY, connect, literal, view_names
 from drift_data.workspace import UserError, Workspace
 

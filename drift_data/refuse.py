@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from drift_data.cards.render import Origins, known_sources
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.pii import scan_rows
 from drift_data.workspace import Manifest, UserError, Workspace
 

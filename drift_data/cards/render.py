@@ -17,7 +17,7 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.schema import MESSAGES
 from drift_data.workspace import Manifest
 

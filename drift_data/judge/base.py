@@ -9,9 +9,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 import pyarrow as pa
 
+from drift_data.chats.turns import feedback_mask, message_starts
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import LABEL_ROWS
-from drift_data.turns import feedback_mask, message_starts
 
 # What a judge is shown of a conversation.
 CONVERSATION_COLUMNS: Final = ("conversation_id", "messages")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 
 # What chat templates read as control tokens: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
 _CONTROL = re.compile(

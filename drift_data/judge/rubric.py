@@ -12,7 +12,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.workspace import UserError
 
 DEFAULT = "rubric.yaml"

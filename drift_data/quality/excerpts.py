@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.order import EXCERPTS, rank
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 

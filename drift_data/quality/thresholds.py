@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from drift_data.chats.order import GOLD_PART, is_one_in
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.decide import Thresholds
 from drift_data.quality.figures import Counts, Floats, f_score, figures, number
 from drift_data.quality.options import ThresholdOptions

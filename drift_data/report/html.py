@@ -11,7 +11,7 @@ from collections.abc import Callable
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 
 
 def environment(characters: int, package: str = "drift_data.report") -> Environment:

@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.report import charts
 from drift_data.report.alarms import AlarmOptions, ends
 from drift_data.report.figures import Figures, read_figures

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 
 LONGEST: Final = 30_000  # characters of a message that can be unfolded
 _HEAD: Final = {"context": 0, "reply": 2_500, "message": 4_000}  # shown before anything is unfolded

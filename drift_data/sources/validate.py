@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drift_data.chats.turns import message_starts
 from drift_data.schema import ROLES
-from drift_data.turns import message_starts
 
 # Position + 1 is the code that `broken_rules` gives. The first that applies counts.
 RULES: Final = (

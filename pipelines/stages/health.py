@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.report.alarms import AlarmOptions
 from drift_data.report.health import health_checks, health_table, read_health
 from drift_data.workspace import Workspace

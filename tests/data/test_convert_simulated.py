@@ -7,10 +7,10 @@ from converted import accounts, converted, dropped, rows
 from wildchat_schema import chat, write_wildchat
 
 from drift_data import schema
+from drift_data.chats.turns import feedback_turns
 from drift_data.clean import CleanOptions
 from drift_data.convert import convert
 from drift_data.simulate import SimulateOptions, simulate
-from drift_data.turns import feedback_turns
 from drift_data.workspace import UserError, Workspace
 
 OPTIONS = SimulateOptions.model_validate({"conversations": 60, "heldout": 5, "heldout_tasks": 5})

@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from drift_data.chats.turns import feedback_turns
 from drift_data.judge.base import JUDGED_ROWS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.dataset import DatasetJudge, carried_labels
 from drift_data.judge.decide import Thresholds
@@ -14,7 +15,6 @@ from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
 from drift_data.label import label, latest_labels, shuffle_labels
 from drift_data.schema import CONVERSATIONS, DROPPED, LABEL_ROWS
-from drift_data.turns import feedback_turns
 from drift_data.warehouse import current_labels
 from drift_data.workspace import AccountingError, UserError, Workspace
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from drift_data.chats.turns import feedback_turns
 from drift_data.schema import DSAT, LABEL_ROWS, SAT
 from drift_data.simulate import SimulateOptions, simulate
 from drift_data.simulate.options import PretrainOptions, UserOptions
@@ -17,7 +18,6 @@ from drift_data.simulate.world import (
     parse_reply,
     parse_request,
 )
-from drift_data.turns import feedback_turns
 from drift_data.workspace import Workspace
 
 SMALL = SimulateOptions(seed=7, conversations=1_500, pretrain=PretrainOptions(clean=400, noisy=400))

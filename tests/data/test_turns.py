@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from drift_data import schema
-from drift_data.turns import count_feedback_turns, feedback_mask, feedback_turns
+from drift_data.chats.turns import count_feedback_turns, feedback_mask, feedback_turns
 
 CHATS = {
     "uaua": [2],

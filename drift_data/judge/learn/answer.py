@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.learn.question import Unusable
 from drift_data.judge.llm.request import Schema, closed_object
 from drift_data.judge.rubric import RubricItem

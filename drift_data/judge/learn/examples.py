@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.order import RUBRIC, rank_as_number
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.schema import DSAT, SAT
 from drift_data.sources.chat import MESSAGES_KEYS, plain_messages

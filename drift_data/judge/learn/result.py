@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.learn.examples import Drawn
 from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.fold import Fold

@@ -13,7 +13,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.learn.examples import CONVERSATIONS, Drawn, from_files, from_labels
 from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.fold import Fold

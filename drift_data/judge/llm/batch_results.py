@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.llm.completion import APIError, Completion, error_of, refusal_of
 from drift_data.judge.llm.request import CONTENT_FILTER, Answer
 from drift_data.workspace import UserError

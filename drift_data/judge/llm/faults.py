@@ -15,7 +15,7 @@ import aiohttp
 import httpx2
 import openai
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.llm.completion import REQUEST_REFUSED, APIError, error_of, refusal_of
 from drift_data.judge.llm.request import CONTENT_FILTER, Answer
 from drift_data.judge.llm.server import ServerOptions

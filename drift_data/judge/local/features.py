@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from drift_data.chats.turns import feedback_mask, message_starts
 from drift_data.judge.cues import Cues
 from drift_data.judge.local.ngrams import (
     Grams,
@@ -28,7 +29,6 @@ from drift_data.judge.local.ngrams import (
     runs,
     without,
 )
-from drift_data.turns import feedback_mask, message_starts
 
 VERSION: Final = 1  # raised when the code below changes what comes out
 COMPARED: Final = 4_000  # characters at each end of a user's message that are compared with other messages

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.hostile import visible
+from drift_data.chats.safe_text import visible
 from drift_data.judge.base import JUDGED_ROWS, Judged, Unlabelled
 from drift_data.judge.llm.base import Backend
 from drift_data.judge.llm.request import Sampling

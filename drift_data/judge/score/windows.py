@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from drift_data.chats.turns import feedback_turns
 from drift_data.judge.fence import ShownOptions
-from drift_data.turns import feedback_turns
 
 
 class WindowOptions(ShownOptions):
