@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from drift_data.html import charts
+from drift_data.html.environment import environment
 from drift_data.quality.bootstrap import Estimate
 from drift_data.quality.excerpts import Cell
 from drift_data.quality.result import Quality
 from drift_data.quality.thresholds import Choice, Point
-from drift_data.report import charts
-from drift_data.report.html import environment
 from drift_data.schema import DSAT, LABELS, SAT
 
 _ROWS = 40  # thresholds shown of each label

@@ -17,11 +17,11 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
 from drift_data.chats.safe_text import visible
-from drift_data.report import charts
+from drift_data.html import charts
+from drift_data.html.environment import environment
 from drift_data.report.alarms import AlarmOptions, ends
 from drift_data.report.figures import Figures, read_figures
 from drift_data.report.health import Health, health_table
-from drift_data.report.html import environment
 from drift_data.workspace import UserError, Workspace, tool_version
 
 _LN2 = math.log(2)
@@ -71,7 +71,7 @@ def write_report(
     options = options or ReportOptions()
     figures = read_figures(workspace, run, options.examples, options.samples, options.alarms)
     page = (
-        environment(options.characters)
+        environment(options.characters, "drift_data.report")
         .get_template("page.html.jinja")
         .render(
             figures=figures,

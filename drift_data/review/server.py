@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from drift_data.report.html import environment
+from drift_data.html.environment import environment
 from drift_data.review.measure import ENOUGH
 from drift_data.review.queue import Key
 from drift_data.review.security import Gate, read_form

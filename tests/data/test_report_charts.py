@@ -3,8 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drift_data.report import charts
-from drift_data.report.charts import Plot
+from drift_data.html import charts
+from drift_data.html.charts import Plot
 
 
 def tree(svg):

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from drift_data.chats.safe_text import visible
 
 
-def environment(characters: int, package: str = "drift_data.report") -> Environment:
+def environment(characters: int, package: str) -> Environment:
     """Return the environment that renders a page.
 
     Args:
@@ -22,7 +22,7 @@ def environment(characters: int, package: str = "drift_data.report") -> Environm
         package: where the page's own template lies.
     """
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("drift_data.report", ".")]),
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("drift_data.html", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
