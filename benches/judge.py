@@ -47,12 +47,13 @@ MEASUREMENTS = (
 
 def measure(measurement: Measurement, base_url: str, work: Path) -> dict[str, float]:
     """Ask in this process; return seconds, of the clock and of the processor."""
-    import drift_data.judge.llm.sender  # noqa: F401 loaded with the first request otherwise
-    from drift_data.judge.llm.client import Client, ClientOptions
-    from drift_data.judge.llm.cost import Meter
-    from drift_data.judge.llm.request import Answer, Request, Sampling
-    from drift_data.judge.llm.server import ServerOptions
-    from drift_data.judge.llm.store import FILE, Store
+    import drift_data.llm.live.sender  # noqa: F401 loaded with the first request otherwise
+    from drift_data.llm.cost import Meter
+    from drift_data.llm.live.client import Client
+    from drift_data.llm.live.options import ClientOptions
+    from drift_data.llm.request import Answer, Request, Sampling
+    from drift_data.llm.server import ServerOptions
+    from drift_data.llm.store import FILE, Store
 
     sampling, system = Sampling(model="test"), "s" * SYSTEM_BYTES
 

@@ -25,13 +25,14 @@ URL = "http://127.0.0.1:9/v1"  # nobody listens: whatever is not in the store is
 
 def opened(work: Path) -> Any:
     """Return workspace, store, judge and client of a work folder."""
-    from drift_data.judge.llm.client import Client, ClientOptions
-    from drift_data.judge.llm.cost import Meter
-    from drift_data.judge.llm.request import Sampling
-    from drift_data.judge.llm.server import ServerOptions
-    from drift_data.judge.llm.store import FILE, Store
     from drift_data.judge.rubric import load_rubric
     from drift_data.judge.score.judge import LLMJudge
+    from drift_data.llm.cost import Meter
+    from drift_data.llm.live.client import Client
+    from drift_data.llm.live.options import ClientOptions
+    from drift_data.llm.request import Sampling
+    from drift_data.llm.server import ServerOptions
+    from drift_data.llm.store import FILE, Store
     from drift_data.workspace import Workspace
 
     workspace, store = Workspace(work), Store(work / FILE)
@@ -44,7 +45,7 @@ def make(work: Path, conversations: int) -> dict[str, float]:
     from drift_data.clean import CleanOptions
     from drift_data.convert import convert
     from drift_data.judge.base import CONVERSATION_COLUMNS
-    from drift_data.judge.llm.request import Answer
+    from drift_data.llm.request import Answer
     from drift_data.simulate.benchmark import write_wildchat
 
     workspace, store, judge = opened(work)

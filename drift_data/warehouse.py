@@ -19,9 +19,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from drift_data.judge.llm.history import History
-from drift_data.judge.llm.store import FILE as STORE
 from drift_data.label import latest_labels
+from drift_data.llm.store import FILE as STORE
+from drift_data.llm.store_table import History
 from drift_data.schema import DROPPED, DROPPED_RAW, LABELS
 from drift_data.workspace import MANIFEST, Manifest, UserError, Workspace
 

@@ -19,14 +19,14 @@ from drift_data.distill.options import DistillOptions
 from drift_data.judge.cascade import Band
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.llm.batch import BatchOptions
-from drift_data.judge.llm.client import ClientOptions
-from drift_data.judge.llm.cost import Price
-from drift_data.judge.llm.request import SamplingOptions
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.vllm import VllmOptions
 from drift_data.judge.local.model import FILE as CLASSIFIER
 from drift_data.judge.score.judge import ScoreOptions
+from drift_data.llm.batch.backend import BatchOptions
+from drift_data.llm.cost import Price
+from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.request import SamplingOptions
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.vllm import VllmOptions
 from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
 from drift_data.quality.options import CalibrateOptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drift_data.judge.llm.request import Answer, Request, Sampling, Schema
+from drift_data.llm.request import Answer, Request, Sampling, Schema
 
 
 class Question:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drift_data.judge.llm.client import Client, ClientOptions
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.request import Answer, Request, Sampling
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import FILE, Store
+from drift_data.llm.cost import Meter
+from drift_data.llm.live.client import Client
+from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.request import Answer, Request, Sampling
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import FILE, Store
 
 SYSTEM = "Answer briefly."
 

@@ -9,16 +9,16 @@ from typing import ParamSpec
 from drift_data.judge.base import Judge
 from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.dataset import DatasetJudge
-from drift_data.judge.llm.base import Backend
-from drift_data.judge.llm.cost import FREE, Meter, Price
-from drift_data.judge.llm.request import Sampling
-from drift_data.judge.llm.store import FILE as STORE
-from drift_data.judge.llm.store import Store
-from drift_data.judge.llm.tokens import TokenCounter, token_counter
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import DISTILLED, FILE, load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.judge import LLMJudge
+from drift_data.llm.backend import Backend
+from drift_data.llm.cost import FREE, Meter, Price
+from drift_data.llm.request import Sampling
+from drift_data.llm.store import FILE as STORE
+from drift_data.llm.store import Store
+from drift_data.llm.tokens import TokenCounter, token_counter
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import LabelOptions
 
@@ -94,14 +94,14 @@ def say_if_unknown(asked: Asking, options: LabelOptions) -> None:
 
 def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:
     if kind == "vllm":
-        from drift_data.judge.llm.vllm import InProcess
+        from drift_data.llm.vllm import InProcess
 
         return InProcess(store, meter, options.vllm)
     if kind == "batch":
-        from drift_data.judge.llm.batch import BatchFiles
+        from drift_data.llm.batch.backend import BatchFiles
 
         return BatchFiles(store, meter, root / BATCH_FOLDER, options.server, options.batch)
-    from drift_data.judge.llm.client import Client
+    from drift_data.llm.live.client import Client
 
     return Client(store, meter, options.server, options.client)
 

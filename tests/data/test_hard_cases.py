@@ -14,15 +14,16 @@ import pytest
 import yaml
 
 from drift_data.judge.decide import Thresholds, decide
-from drift_data.judge.llm.client import Client, ClientOptions
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.request import Answer, Sampling
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.exchange import Exchange
 from drift_data.judge.score.prompt import Prompts
 from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.llm.cost import Meter
+from drift_data.llm.live.client import Client
+from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.request import Answer, Sampling
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 
 GOLD = Path(__file__).parents[1] / "gold"
 CASES: list[dict[str, Any]] = yaml.safe_load((GOLD / "hard_cases.yaml").read_text(encoding="utf-8"))

@@ -10,12 +10,12 @@ import pytest
 from batch_server import echo, expired, failed, result
 from batch_tasks import Question
 
-from drift_data.judge.llm.batch import BatchFiles, BatchOptions
-from drift_data.judge.llm.batch_rounds import AwaitingResults, in_rounds
-from drift_data.judge.llm.cost import Meter, Price
-from drift_data.judge.llm.request import CONTENT_FILTER, REFUSAL, Answer
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
+from drift_data.llm.batch.backend import BatchFiles, BatchOptions
+from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
+from drift_data.llm.cost import Meter, Price
+from drift_data.llm.request import CONTENT_FILTER, REFUSAL, Answer
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
 

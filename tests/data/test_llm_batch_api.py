@@ -14,13 +14,13 @@ import pytest
 from batch_server import CUT, KEY, BatchServer, Body, End, all_answered, batch_server, echo, expired, failed
 from batch_tasks import Question
 
-from drift_data.judge.llm.batch import BatchFiles, BatchOptions
-from drift_data.judge.llm.batch_files import rounds
-from drift_data.judge.llm.batch_rounds import in_rounds
-from drift_data.judge.llm.cost import Meter, Price
-from drift_data.judge.llm.request import Answer
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
+from drift_data.llm.batch.backend import BatchFiles, BatchOptions
+from drift_data.llm.batch.files import rounds
+from drift_data.llm.batch.rounds import in_rounds
+from drift_data.llm.cost import Meter, Price
+from drift_data.llm.request import Answer
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
 Run = Callable[..., dict[str, Answer]]
@@ -278,11 +278,11 @@ def test_batches_of_other_requests_are_not_waited_for(server: BatchServer, run: 
 _SCRIPT = """
 import sys
 from pathlib import Path
-from drift_data.judge.llm.batch import BatchFiles, BatchOptions
-from drift_data.judge.llm.batch_rounds import in_rounds
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
+from drift_data.llm.batch.backend import BatchFiles, BatchOptions
+from drift_data.llm.batch.rounds import in_rounds
+from drift_data.llm.cost import Meter
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 from batch_tasks import Question
 folder = Path(sys.argv[1])
 at = ServerOptions(base_url=sys.argv[2], api_key_env="BATCH_TEST_KEY")

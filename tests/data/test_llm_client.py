@@ -15,11 +15,12 @@ import pytest
 from llm_server import Body, Cut, Fault, LLMServer, Reply
 from llm_tasks import Question, client, questions, request
 
-from drift_data.judge.llm.client import Client, ClientOptions, _Crowd
-from drift_data.judge.llm.cost import Meter, Price
-from drift_data.judge.llm.request import Answer, Schema
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import FILE, Store
+from drift_data.llm.cost import Meter, Price
+from drift_data.llm.live.client import Client, _Crowd
+from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.request import Answer, Schema
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import FILE, Store
 from drift_data.workspace import UserError
 
 

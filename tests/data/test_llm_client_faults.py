@@ -12,9 +12,9 @@ import pytest
 from llm_server import Action, Body, Cut, Fault, Hang, LLMServer, Reply
 from llm_tasks import Question, client, questions
 
-from drift_data.judge.llm.cost import Meter, Price
-from drift_data.judge.llm.faults import retry_after
-from drift_data.judge.llm.store import FILE, Store
+from drift_data.llm.cost import Meter, Price
+from drift_data.llm.live.errors import retry_after
+from drift_data.llm.store import FILE, Store
 from drift_data.workspace import UserError
 
 KEY = "sk-loopbackKeyThatMayAsk0123456789"

@@ -3,8 +3,8 @@
 import pytest
 from llm_tasks import SYSTEM, request
 
-from drift_data.judge.llm.cost import Meter, Price
-from drift_data.judge.llm.request import Answer
+from drift_data.llm.cost import Meter, Price
+from drift_data.llm.request import Answer
 
 
 def test_price_is_per_million_tokens_and_cached_ones_are_part_of_the_input() -> None:

@@ -11,7 +11,7 @@ import pytest
 from llm_server import Action, Body, Fault, LLMServer, Reply
 from llm_tasks import client, questions
 
-from drift_data.judge.llm.limiter import Limiter
+from drift_data.llm.live.concurrency import Limiter
 
 
 class World:

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_tasks import request
 
-from drift_data.judge.llm.request import Answer, Request, Sampling, Schema
-from drift_data.judge.llm.store import _TABLES, _VERSION, Store
+from drift_data.llm.request import Answer, Request, Sampling, Schema
+from drift_data.llm.store import _TABLES, _VERSION, Store
 from drift_data.workspace import UserError
 
 ANSWER = Answer("yes", "stop", 100, 40, 3, 0.25)
@@ -124,8 +124,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from llm_tasks import request
-from drift_data.judge.llm.request import Answer
-from drift_data.judge.llm.store import Store
+from drift_data.llm.request import Answer
+from drift_data.llm.store import Store
 with Store(Path(sys.argv[1])) as store:
     for number in range(100_000):
         store.put(request(f"question {number}"), Answer(str(number)), backend="openai")

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from drift_data.judge.fence import shown
-from drift_data.judge.llm.request import LENGTH, Answer, Sampling
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.answer import quotes, read_answer, schema
 from drift_data.judge.score.exchange import Exchange
 from drift_data.judge.score.prompt import Prompts
 from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.llm.request import LENGTH, Answer, Sampling
 
 RUBRIC = load_rubric()
 MESSAGES = {2: "No, that’s wrong. Do it again", 4: "Thanks! Now write a poem."}

@@ -6,10 +6,10 @@ import pytest
 
 from drift_data.judge import fence
 from drift_data.judge.fence import Fenced, fenced, shown
-from drift_data.judge.llm.request import Sampling
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.score.prompt import Prompts
 from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.llm.request import Sampling
 
 RUBRIC = load_rubric()
 OPTIONS = WindowOptions()

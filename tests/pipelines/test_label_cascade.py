@@ -13,7 +13,7 @@ from scoring_model import asked_messages, scoring_answer
 from test_label_llm import PRICES, Drift, write_chats, write_results
 
 from drift_data.chats.order import SAMPLE, rank
-from drift_data.judge.llm.store import FILE, Store
+from drift_data.llm.store import FILE, Store
 
 CHATS = {
     "a": ["Add 2 and 2", "5", "That is wrong", "4", "Thank you", "Welcome", "try again"],

@@ -14,7 +14,7 @@ from scoring_model import asked_messages, judged, scoring_answer
 
 import pipelines.__main__ as cli
 from drift_data.chats.order import SAMPLE, rank
-from drift_data.judge.llm.store import FILE, Store
+from drift_data.llm.store import FILE, Store
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 

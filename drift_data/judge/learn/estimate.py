@@ -15,10 +15,10 @@ from typing import Final
 from drift_data.judge.learn.extract import Extraction
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.prompt import Prompts
-from drift_data.judge.llm.cost import FREE, Price
-from drift_data.judge.llm.request import Sampling
-from drift_data.judge.llm.store import Store
-from drift_data.judge.llm.tokens import TokenCounter
+from drift_data.llm.cost import FREE, Price
+from drift_data.llm.request import Sampling
+from drift_data.llm.store import Store
+from drift_data.llm.tokens import TokenCounter
 
 # Tokens, by the lengths that the prompts ask for: a reason is one sentence, an item a name and a sentence.
 _REASON: Final = 25

@@ -9,7 +9,7 @@ from drift_data.judge.learn.examples import Example
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.prompt import Prompts
 from drift_data.judge.learn.question import Question
-from drift_data.judge.llm.request import Request, Sampling
+from drift_data.llm.request import Request, Sampling
 
 
 class Extraction(Question[tuple[str, ...]]):

@@ -9,9 +9,9 @@ from drift_data.judge.learn.answer import read_items, taken_names
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.learn.prompt import Prompts
 from drift_data.judge.learn.question import Question
-from drift_data.judge.llm.base import Needed
-from drift_data.judge.llm.request import INVALID, Answer, Request, Sampling
 from drift_data.judge.rubric import RubricItem
+from drift_data.llm.backend import Needed
+from drift_data.llm.request import INVALID, Answer, Request, Sampling
 
 Items = tuple[RubricItem, ...]
 

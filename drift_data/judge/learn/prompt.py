@@ -13,8 +13,8 @@ from drift_data.judge.fence import Fenced, fenced, shown
 from drift_data.judge.learn.answer import MAX_DEFINITION, MAX_NAME, items_schema, reasons_schema
 from drift_data.judge.learn.examples import Example
 from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.llm.request import Request, Sampling
 from drift_data.judge.rubric import RubricItem
+from drift_data.llm.request import Request, Sampling
 from drift_data.schema import DSAT, SAT
 
 EXTRACT: Final = "extract"  # purposes, as the store knows them

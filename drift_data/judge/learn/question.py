@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from drift_data.judge.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
+from drift_data.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 
 T = TypeVar("T")
 

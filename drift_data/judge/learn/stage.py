@@ -28,9 +28,9 @@ from drift_data.judge.learn.result import (
     write_folds,
     write_reasons,
 )
-from drift_data.judge.llm.base import Backend
-from drift_data.judge.llm.request import Sampling
 from drift_data.judge.rubric import dump_rubric
+from drift_data.llm.backend import Backend
+from drift_data.llm.request import Sampling
 from drift_data.schema import DROPPED, DSAT, SAT
 from drift_data.sources.inputs import digests, raw_files
 from drift_data.workspace import Build, UserError, Workspace, folder_digest

@@ -14,8 +14,8 @@ from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from drift_data.judge.llm.request import Schema, closed_object
 from drift_data.judge.rubric import Rubric
+from drift_data.llm.request import Schema, closed_object
 
 # What the user does in a message. Naming it first makes a judge tell a repair from an extension.
 Act = Literal[

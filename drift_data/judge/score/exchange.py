@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from drift_data.judge.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.score.answer import TurnAnswer, read_answer
 from drift_data.judge.score.prompt import Prompts
 from drift_data.judge.score.windows import Window
+from drift_data.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 
 
 class Exchange:

@@ -16,9 +16,9 @@ import httpx2
 import openai
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.llm.completion import REQUEST_REFUSED, APIError, error_of, refusal_of
-from drift_data.judge.llm.request import CONTENT_FILTER, Answer
-from drift_data.judge.llm.server import ServerOptions
+from drift_data.llm.request import CONTENT_FILTER, Answer
+from drift_data.llm.response import REQUEST_REFUSED, APIError, error_of, refusal_of
+from drift_data.llm.server import ServerOptions
 from drift_data.workspace import UserError
 
 NO_CONNECTION: Final = "no connection"  # reason of a failure

@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from drift_data.judge.llm.base import T, feed_from_store
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.request import LENGTH, STOP, Answer, Request
-from drift_data.judge.llm.store import Store
+from drift_data.llm.backend import T, feed_from_store
+from drift_data.llm.cost import Meter
+from drift_data.llm.request import LENGTH, STOP, Answer, Request
+from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
 

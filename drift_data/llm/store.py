@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from drift_data.judge.llm.request import Answer, Request
+from drift_data.llm.request import Answer, Request
 from drift_data.workspace import UserError
 
 FILE: Final = "judge.sqlite"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from drift_data.judge.llm.request import CONTENT_FILTER, REFUSAL, STOP, Answer
+from drift_data.llm.request import CONTENT_FILTER, REFUSAL, STOP, Answer
 
 PROMPT_TOO_LONG: Final = "prompt_too_long"  # errors of an answer
 REQUEST_REFUSED: Final = "request_refused"

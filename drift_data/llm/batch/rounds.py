@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from drift_data.judge.llm.batch_ledger import Ledger
+from drift_data.llm.batch.progress import Ledger
 
 MISSING: Final = "not in the results"
 FOLLOW_UP: Final = "follow-up of an answer that could not be used"

@@ -19,12 +19,12 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from drift_data.judge.llm.base import Needed, T, Task
-from drift_data.judge.llm.batch_api import BatchAPI, Sender, Sent
-from drift_data.judge.llm.batch_files import RequestWriter, keys, rounds
-from drift_data.judge.llm.batch_ledger import ASKED, COUNTED, FAILED, OVER_BUDGET, Ledger
-from drift_data.judge.llm.batch_results import Failure, result_files
-from drift_data.judge.llm.batch_rounds import (
+from drift_data.llm.backend import Needed, T, Task
+from drift_data.llm.batch.api import BatchAPI, Sender, Sent
+from drift_data.llm.batch.files import RequestWriter, keys, rounds
+from drift_data.llm.batch.progress import ASKED, COUNTED, FAILED, OVER_BUDGET, Ledger
+from drift_data.llm.batch.results import Failure, result_files
+from drift_data.llm.batch.rounds import (
     FOLLOW_UP,
     MISSING,
     AnotherRound,
@@ -33,10 +33,10 @@ from drift_data.judge.llm.batch_rounds import (
     findings,
     nothing_answered,
 )
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.request import Answer, Request
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
+from drift_data.llm.cost import Meter
+from drift_data.llm.request import Answer, Request
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
 KIND: Final = "batch"

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from drift_data.judge.llm.batch_results import Failure, Malformed, Result, read_results
-from drift_data.judge.llm.request import Answer
+from drift_data.llm.batch.results import Failure, Malformed, Result, read_results
+from drift_data.llm.request import Answer
 
 FILE: Final = ".run.sqlite"
 _CACHE: Final = 32_000  # KiB of memory

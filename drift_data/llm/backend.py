@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.request import Answer, Request
-from drift_data.judge.llm.store import Store
+from drift_data.llm.cost import Meter
+from drift_data.llm.request import Answer, Request
+from drift_data.llm.store import Store
 
 
 class Task(Protocol):

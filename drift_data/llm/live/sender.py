@@ -21,16 +21,16 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from drift_data.judge.llm.completion import PROMPT_TOO_LONG, Completion
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.faults import NO_CONNECTION, Failure, Faults
-from drift_data.judge.llm.limiter import Limiter
-from drift_data.judge.llm.request import Answer, Dialect, Request
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
+from drift_data.llm.cost import Meter
+from drift_data.llm.live.concurrency import Limiter
+from drift_data.llm.live.errors import NO_CONNECTION, Failure, Faults
+from drift_data.llm.request import Answer, Dialect, Request
+from drift_data.llm.response import PROMPT_TOO_LONG, Completion
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 
 if TYPE_CHECKING:
-    from drift_data.judge.llm.client import ClientOptions
+    from drift_data.llm.live.options import ClientOptions
 
 KIND: Final = "openai"
 _CONNECT: Final = 10.0  # seconds to reach the server

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Final, cast
 from pydantic import BaseModel, Field, ValidationError
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.llm.completion import APIError, Completion, error_of, refusal_of
-from drift_data.judge.llm.request import CONTENT_FILTER, Answer
+from drift_data.llm.request import CONTENT_FILTER, Answer
+from drift_data.llm.response import APIError, Completion, error_of, refusal_of
 from drift_data.workspace import UserError
 
 _ENDINGS: Final = (".jsonl", ".jsonl.gz")

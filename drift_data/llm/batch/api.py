@@ -20,8 +20,8 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.llm.batch_files import URL, RequestFile, Round
-from drift_data.judge.llm.server import ServerOptions
+from drift_data.llm.batch.files import URL, RequestFile, Round
+from drift_data.llm.server import ServerOptions
 from drift_data.workspace import UserError
 
 if TYPE_CHECKING:

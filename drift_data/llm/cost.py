@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.judge.llm.request import Answer, Request
+from drift_data.llm.request import Answer, Request
 
 _MILLION: Final = 1_000_000
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from drift_data.judge.llm.request import Request
+from drift_data.llm.request import Request
 from drift_data.workspace import UserError
 
 URL: Final = "/v1/chat/completions"

@@ -12,38 +12,19 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from drift_data.judge.llm.base import T, feed_from_store
-from drift_data.judge.llm.cost import Meter
-from drift_data.judge.llm.limiter import Limiter
-from drift_data.judge.llm.request import Answer, Request
-from drift_data.judge.llm.server import ServerOptions
-from drift_data.judge.llm.store import Store
+from drift_data.llm.backend import T, feed_from_store
+from drift_data.llm.cost import Meter
+from drift_data.llm.live.concurrency import Limiter
+from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.request import Answer, Request
+from drift_data.llm.server import ServerOptions
+from drift_data.llm.store import Store
 
 if TYPE_CHECKING:
-    from drift_data.judge.llm.sender import Sender
+    from drift_data.llm.live.sender import Sender
 
 _ROOM: Final = 2  # tasks held at once, as a multiple of the connections: some wait for another try
 _FED: Final = 100  # tasks fed from the store before answers on their way are looked after
-
-
-class ClientOptions(BaseModel):
-    """How patiently and how many at once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    connections: int = Field(32, gt=0, le=1_000, description="requests at once at most")
-    timeout: float = Field(300.0, gt=0, description="seconds for one answer")
-    tries: int = Field(6, gt=0, description="of a request that fails by itself")
-    first_wait: float = Field(
-        1.0, ge=0, description="seconds at most before the second try; doubles with each"
-    )
-    longest_wait: float = Field(60.0, ge=0, description="seconds between two tries")
-    patience: float = Field(
-        900.0, ge=0, description="seconds for one request, or for a wait that the server asks for"
-    )
-    breaker: int = Field(10, gt=0, description="requests that fail in a row before the run ends")
 
 
 class Client:
@@ -134,7 +115,7 @@ class Client:
 
     def _connect(self) -> Sender:
         """Return what sends: only once there is something to send, for its imports take a second."""
-        from drift_data.judge.llm.sender import Sender
+        from drift_data.llm.live.sender import Sender
 
         return Sender(self._store, self._meter, self._server, self._options, self._limiter, self._failures)
 
