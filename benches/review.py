@@ -83,7 +83,7 @@ def review(work: Path) -> dict[str, float]:
     from starlette.testclient import TestClient
 
     from drift_data.judge.rubric import load_rubric
-    from drift_data.review.reviewer import reviewer
+    from drift_data.labels.reviewer import reviewer
     from drift_data.review.selection import Selection
     from drift_data.review.server import Pages
     from drift_data.review.session import Options, Session

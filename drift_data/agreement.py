@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from drift_data.labels.tables import KEYS, read_labels
 from drift_data.quality.figures import confusion, figures, number
-from drift_data.quality.tables import KEYS, read_labels
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 

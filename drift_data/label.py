@@ -13,20 +13,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.decide import Thresholds, decide
-from drift_data.review.reviewer import HUMAN, PERSON, reviewer
-from drift_data.sampling import Sample, choose_sample, conversation_batches, describe_earlier_sample
+from drift_data.labels.reviewer import PERSON
+from drift_data.labels.sample import Sample, choose_sample, conversation_batches, describe_earlier_sample
+from drift_data.labels.tables import CONVERSATIONS, SAMPLE, STAGE, copy_dropped, label_table
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
-from drift_data.workspace import AccountingError, Build, Manifest, Output, UserError, Workspace
+from drift_data.workspace import AccountingError, Build, Manifest, UserError, Workspace
 
-STAGE = "label"
-SAMPLE = "sample"  # stage of labels of some conversations only, and the ending of their table's name
-CONVERSATIONS = "conversations"
-NONE = "none"  # tables
 _BATCH = 1_000  # conversations
 
 
@@ -103,7 +99,7 @@ def label(
                 rows = _decided(pa.Table.from_batches([batch]), thresholds, change_items)
                 counts.update(rows["label"].to_pylist())
                 table.write(rows)
-            _copy_dropped(workspace, output, out)
+            copy_dropped(workspace, output, out)
             out.made_by = {**earlier.made_by, "scores": "kept: only the thresholds changed"}
         out.results = {value: counts[value] for value in LABELS}
 
@@ -112,58 +108,6 @@ def label(
     if warning := describe_earlier_sample(workspace, output):
         print(f"{STAGE}: {warning}", file=sys.stderr)
     return made
-
-
-def label_table(name: str, sample: int | None = None) -> str:
-    """Return the folder of a label table; labels of a sample lie beside those of all conversations."""
-    return f"labels/{name}" if sample is None else f"labels/{name}-{SAMPLE}"
-
-
-def labels_named(name: str) -> str:
-    """Return the folder of labels as typed: "local", "labels/local", or a person's, "human:ann"."""
-    short = name.removeprefix("labels/")
-    if short.startswith(HUMAN):
-        return reviewer(short.removeprefix(HUMAN)).table
-    return name if "/" in name else f"labels/{name}"
-
-
-def labels_chosen(workspace: Workspace, name: str, option: str = "LABELS") -> str:
-    """Return the folder of labels as typed that a workspace has.
-
-    Raises:
-        UserError: it has others, which are listed. Where it has none, whoever reads the folder says what makes it.
-    """
-    table, there = labels_named(name), label_tables(workspace)
-    if there != NONE and workspace.manifest(table) is None:
-        raise UserError(f"{option}={name}: there is no {workspace.path(table)}. There are: {there}.")
-    return table
-
-
-def label_tables(workspace: Workspace) -> str:
-    """Return the names of a workspace's label tables, to be read by a person."""
-    found = sorted(path.parent.name for path in (workspace.root / "labels").glob("*/manifest.json"))
-    return ", ".join(found) or NONE
-
-
-def latest_labels(workspace: Workspace) -> str:
-    """Return the table of labels to mine by default, such as "labels/local".
-
-    The one that the label stage made last; labels that came with the conversations only when there is no other,
-    and never a person's, which hold the few turns that were reviewed.
-
-    Raises:
-        UserError: there are no labels.
-    """
-    made: list[tuple[bool, int, str]] = []
-    for path in sorted((workspace.root / "labels").glob("*/manifest.json")):
-        name = f"labels/{path.parent.name}"
-        manifest = workspace.manifest(name)
-        by_stage = manifest is not None and manifest.stage == STAGE
-        if by_stage or workspace.made_together(name, CONVERSATIONS):
-            made.append((by_stage, path.stat().st_mtime_ns, name))
-    if not made:
-        raise UserError(f"{workspace.root / 'labels'} holds no labels. Run `make label` first.")
-    return max(made)[2]
 
 
 def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "shuffled") -> bool:
@@ -190,7 +134,7 @@ def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "sh
                 LABEL_ROWS.get_field_index(column), LABEL_ROWS.field(column), dealt[column]
             )
         outputs[output].table(LABEL_ROWS).write(rows)
-        _copy_dropped(workspace, labels, outputs[output])
+        copy_dropped(workspace, labels, outputs[output])
         earlier = workspace.require(labels)
         outputs[output].rows_in = earlier.rows_in
         outputs[output].made_by = {**earlier.made_by, "shuffled_with_seed": seed}
@@ -285,10 +229,3 @@ def _with_other_thresholds(
         return None
     same = manifest.inputs == {name: workspace.require(name).digest for name in inputs}
     return manifest if same else None
-
-
-def _copy_dropped(workspace: Workspace, labels: str, out: Output) -> None:
-    """Take over the turns that the judge could not label."""
-    for shard in sorted(workspace.dropped_path(labels).glob("part-*.parquet")):
-        for batch in pq.ParquetFile(shard).iter_batches():
-            out.drop(batch.to_pylist(), DROPPED)

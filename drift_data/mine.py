@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from drift_data.chats.order import split_of
-from drift_data.joined import labels_beside
-from drift_data.sampling import describe_earlier_sample
+from drift_data.labels.sample import describe_earlier_sample
+from drift_data.labels.stream import labels_beside
 from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import Build, Workspace
 

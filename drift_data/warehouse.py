@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from drift_data.label import latest_labels
+from drift_data.labels.tables import latest_labels
 from drift_data.llm.store import FILE as STORE
 from drift_data.llm.store_table import History
 from drift_data.schema import DROPPED, DROPPED_RAW, LABELS

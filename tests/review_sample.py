@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quality_sample import RUBRIC, turn, write_labels
 
-from drift_data.review.reviewer import reviewer
+from drift_data.labels.reviewer import reviewer
 from drift_data.review.session import Answer, Options, Session
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import Workspace

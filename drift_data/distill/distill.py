@@ -26,10 +26,10 @@ from drift_data.judge.decide import Thresholds
 from drift_data.judge.local.features import VERSION
 from drift_data.judge.local.model import DISTILLED, FILE, fingerprint, load_model
 from drift_data.judge.rubric import load_rubric
+from drift_data.labels.tables import KEYS
 from drift_data.quality.learned import CAREFUL
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.result import View
-from drift_data.quality.tables import KEYS
 from drift_data.quality.thresholds import fragment
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS
 from drift_data.workspace import Build, UserError, Workspace

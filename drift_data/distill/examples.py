@@ -24,7 +24,7 @@ from drift_data.judge.local.features import Turns, join_turns, read_turns
 from drift_data.judge.local.model import Model
 from drift_data.judge.local.train import Examples
 from drift_data.judge.rubric import Rubric
-from drift_data.quality.tables import KEYS
+from drift_data.labels.tables import KEYS
 from drift_data.schema import DSAT, MESSAGES, SAT
 from drift_data.workspace import Workspace
 

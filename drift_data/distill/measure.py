@@ -13,8 +13,8 @@ from drift_data.distill.operating import operating, targets
 from drift_data.distill.result import Distilled, Learning, calibration, named_items
 from drift_data.distill.student import Student
 from drift_data.distill.views import SHIPPED, baselines, precision_recalls, scored, usual_label, views
+from drift_data.labels.tables import KEYS
 from drift_data.quality.result import gain, view
-from drift_data.quality.tables import KEYS
 from drift_data.quality.thresholds import decided
 from drift_data.schema import LABELS
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from drift_data.label import SAMPLE
+from drift_data.labels.tables import SAMPLE
 from drift_data.workspace import Manifest
 
 _UNASKED: Final = ("over_budget", "no_answer")  # why turns were dropped whose requests took nothing

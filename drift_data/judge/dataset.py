@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from drift_data.joined import labels_beside
 from drift_data.judge.base import JUDGED_ROWS, Judged, Unlabelled, feedback_keys
+from drift_data.labels.stream import labels_beside
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 

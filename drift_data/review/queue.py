@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from drift_data.chats.order import REVIEW, rank_as_number
-from drift_data.quality.tables import KEYS, read_labels
+from drift_data.labels.tables import KEYS, read_labels
 from drift_data.review.selection import UNKNOWN, Selection
 from drift_data.schema import LABELS
 from drift_data.workspace import Manifest, UserError, Workspace

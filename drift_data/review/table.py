@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.judge.rubric import Rubric
+from drift_data.labels.reviewer import Reviewer
 from drift_data.review.journal import Journal, Reviewed
-from drift_data.review.reviewer import Reviewer
 from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT
 from drift_data.workspace import Build, UserError, Workspace
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from drift_data.judge.score.estimate import Asker, estimate, paid_before
 from drift_data.label import label as label_turns
-from drift_data.label import label_table
+from drift_data.labels.sample import Sample, choose_sample
+from drift_data.labels.tables import label_table
 from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
 from drift_data.quality.thresholds import read_thresholds
-from drift_data.sampling import Sample, choose_sample
 from drift_data.workspace import Workspace
 from pipelines.recipe import LabelOptions, Recipe
 from pipelines.stages.data import say

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import labels_chosen, latest_labels
+from drift_data.labels.tables import labels_chosen, latest_labels
 from drift_data.quality.calibrate import REPORT, RESULT, THRESHOLDS, compare
 from drift_data.quality.calibrate import calibrate as calibrate_labels
 from drift_data.quality.learned import CAREFUL

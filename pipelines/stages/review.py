@@ -3,8 +3,8 @@
 import getpass
 
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import labels_chosen, latest_labels
-from drift_data.review.reviewer import reviewer as reviewer_of
+from drift_data.labels.reviewer import reviewer as reviewer_of
+from drift_data.labels.tables import labels_chosen, latest_labels
 from drift_data.review.selection import parse
 from drift_data.review.serve import serve
 from drift_data.review.session import Options, Session

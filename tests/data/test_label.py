@@ -13,7 +13,8 @@ from drift_data.judge.dataset import DatasetJudge, carried_labels
 from drift_data.judge.decide import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import label, latest_labels, shuffle_labels
+from drift_data.label import label, shuffle_labels
+from drift_data.labels.tables import latest_labels
 from drift_data.schema import CONVERSATIONS, DROPPED, LABEL_ROWS
 from drift_data.warehouse import current_labels
 from drift_data.workspace import AccountingError, UserError, Workspace

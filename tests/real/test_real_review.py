@@ -10,7 +10,7 @@ from drift_data.judge.decide import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
 from drift_data.label import label
-from drift_data.review.reviewer import reviewer
+from drift_data.labels.reviewer import reviewer
 from drift_data.review.selection import parse
 from drift_data.review.session import Options, Session
 from drift_data.workspace import Workspace

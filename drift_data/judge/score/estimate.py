@@ -16,11 +16,11 @@ from tqdm import tqdm
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.judge.score.exchange import Exchange
 from drift_data.judge.score.prompt import Prompts
+from drift_data.labels.sample import CONVERSATIONS, Sample, conversation_batches
 from drift_data.llm.backend import feed_from_store
 from drift_data.llm.cost import FREE, Meter, Price
 from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter
-from drift_data.sampling import CONVERSATIONS, Sample, conversation_batches
 from drift_data.workspace import Workspace
 
 # Tokens of an answer, compact JSON: about 25 for a turn without items and 45 with one, of which there are fewer.
