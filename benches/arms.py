@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from drift_data.label import shuffle_labels
 from drift_data.workspace import Workspace
+from pipelines.experiments.controls import shuffle_labels
 
 MODELS = ("base", "iter0", "iter1", "iter2")
 SHARED = ("simulated", "conversations", "labels", "base", "dropped")

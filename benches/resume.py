@@ -26,7 +26,7 @@ URL = "http://127.0.0.1:9/v1"  # nobody listens: whatever is not in the store is
 def opened(work: Path) -> Any:
     """Return workspace, store, judge and client of a work folder."""
     from drift_data.judge.rubric import load_rubric
-    from drift_data.judge.score.judge import LLMJudge
+    from drift_data.judge.spur.judge import LLMJudge
     from drift_data.llm.cost import Meter
     from drift_data.llm.live.client import Client
     from drift_data.llm.live.options import ClientOptions
@@ -65,8 +65,8 @@ def make(work: Path, conversations: int) -> dict[str, float]:
 
 def label_again(work: Path) -> dict[str, float]:
     """Label from the store; return seconds and bytes above the imports."""
-    from drift_data.judge.decide import Thresholds
-    from drift_data.label import label
+    from drift_data.judge.label_rule import Thresholds
+    from drift_data.judge.stage import label
 
     workspace, store, judge = opened(work)
     before, started = peak_bytes(), time.perf_counter()

@@ -17,10 +17,10 @@ from pydantic_core import ErrorDetails
 from drift_data.clean import CleanOptions
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.cascade import Band
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.local.model import FILE as CLASSIFIER
-from drift_data.judge.score.judge import ScoreOptions
+from drift_data.judge.spur.judge import ScoreOptions
 from drift_data.llm.batch.backend import BatchOptions
 from drift_data.llm.cost import Price
 from drift_data.llm.live.options import ClientOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from drift_data.judge.cues import load_cues
+from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import FIELDS, VERSION, read_turns
 from drift_data.judge.local.model import BITS, Card, Model, buckets
 from drift_data.judge.local.ngrams import Texts, runs

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from drift_data.judge.decide import Thresholds, decide
+from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.judge.rubric import load_rubric
 from drift_data.schema import CONVERSATIONS, DROPPED, DROPPED_RAW, LABEL_ROWS
 from drift_data.workspace import Workspace

@@ -2,8 +2,8 @@
 
 import re
 
-from drift_data.judge.cues import load_cues
-from drift_data.judge.text import patterns
+from drift_data.judge.local.cues import load_cues
+from drift_data.judge.local.text import patterns
 from drift_data.simulate import users
 
 LONGEST_SHARED = 3  # words; "i asked for" is nobody's property, a sentence is

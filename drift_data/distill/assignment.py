@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from drift_data.distill.examples import Written
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.teacher import Teacher
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import Model
 from drift_data.judge.rubric import Rubric
 from drift_data.quality.options import ThresholdOptions

@@ -21,8 +21,8 @@ from drift_data.distill.options import DistillOptions
 from drift_data.distill.page import render
 from drift_data.distill.student import fit, with_quality
 from drift_data.distill.teacher import Teacher, capped, read_teacher, read_truth, short_name
-from drift_data.judge.cues import load_cues
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import VERSION
 from drift_data.judge.local.model import DISTILLED, FILE, fingerprint, load_model
 from drift_data.judge.rubric import load_rubric

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from drift_data.chats.order import HOLD_OUT, HOLD_OUT_EVEN, is_one_in
-from drift_data.judge.cues import Cues, load_cues
 from drift_data.judge.local.corpus import Example, read_corpus
+from drift_data.judge.local.cues import Cues, load_cues
 from drift_data.judge.local.features import Turns, join_turns, read_turns
 from drift_data.judge.local.model import Model
 from drift_data.judge.local.train import Examples

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.quality.bootstrap import Estimate
 from drift_data.quality.figures import f_score
 from drift_data.quality.options import ThresholdOptions

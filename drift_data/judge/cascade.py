@@ -17,9 +17,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from drift_data.judge.base import Judge, Judged, feedback_keys
-from drift_data.judge.score.exchange import Exchange
-from drift_data.judge.score.judge import ASKED, LLMJudge
-from drift_data.judge.score.prompt import Prompts
+from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.judge import ASKED, LLMJudge
+from drift_data.judge.spur.prompt import Prompts
 from drift_data.workspace import UserError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.quality.bootstrap import Estimate
 from drift_data.quality.excerpts import read_cells

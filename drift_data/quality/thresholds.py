@@ -1,7 +1,7 @@
 """Chooses the thresholds that turn scores into labels, on labelled turns. Knows no judge and no report.
 
 Every pair of thresholds that the scores can tell apart is counted at once: the label rule of
-`drift_data.judge.decide`, over a histogram of the two scores.
+`drift_data.judge.label_rule`, over a histogram of the two scores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from drift_data.chats.order import GOLD_PART, is_one_in
 from drift_data.chats.safe_text import visible
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.quality.figures import Counts, Floats, f_score, figures, number
 from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT

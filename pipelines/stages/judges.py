@@ -12,7 +12,7 @@ from drift_data.judge.dataset import DatasetJudge
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import DISTILLED, FILE, load_model
 from drift_data.judge.rubric import load_rubric
-from drift_data.judge.score.judge import LLMJudge
+from drift_data.judge.spur.judge import LLMJudge
 from drift_data.llm.backend import Backend
 from drift_data.llm.cost import FREE, Meter, Price
 from drift_data.llm.request import Sampling

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from drift_data.judge.score.estimate import Asker, estimate, paid_before
-from drift_data.label import label as label_turns
+from drift_data.judge.spur.estimate import Asker, estimate, paid_before
+from drift_data.judge.stage import label as label_turns
 from drift_data.labels.sample import Sample, choose_sample
 from drift_data.labels.tables import label_table
 from drift_data.llm.batch.rounds import AwaitingResults, in_rounds

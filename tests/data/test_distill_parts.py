@@ -13,7 +13,7 @@ from drift_data.distill.operating import precision_recall
 from drift_data.distill.student import check_enough, first_part
 from drift_data.distill.teacher import capped
 from drift_data.distill.views import baselines
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.workspace import Manifest, UserError
 
 # One turn a conversation: score, the student's label, the teacher's, and what is so.

@@ -19,8 +19,8 @@ from drift_data.judge.base import JUDGED_ROWS, Judge, Judged, Unlabelled, feedba
 from drift_data.judge.cascade import Band, CascadeJudge
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import Rubric, RubricItem, load_rubric
-from drift_data.judge.score.judge import LLMJudge, ScoreOptions
-from drift_data.judge.score.windows import WindowOptions
+from drift_data.judge.spur.judge import LLMJudge, ScoreOptions
+from drift_data.judge.spur.windows import WindowOptions
 from drift_data.llm.request import Sampling
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError

@@ -13,14 +13,14 @@ import pytest
 from sklearn.ensemble import GradientBoostingClassifier
 
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.cues import load_cues
-from drift_data.judge.decide import Thresholds, decide
+from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import read_turns
 from drift_data.judge.local.judge import reasons
 from drift_data.judge.local.model import Predicted, load_model
+from drift_data.judge.local.text import may_hold, patterns, searchable
 from drift_data.judge.local.trees import DEPTH, Trees
-from drift_data.judge.text import may_hold, patterns, searchable
 from drift_data.schema import CONVERSATIONS, NEUTRAL
 from drift_data.workspace import UserError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from drift_data.judge.cues import load_cues
+from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import NONE, join_turns, read_turns
 from drift_data.judge.local.ngrams import Ragged, Texts, common_ends, join_grams, overlap, runs, without
 from drift_data.schema import CONVERSATIONS

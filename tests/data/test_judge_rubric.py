@@ -1,6 +1,6 @@
 import pytest
 
-from drift_data.judge.decide import CHANGE_ITEMS, Thresholds, decide
+from drift_data.judge.label_rule import CHANGE_ITEMS, Thresholds, decide
 from drift_data.judge.rubric import load_rubric
 from drift_data.workspace import UserError
 

@@ -10,14 +10,15 @@ import pytest
 from drift_data.chats.turns import feedback_turns
 from drift_data.judge.base import JUDGED_ROWS, Judge, Judged, Unlabelled, feedback_keys
 from drift_data.judge.dataset import DatasetJudge, carried_labels
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import label, shuffle_labels
+from drift_data.judge.stage import label
 from drift_data.labels.tables import latest_labels
 from drift_data.schema import CONVERSATIONS, DROPPED, LABEL_ROWS
 from drift_data.warehouse import current_labels
 from drift_data.workspace import AccountingError, UserError, Workspace
+from pipelines.experiments.controls import shuffle_labels
 
 CHATS = {
     "a": [

@@ -7,7 +7,7 @@ import yaml
 from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_gold, write_labels
 
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.quality.calibrate import calibrate, compare
 from drift_data.quality.options import CalibrateOptions

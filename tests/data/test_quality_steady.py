@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.steady import steady
 from drift_data.quality.thresholds import choose

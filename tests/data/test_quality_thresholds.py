@@ -6,7 +6,7 @@ import pytest
 import yaml
 from quality_sample import PRESENT, RUBRIC, turn
 
-from drift_data.judge.decide import Thresholds, decide
+from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.quality.figures import confusion
 from drift_data.quality.options import ThresholdOptions
 from drift_data.quality.thresholds import (

@@ -9,7 +9,7 @@ from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_lab
 from review_sample import answer, build_conversations, build_labels, session, to_review
 
 from drift_data.judge.local import LocalJudge
-from drift_data.label import label
+from drift_data.judge.stage import label
 from drift_data.labels.reviewer import reviewer
 from drift_data.labels.tables import labels_named, latest_labels
 from drift_data.mine import MineOptions, mine

@@ -15,11 +15,11 @@ from drift_data.chats.order import SAMPLE, rank, split_of
 from drift_data.distill.distill import distill
 from drift_data.distill.examples import held_out
 from drift_data.distill.options import DistillOptions
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import fingerprint, load_model
 from drift_data.judge.local.options import TrainOptions
-from drift_data.label import label
+from drift_data.judge.stage import label
 from drift_data.mine import MineOptions, mine
 from drift_data.quality.calibrate import calibrate
 from drift_data.quality.options import CalibrateOptions, ThresholdOptions

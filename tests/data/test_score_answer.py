@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from drift_data.judge.fence import shown
+from drift_data.judge.quoting import shown
 from drift_data.judge.rubric import load_rubric
-from drift_data.judge.score.answer import quotes, read_answer, schema
-from drift_data.judge.score.exchange import Exchange
-from drift_data.judge.score.prompt import Prompts
-from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.judge.spur.answer import quotes, read_answer, schema
+from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.prompt import Prompts
+from drift_data.judge.spur.windows import WindowOptions, windows
 from drift_data.llm.request import LENGTH, Answer, Sampling
 
 RUBRIC = load_rubric()

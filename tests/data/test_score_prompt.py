@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from drift_data.judge import fence
-from drift_data.judge.fence import Fenced, fenced, shown
+from drift_data.judge import quoting as fence
+from drift_data.judge.quoting import Fenced, fenced, shown
 from drift_data.judge.rubric import load_rubric
-from drift_data.judge.score.prompt import Prompts
-from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.judge.spur.prompt import Prompts
+from drift_data.judge.spur.windows import WindowOptions, windows
 from drift_data.llm.request import Sampling
 
 RUBRIC = load_rubric()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.score.windows import WindowOptions, windows
+from drift_data.judge.spur.windows import WindowOptions, windows
 
 
 def chat(messages: int, size: int = 10) -> list[dict[str, str]]:

@@ -17,11 +17,11 @@ from scoring_model import asked_messages, judged
 
 import pipelines.__main__ as cli
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import shuffle_labels
 from drift_data.labels.reviewer import reviewer
 from drift_data.review.selection import parse
 from drift_data.review.session import Answer, Options, Session
 from drift_data.workspace import Workspace
+from pipelines.experiments.controls import shuffle_labels
 
 NET = Path("tests/net")
 WORK = NET / "workspace"

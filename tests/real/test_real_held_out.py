@@ -14,7 +14,7 @@ from drift_data.distill.operating import targets
 from drift_data.distill.teacher import read_teacher
 from drift_data.distill.views import PHRASES, SHIPPED, baselines, scored
 from drift_data.judge.cascade import Band
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.quality.result import View, view

@@ -8,9 +8,9 @@ import pytest
 from real_chats import annotated, needs_data
 
 from drift_data.agreement import agreement
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
-from drift_data.label import label
+from drift_data.judge.stage import label
 from drift_data.mine import MineOptions, mine
 
 pytestmark = [pytest.mark.real, needs_data]

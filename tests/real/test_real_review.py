@@ -6,10 +6,10 @@ from real_chats import LOGS, needs_data
 from review_page import chromium, needs_chromium, press, reviewing, watched
 
 from drift_data.agreement import agreement
-from drift_data.judge.decide import Thresholds
+from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
-from drift_data.label import label
+from drift_data.judge.stage import label
 from drift_data.labels.reviewer import reviewer
 from drift_data.review.selection import parse
 from drift_data.review.session import Options, Session

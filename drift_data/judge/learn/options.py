@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from drift_data.judge.fence import ShownOptions
+from drift_data.judge.quoting import ShownOptions
 
 
 class LearnOptions(ShownOptions):

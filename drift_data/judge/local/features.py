@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from drift_data.chats.turns import feedback_mask, message_starts
-from drift_data.judge.cues import Cues
+from drift_data.judge.local.cues import Cues
 from drift_data.judge.local.ngrams import (
     Grams,
     Ints,

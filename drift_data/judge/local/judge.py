@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from drift_data.judge.base import JUDGED_ROWS, Judged
-from drift_data.judge.cues import Cues, load_cues
+from drift_data.judge.local.cues import Cues, load_cues
 from drift_data.judge.local.features import Turns, read_turns
 from drift_data.judge.local.model import Model, Predicted, load_model
 from drift_data.judge.rubric import Rubric, load_rubric

@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.judge.text import may_hold, patterns, searchable
+from drift_data.judge.local.text import may_hold, patterns, searchable
 
 FILE = "cues.yaml"
 _REFUSAL_OPENING = 300  # characters of a reply in which a refusal shows itself

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
-from drift_data.judge.decide import Thresholds, decide
+from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.labels.reviewer import PERSON
 from drift_data.labels.sample import Sample, choose_sample, conversation_batches, describe_earlier_sample
 from drift_data.labels.tables import CONVERSATIONS, SAMPLE, STAGE, copy_dropped, label_table
@@ -108,40 +107,6 @@ def label(
     if warning := describe_earlier_sample(workspace, output):
         print(f"{STAGE}: {warning}", file=sys.stderr)
     return made
-
-
-def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "shuffled") -> bool:
-    """Write `labels/<name>`: the same labels, dealt out to the turns at random. A control arm, nothing else.
-
-    Label, scores, items and reasons move together; what is true of a reply (`refusal`) stays with its turn.
-
-    Args:
-        workspace: holds the labels.
-        labels: folder of the label table, such as "labels/local". Read as a whole.
-        seed: decides who gets what.
-        name: of the new table.
-
-    Returns:
-        False when the same table was there already.
-    """
-    output = f"labels/{name}"
-
-    def build(outputs: Build) -> None:
-        rows = workspace.read(labels)
-        dealt = rows.take(np.random.default_rng(seed).permutation(rows.num_rows))
-        for column in ("label", "sat_score", "dsat_score", "items", "reason", "evidence"):
-            rows = rows.set_column(
-                LABEL_ROWS.get_field_index(column), LABEL_ROWS.field(column), dealt[column]
-            )
-        outputs[output].table(LABEL_ROWS).write(rows)
-        copy_dropped(workspace, labels, outputs[output])
-        earlier = workspace.require(labels)
-        outputs[output].rows_in = earlier.rows_in
-        outputs[output].made_by = {**earlier.made_by, "shuffled_with_seed": seed}
-        outputs[output].results = earlier.results
-
-    options = {"labels": labels, "seed": seed}
-    return workspace.run("shuffle", [output], build, options=options, inputs=[CONVERSATIONS, labels])
 
 
 def _answers(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.fence import ShownOptions
+from drift_data.judge.quoting import ShownOptions
 
 
 class WindowOptions(ShownOptions):

@@ -12,10 +12,10 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from drift_data.judge.fence import Fenced, fenced, shown
+from drift_data.judge.quoting import Fenced, fenced, shown
 from drift_data.judge.rubric import Rubric
-from drift_data.judge.score.answer import FAULTS, schema
-from drift_data.judge.score.windows import Window, WindowOptions
+from drift_data.judge.spur.answer import FAULTS, schema
+from drift_data.judge.spur.windows import Window, WindowOptions
 from drift_data.llm.request import Request, Sampling, Schema
 from drift_data.schema import DSAT, ROLES, SAT
 

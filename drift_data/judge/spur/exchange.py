@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from drift_data.judge.rubric import Rubric
-from drift_data.judge.score.answer import TurnAnswer, read_answer
-from drift_data.judge.score.prompt import Prompts
-from drift_data.judge.score.windows import Window
+from drift_data.judge.spur.answer import TurnAnswer, read_answer
+from drift_data.judge.spur.prompt import Prompts
+from drift_data.judge.spur.windows import Window
 from drift_data.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from drift_data.judge.base import CONVERSATION_COLUMNS
-from drift_data.judge.score.exchange import Exchange
-from drift_data.judge.score.prompt import Prompts
+from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.prompt import Prompts
 from drift_data.labels.sample import CONVERSATIONS, Sample, conversation_batches
 from drift_data.llm.backend import feed_from_store
 from drift_data.llm.cost import FREE, Meter, Price

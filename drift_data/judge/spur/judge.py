@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from drift_data.chats.safe_text import visible
 from drift_data.judge.base import JUDGED_ROWS, Judged, Unlabelled
 from drift_data.judge.rubric import Rubric
-from drift_data.judge.score.answer import MAX_EVIDENCE, TurnAnswer
-from drift_data.judge.score.exchange import Exchange
-from drift_data.judge.score.prompt import Prompts
-from drift_data.judge.score.windows import Window, WindowOptions, windows
+from drift_data.judge.spur.answer import MAX_EVIDENCE, TurnAnswer
+from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.prompt import Prompts
+from drift_data.judge.spur.windows import Window, WindowOptions, windows
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
 from drift_data.schema import DSAT, SAT

@@ -1,0 +1,1 @@
+"""Experiments on the whole toolkit, unchanged: what a run is compared with."""

@@ -1,0 +1,43 @@
+"""Control arms of experiments: what a run must be compared with before its gain means anything."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drift_data.labels.tables import CONVERSATIONS, copy_dropped
+from drift_data.schema import LABEL_ROWS
+from drift_data.workspace import Build, Workspace
+
+
+def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "shuffled") -> bool:
+    """Write `labels/<name>`: the same labels, dealt out to the turns at random. A control arm, nothing else.
+
+    Label, scores, items and reasons move together; what is true of a reply (`refusal`) stays with its turn.
+
+    Args:
+        workspace: holds the labels.
+        labels: folder of the label table, such as "labels/local". Read as a whole.
+        seed: decides who gets what.
+        name: of the new table.
+
+    Returns:
+        False when the same table was there already.
+    """
+    output = f"labels/{name}"
+
+    def build(outputs: Build) -> None:
+        rows = workspace.read(labels)
+        dealt = rows.take(np.random.default_rng(seed).permutation(rows.num_rows))
+        for column in ("label", "sat_score", "dsat_score", "items", "reason", "evidence"):
+            rows = rows.set_column(
+                LABEL_ROWS.get_field_index(column), LABEL_ROWS.field(column), dealt[column]
+            )
+        outputs[output].table(LABEL_ROWS).write(rows)
+        copy_dropped(workspace, labels, outputs[output])
+        earlier = workspace.require(labels)
+        outputs[output].rows_in = earlier.rows_in
+        outputs[output].made_by = {**earlier.made_by, "shuffled_with_seed": seed}
+        outputs[output].results = earlier.results
+
+    options = {"labels": labels, "seed": seed}
+    return workspace.run("shuffle", [output], build, options=options, inputs=[CONVERSATIONS, labels])
