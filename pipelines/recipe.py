@@ -18,7 +18,6 @@ from drift_data.clean import CleanOptions
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.cascade import Band
 from drift_data.judge.label_rule import Thresholds
-from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.local.model import FILE as CLASSIFIER
 from drift_data.judge.spur.judge import ScoreOptions
 from drift_data.llm.batch.backend import BatchOptions
@@ -31,6 +30,7 @@ from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
 from drift_data.quality.options import CalibrateOptions
 from drift_data.report.alarms import AlarmOptions
+from drift_data.rubric.options import LearnOptions
 from drift_data.simulate.options import SimulateOptions
 from drift_data.workspace import UserError
 from drift_train.options import EvalOptions, LoopOptions, TinyOptions

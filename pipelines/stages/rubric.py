@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from drift_data.judge.learn.estimate import estimate
-from drift_data.judge.learn.extract import Extraction
-from drift_data.judge.learn.stage import FILE, LEARNED, REASONS, learn_rubric
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import labels_chosen
 from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
+from drift_data.rubric.estimate import estimate
+from drift_data.rubric.extract import Extraction
+from drift_data.rubric.stage import FILE, LEARNED, REASONS, learn_rubric
 from drift_data.schema import DSAT, SAT
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe

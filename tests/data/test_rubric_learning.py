@@ -13,8 +13,6 @@ import pytest
 import yaml
 from llm_server import LLMServer, Reply
 
-from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.learn.stage import FOLDS, LEARNED, REASONS, learn_rubric
 from drift_data.judge.rubric import dump_rubric, load_rubric
 from drift_data.llm.cost import Meter, Price
 from drift_data.llm.live.client import Client
@@ -23,6 +21,8 @@ from drift_data.llm.request import Sampling
 from drift_data.llm.server import ServerOptions
 from drift_data.llm.store import FILE, Store
 from drift_data.query import run_query
+from drift_data.rubric.options import LearnOptions
+from drift_data.rubric.stage import FOLDS, LEARNED, REASONS, learn_rubric
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 

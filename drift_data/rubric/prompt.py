@@ -9,12 +9,12 @@ from typing import Final
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from drift_data.judge.learn.answer import MAX_DEFINITION, MAX_NAME, items_schema, reasons_schema
-from drift_data.judge.learn.examples import Example
-from drift_data.judge.learn.options import LearnOptions
 from drift_data.judge.quoting import Fenced, fenced, shown
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import Request, Sampling
+from drift_data.rubric.answer import MAX_DEFINITION, MAX_NAME, items_schema, reasons_schema
+from drift_data.rubric.examples import Example
+from drift_data.rubric.options import LearnOptions
 from drift_data.schema import DSAT, SAT
 
 EXTRACT: Final = "extract"  # purposes, as the store knows them

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from drift_data.judge.learn.answer import read_items, taken_names
-from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.learn.prompt import Prompts
-from drift_data.judge.learn.question import Question
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.backend import Needed
 from drift_data.llm.request import INVALID, Answer, Request, Sampling
+from drift_data.rubric.answer import read_items, taken_names
+from drift_data.rubric.options import LearnOptions
+from drift_data.rubric.prompt import Prompts
+from drift_data.rubric.question import Question
 
 Items = tuple[RubricItem, ...]
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from drift_data.judge.learn.extract import Extraction
-from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.learn.prompt import Prompts
 from drift_data.llm.cost import FREE, Price
 from drift_data.llm.request import Sampling
 from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter
+from drift_data.rubric.extract import Extraction
+from drift_data.rubric.options import LearnOptions
+from drift_data.rubric.prompt import Prompts
 
 # Tokens, by the lengths that the prompts ask for: a reason is one sentence, an item a name and a sentence.
 _REASON: Final = 25

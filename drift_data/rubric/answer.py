@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.learn.question import Unusable
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import Schema, closed_object
+from drift_data.rubric.question import Unusable
 from drift_data.schema import DSAT
 
 MAX_REASON: Final = 300  # characters

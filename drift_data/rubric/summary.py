@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.learn.examples import Drawn
-from drift_data.judge.learn.extract import Extraction
-from drift_data.judge.learn.fold import Fold
-from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.learn.tables import FOLD_ROWS, REASON_ROWS
 from drift_data.judge.rubric import Rubric
+from drift_data.rubric.examples import Drawn
+from drift_data.rubric.extract import Extraction
+from drift_data.rubric.fold import Fold
+from drift_data.rubric.options import LearnOptions
+from drift_data.rubric.tables import FOLD_ROWS, REASON_ROWS
 from drift_data.schema import DROPPED, DSAT, SAT
 from drift_data.workspace import Output
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drift_data.judge.learn.answer import read_reasons
-from drift_data.judge.learn.examples import Example
-from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.learn.prompt import Prompts
-from drift_data.judge.learn.question import Question
 from drift_data.llm.request import Request, Sampling
+from drift_data.rubric.answer import read_reasons
+from drift_data.rubric.examples import Example
+from drift_data.rubric.options import LearnOptions
+from drift_data.rubric.prompt import Prompts
+from drift_data.rubric.question import Question
 
 
 class Extraction(Question[tuple[str, ...]]):

@@ -14,12 +14,15 @@ from typing import Final
 from tqdm import tqdm
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.learn.examples import CONVERSATIONS, Drawn, from_files, from_labels
-from drift_data.judge.learn.extract import Extraction
-from drift_data.judge.learn.fold import Fold
-from drift_data.judge.learn.options import LearnOptions
-from drift_data.judge.learn.prompt import Prompts
-from drift_data.judge.learn.result import (
+from drift_data.judge.rubric import dump_rubric
+from drift_data.llm.backend import Backend
+from drift_data.llm.request import Sampling
+from drift_data.rubric.examples import CONVERSATIONS, Drawn, from_files, from_labels
+from drift_data.rubric.extract import Extraction
+from drift_data.rubric.fold import Fold
+from drift_data.rubric.options import LearnOptions
+from drift_data.rubric.prompt import Prompts
+from drift_data.rubric.summary import (
     DETAIL,
     counts,
     header,
@@ -28,9 +31,6 @@ from drift_data.judge.learn.result import (
     write_folds,
     write_reasons,
 )
-from drift_data.judge.rubric import dump_rubric
-from drift_data.llm.backend import Backend
-from drift_data.llm.request import Sampling
 from drift_data.schema import DROPPED, DSAT, SAT
 from drift_data.sources.inputs import digests, raw_files
 from drift_data.workspace import Build, UserError, Workspace, folder_digest
