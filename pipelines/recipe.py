@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from drift_data.calibrate.options import CalibrateOptions
 from drift_data.clean import CleanOptions
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.cascade import Band
@@ -28,7 +29,6 @@ from drift_data.llm.server import ServerOptions
 from drift_data.llm.vllm import VllmOptions
 from drift_data.mine import MineOptions
 from drift_data.publish import PublishOptions
-from drift_data.quality.options import CalibrateOptions
 from drift_data.report.alarms import AlarmOptions
 from drift_data.rubric.options import LearnOptions
 from drift_data.simulate.options import SimulateOptions

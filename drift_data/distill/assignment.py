@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drift_data.calibrate.options import ThresholdOptions
 from drift_data.distill.examples import Written
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.teacher import Teacher
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import Model
 from drift_data.judge.rubric import Rubric
-from drift_data.quality.options import ThresholdOptions
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel
 
-from drift_data.quality.result import View, view
+from drift_data.calibrate.summary import View, view
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,6 +13,10 @@ from typing import Any, Final
 
 import polars as pl
 
+from drift_data.calibrate.options import ThresholdOptions
+from drift_data.calibrate.summary import View
+from drift_data.calibrate.thresholds import fragment
+from drift_data.calibrate.training_overlap import CAREFUL
 from drift_data.chats.order import HOLD_OUT_EVEN, LEARNING_CURVE, TEACHER_CAP
 from drift_data.distill.assignment import Assignment
 from drift_data.distill.examples import CONVERSATIONS, Taught, taught, written
@@ -27,10 +31,6 @@ from drift_data.judge.local.features import VERSION
 from drift_data.judge.local.model import DISTILLED, FILE, fingerprint, load_model
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import KEYS
-from drift_data.quality.learned import CAREFUL
-from drift_data.quality.options import ThresholdOptions
-from drift_data.quality.result import View
-from drift_data.quality.thresholds import fragment
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS
 from drift_data.workspace import Build, UserError, Workspace
 

@@ -6,6 +6,8 @@ from typing import Final
 
 import polars as pl
 
+from drift_data.calibrate.summary import gain, view
+from drift_data.calibrate.thresholds import decided
 from drift_data.distill.assignment import Assignment
 from drift_data.distill.cascade import curve, recommended
 from drift_data.distill.money import money
@@ -14,8 +16,6 @@ from drift_data.distill.result import Distilled, Learning, calibration, named_it
 from drift_data.distill.student import Student
 from drift_data.distill.views import SHIPPED, baselines, precision_recalls, scored, usual_label, views
 from drift_data.labels.tables import KEYS
-from drift_data.quality.result import gain, view
-from drift_data.quality.thresholds import decided
 from drift_data.schema import LABELS
 
 OVER_CAP: Final = "over distill.max_turns"

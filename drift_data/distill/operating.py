@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
+from drift_data.calibrate.bootstrap import Estimate
+from drift_data.calibrate.metrics import f_score
+from drift_data.calibrate.options import ThresholdOptions
+from drift_data.calibrate.significance import steady
+from drift_data.calibrate.summary import view
+from drift_data.calibrate.thresholds import Choice, Point, decided
 from drift_data.judge.label_rule import Thresholds
-from drift_data.quality.bootstrap import Estimate
-from drift_data.quality.figures import f_score
-from drift_data.quality.options import ThresholdOptions
-from drift_data.quality.result import view
-from drift_data.quality.steady import steady
-from drift_data.quality.thresholds import Choice, Point, decided
 from drift_data.schema import DSAT
 
 TARGETS: Final = (0.6, 0.7, 0.8, 0.9)  # precision

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from drift_data.calibrate.page import GOLD_FIGURES, interval
+from drift_data.calibrate.summary import View
 from drift_data.distill.cascade import GOOD, CascadeRow
 from drift_data.distill.result import Distilled
 from drift_data.distill.student import APART, LEAST
 from drift_data.distill.views import DISTILLED
 from drift_data.html import charts
 from drift_data.html.environment import environment
-from drift_data.quality.page import GOLD_FIGURES, interval
-from drift_data.quality.result import View
 
 _SHARE = (0.0, 1.03)  # a curve at 1 is seen whole
 LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn

@@ -9,11 +9,11 @@ from typing import Final
 
 import polars as pl
 
+from drift_data.calibrate.gold import read_gold
+from drift_data.calibrate.match import ambiguous
 from drift_data.chats.order import TEACHER_CAP, rank
 from drift_data.labels.sample import describe_earlier_sample
 from drift_data.labels.tables import KEYS, SAMPLE, label_tables, labels_chosen, read_labels
-from drift_data.quality.gold import read_gold
-from drift_data.quality.matching import ambiguous
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 

@@ -7,10 +7,10 @@ from typing import Final
 
 import polars as pl
 
+from drift_data.calibrate.summary import View, view
+from drift_data.calibrate.thresholds import decided
 from drift_data.distill.operating import precision_recall
 from drift_data.judge.label_rule import Thresholds
-from drift_data.quality.result import View, view
-from drift_data.quality.thresholds import decided
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
 KEYWORD: Final = 5  # strength from which a phrase of the list makes a turn DSAT

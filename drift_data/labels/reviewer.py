@@ -42,3 +42,6 @@ def reviewer(name: str) -> Reviewer:
     if not cleaned:
         raise UserError(f"REVIEWER={name!r:.60} has no letter or digit. Give a name, such as REVIEWER=ann.")
     return Reviewer(cleaned)
+
+
+STAGE: Final = "review"

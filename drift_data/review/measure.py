@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from drift_data.quality.result import View, view
+from drift_data.calibrate.summary import View, view
 from drift_data.review.journal import Reviewed
 from drift_data.review.queue import OPEN, Codes, Queue
 from drift_data.schema import LABELS

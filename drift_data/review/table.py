@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.judge.rubric import Rubric
-from drift_data.labels.reviewer import Reviewer
+from drift_data.labels.reviewer import STAGE, Reviewer
 from drift_data.review.journal import Journal, Reviewed
 from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT
 from drift_data.workspace import Build, UserError, Workspace
 
-STAGE: Final = "review"
 CONVERSATIONS: Final = "conversations"
 STRENGTH: Final = 10  # of what a person says: people give no degrees here
 CHANGED: Final = "conversation_changed"  # since it was reviewed, or it is no longer there

@@ -10,7 +10,7 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
-from drift_data.agreement import Agreement, agreement
+from drift_data.calibrate.agreement import Agreement, agreement
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 from pipelines.recipe import Recipe

@@ -6,13 +6,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from drift_data.calibrate.bootstrap import Estimate
+from drift_data.calibrate.page import GOLD_FIGURES, interval
+from drift_data.calibrate.summary import View
 from drift_data.distill.distill import REPORT, RESULT
 from drift_data.distill.distill import distill as distill_labels
 from drift_data.distill.result import Distilled
 from drift_data.judge.local.model import FILE
-from drift_data.quality.bootstrap import Estimate
-from drift_data.quality.page import GOLD_FIGURES, interval
-from drift_data.quality.result import View
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 

@@ -4,13 +4,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from drift_data.calibrate.page import figure_titles, interval
+from drift_data.calibrate.stage import REPORT, RESULT, THRESHOLDS, compare
+from drift_data.calibrate.stage import calibrate as calibrate_labels
+from drift_data.calibrate.summary import Quality
+from drift_data.calibrate.training_overlap import CAREFUL
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import labels_chosen, latest_labels
-from drift_data.quality.calibrate import REPORT, RESULT, THRESHOLDS, compare
-from drift_data.quality.calibrate import calibrate as calibrate_labels
-from drift_data.quality.learned import CAREFUL
-from drift_data.quality.page import figure_titles, interval
-from drift_data.quality.result import Quality
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 

@@ -1,6 +1,6 @@
 import pytest
 
-from drift_data.agreement import agreement
+from drift_data.calibrate.agreement import agreement
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 

@@ -9,6 +9,7 @@ import scipy.sparse as sparse
 from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, turn, write_gold, write_labels
 
+from drift_data.calibrate.options import ThresholdOptions
 from drift_data.distill.distill import distill
 from drift_data.distill.examples import held_out, taught
 from drift_data.distill.options import Ceiling, DistillOptions
@@ -17,7 +18,6 @@ from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import train
 from drift_data.judge.local.model import load_model
 from drift_data.judge.local.options import TrainOptions
-from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError, Workspace
 

@@ -9,6 +9,7 @@ from math import sqrt
 import polars as pl
 import pytest
 
+from drift_data.calibrate.thresholds import CHOOSING, REPORTING, part_of
 from drift_data.chats.order import (
     EARLIER_SAMPLE,
     EXCERPTS,
@@ -25,7 +26,6 @@ from drift_data.chats.order import (
 from drift_data.distill.examples import held_out
 from drift_data.distill.student import first_part
 from drift_data.distill.teacher import capped
-from drift_data.quality.thresholds import CHOOSING, REPORTING, part_of
 from drift_data.review.queue import hash_of
 
 IDS = [f"conversation-{n}" for n in range(20_000)]

@@ -7,11 +7,11 @@ import yaml
 from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_gold, write_labels
 
+from drift_data.calibrate.options import CalibrateOptions
+from drift_data.calibrate.stage import calibrate, compare
+from drift_data.calibrate.summary import Quality
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
-from drift_data.quality.calibrate import calibrate, compare
-from drift_data.quality.options import CalibrateOptions
-from drift_data.quality.result import Quality
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import load_recipe
 from pipelines.stages import quality as stage

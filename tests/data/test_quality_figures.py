@@ -2,9 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drift_data.quality.bootstrap import estimate, per_conversation, resampled
-from drift_data.quality.figures import against_rest, cells, cohens_kappa, confusion, figures
-from drift_data.quality.result import gain, view
+from drift_data.calibrate.bootstrap import estimate, per_conversation, resampled
+from drift_data.calibrate.metrics import against_rest, cells, cohens_kappa, confusion, figures
+from drift_data.calibrate.summary import gain, view
 
 # rows true, columns given: SAT, DSAT, NEUTRAL; the table of test_agreement
 TABLE = np.array([[1, 0, 1], [0, 3, 1], [0, 1, 3]])

@@ -2,8 +2,8 @@ import polars as pl
 import pytest
 from quality_sample import turn, write_conversations, write_gold, write_labels
 
-from drift_data.quality.gold import read_gold
-from drift_data.quality.matching import match
+from drift_data.calibrate.gold import read_gold
+from drift_data.calibrate.match import match
 from drift_data.workspace import UserError, Workspace
 
 

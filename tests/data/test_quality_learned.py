@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from quality_sample import RUBRIC, turn, write_conversations, write_gold, write_labels
 
+from drift_data.calibrate.options import CalibrateOptions
+from drift_data.calibrate.stage import calibrate, compare
+from drift_data.calibrate.summary import Quality
 from drift_data.judge.local.model import fingerprint, load_model
-from drift_data.quality.calibrate import calibrate, compare
-from drift_data.quality.options import CalibrateOptions
-from drift_data.quality.result import Quality
 from drift_data.schema import PREDICTIONS
 from drift_data.workspace import Workspace
 

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 
+from drift_data.calibrate.options import ThresholdOptions
+from drift_data.calibrate.significance import steady
+from drift_data.calibrate.thresholds import choose
 from drift_data.judge.label_rule import Thresholds
-from drift_data.quality.options import ThresholdOptions
-from drift_data.quality.steady import steady
-from drift_data.quality.thresholds import choose
 
 PRESENT = Thresholds(sat=5, dsat=5)
 OPTIONS = ThresholdOptions(min_label=1, beta=1)

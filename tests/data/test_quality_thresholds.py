@@ -6,10 +6,9 @@ import pytest
 import yaml
 from quality_sample import PRESENT, RUBRIC, turn
 
-from drift_data.judge.label_rule import Thresholds, decide
-from drift_data.quality.figures import confusion
-from drift_data.quality.options import ThresholdOptions
-from drift_data.quality.thresholds import (
+from drift_data.calibrate.metrics import confusion
+from drift_data.calibrate.options import ThresholdOptions
+from drift_data.calibrate.thresholds import (
     CHOOSING,
     REPORTING,
     _grid,
@@ -20,6 +19,7 @@ from drift_data.quality.thresholds import (
     part_of,
     read_thresholds,
 )
+from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.schema import ITEM, LABELS
 from drift_data.workspace import UserError
 

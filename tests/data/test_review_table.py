@@ -8,14 +8,14 @@ from converted import dropped, rows
 from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_labels
 from review_sample import answer, build_conversations, build_labels, session, to_review
 
+from drift_data.calibrate.options import CalibrateOptions
+from drift_data.calibrate.stage import calibrate, compare
+from drift_data.calibrate.summary import Quality
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
 from drift_data.labels.reviewer import reviewer
 from drift_data.labels.tables import labels_named, latest_labels
 from drift_data.mine import MineOptions, mine
-from drift_data.quality.calibrate import calibrate, compare
-from drift_data.quality.options import CalibrateOptions
-from drift_data.quality.result import Quality
 from drift_data.review.selection import parse
 from drift_data.review.session import Stale
 from drift_data.workspace import UserError, Workspace

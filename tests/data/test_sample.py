@@ -11,6 +11,9 @@ import pytest
 from quality_sample import PRESENT, RUBRIC, write_gold
 from test_label import ScriptedJudge, make_workspace
 
+from drift_data.calibrate.options import CalibrateOptions, ThresholdOptions
+from drift_data.calibrate.stage import calibrate
+from drift_data.calibrate.summary import Quality
 from drift_data.chats.order import SAMPLE, rank, split_of
 from drift_data.distill.distill import distill
 from drift_data.distill.examples import held_out
@@ -21,9 +24,6 @@ from drift_data.judge.local.model import fingerprint, load_model
 from drift_data.judge.local.options import TrainOptions
 from drift_data.judge.stage import label
 from drift_data.mine import MineOptions, mine
-from drift_data.quality.calibrate import calibrate
-from drift_data.quality.options import CalibrateOptions, ThresholdOptions
-from drift_data.quality.result import Quality
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import Workspace
 

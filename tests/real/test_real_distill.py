@@ -11,13 +11,13 @@ import pytest
 from converted import converted
 from real_chats import GOLD, LOGS, needs_data
 
+from drift_data.calibrate.summary import View
 from drift_data.distill.distill import distill
 from drift_data.distill.examples import taught
 from drift_data.distill.result import Distilled
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import model
 from drift_data.judge.local.model import load_model
-from drift_data.quality.result import View
 from pipelines.recipe import load_recipe
 
 RECIPE = Path(model.__file__).with_name("shipped.yaml")

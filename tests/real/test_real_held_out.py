@@ -9,6 +9,8 @@ import pytest
 from converted import converted
 from real_chats import GOLD, LOGS, annotations, needs_data
 
+from drift_data.calibrate.summary import View, view
+from drift_data.calibrate.thresholds import decided
 from drift_data.distill.examples import taught
 from drift_data.distill.operating import targets
 from drift_data.distill.teacher import read_teacher
@@ -17,8 +19,6 @@ from drift_data.judge.cascade import Band
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import load_model
 from drift_data.judge.rubric import load_rubric
-from drift_data.quality.result import View, view
-from drift_data.quality.thresholds import decided
 
 pytestmark = [pytest.mark.real, needs_data]
 CHANGE = load_rubric().change_items

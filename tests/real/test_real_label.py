@@ -7,7 +7,7 @@ printed with `-s`; on the rest they are those of training data. The bounds are a
 import pytest
 from real_chats import annotated, needs_data
 
-from drift_data.agreement import agreement
+from drift_data.calibrate.agreement import agreement
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label

@@ -5,7 +5,7 @@ from converted import converted, rows
 from real_chats import LOGS, needs_data
 from review_page import chromium, needs_chromium, press, reviewing, watched
 
-from drift_data.agreement import agreement
+from drift_data.calibrate.agreement import agreement
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric

@@ -14,8 +14,8 @@ from typing import Final
 import polars as pl
 from polars.exceptions import PolarsError
 
+from drift_data.labels.reviewer import STAGE as REVIEW
 from drift_data.labels.tables import KEYS, label_tables, labels_named, read_labels
-from drift_data.review.table import STAGE as REVIEW
 from drift_data.schema import LABELS
 from drift_data.workspace import Manifest, UserError, Workspace, file_digest
 

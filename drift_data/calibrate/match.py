@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from drift_data.calibrate.gold import Gold
+from drift_data.labels.reviewer import STAGE as REVIEW
 from drift_data.labels.tables import KEYS, read_labels
-from drift_data.quality.gold import Gold
-from drift_data.review.table import STAGE as REVIEW
 from drift_data.workspace import UserError, Workspace
 
 CONVERSATIONS = "conversations"

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from drift_data.quality.bootstrap import COVERED, resampled
-from drift_data.quality.figures import f_score
-from drift_data.quality.options import ThresholdOptions
-from drift_data.quality.thresholds import Choice, decided
+from drift_data.calibrate.bootstrap import COVERED, resampled
+from drift_data.calibrate.metrics import f_score
+from drift_data.calibrate.options import ThresholdOptions
+from drift_data.calibrate.thresholds import Choice, decided
 from drift_data.schema import DSAT, SAT
 
 _COLUMNS: Final = ("true", "given_new", "right_new", "given_old", "right_old")

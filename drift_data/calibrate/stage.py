@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 
-from drift_data.judge.label_rule import Thresholds
-from drift_data.judge.rubric import Rubric
-from drift_data.quality.bootstrap import Estimate
-from drift_data.quality.excerpts import read_cells
-from drift_data.quality.gold import Gold, read_gold
-from drift_data.quality.learned import Classifier, classifier_of
-from drift_data.quality.matching import CONVERSATIONS, Match, match
-from drift_data.quality.options import CalibrateOptions
-from drift_data.quality.page import render
-from drift_data.quality.result import Quality, View, gain, items, refusal, strengths, view
-from drift_data.quality.steady import steady
-from drift_data.quality.thresholds import (
+from drift_data.calibrate.bootstrap import Estimate
+from drift_data.calibrate.excerpts import read_cells
+from drift_data.calibrate.gold import Gold, read_gold
+from drift_data.calibrate.match import CONVERSATIONS, Match, match
+from drift_data.calibrate.options import CalibrateOptions
+from drift_data.calibrate.page import render
+from drift_data.calibrate.significance import steady
+from drift_data.calibrate.summary import Quality, View, gain, items, refusal, strengths, view
+from drift_data.calibrate.thresholds import (
     CHOOSING,
     REPORTING,
     Choice,
@@ -31,6 +28,9 @@ from drift_data.quality.thresholds import (
     fragment,
     part_of,
 )
+from drift_data.calibrate.training_overlap import Classifier, classifier_of
+from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.rubric import Rubric
 from drift_data.schema import NEUTRAL
 from drift_data.workspace import Build, Manifest, UserError, Workspace
 

@@ -15,11 +15,11 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from drift_data.calibrate.metrics import Counts, Floats, f_score, figures, number
+from drift_data.calibrate.options import ThresholdOptions
 from drift_data.chats.order import GOLD_PART, is_one_in
 from drift_data.chats.safe_text import visible
 from drift_data.judge.label_rule import Thresholds
-from drift_data.quality.figures import Counts, Floats, f_score, figures, number
-from drift_data.quality.options import ThresholdOptions
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from drift_data.quality.figures import Counts, Floats, number
+from drift_data.calibrate.metrics import Counts, Floats, number
 
 RESAMPLES = 2_000
 COVERED = 0.95

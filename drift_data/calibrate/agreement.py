@@ -1,15 +1,15 @@
 """How well one label table agrees with another, joined by key. It does not know which of them is right.
 
 Turns that only one side has are counted, not judged. Counts stay beside every figure. Intervals, thresholds
-and the turns themselves are the quality report's business (`drift_data.quality`).
+and the turns themselves are the quality report's business (`drift_data.calibrate`).
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
+from drift_data.calibrate.metrics import confusion, figures, number
 from drift_data.labels.tables import KEYS, read_labels
-from drift_data.quality.figures import confusion, figures, number
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 

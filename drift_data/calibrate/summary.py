@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from drift_data.quality.bootstrap import RESAMPLES, Estimate, estimate, per_conversation, resampled
-from drift_data.quality.figures import CELLS, Counts, Floats, cells, cohens_kappa, figures, number
-from drift_data.quality.matching import Match
-from drift_data.quality.thresholds import Choice
+from drift_data.calibrate.bootstrap import RESAMPLES, Estimate, estimate, per_conversation, resampled
+from drift_data.calibrate.match import Match
+from drift_data.calibrate.metrics import CELLS, Counts, Floats, cells, cohens_kappa, figures, number
+from drift_data.calibrate.thresholds import Choice
 from drift_data.schema import DSAT, LABELS
 
 

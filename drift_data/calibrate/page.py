@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from drift_data.calibrate.bootstrap import Estimate
+from drift_data.calibrate.excerpts import Cell
+from drift_data.calibrate.summary import Quality
+from drift_data.calibrate.thresholds import Choice, Point
 from drift_data.html import charts
 from drift_data.html.environment import environment
-from drift_data.quality.bootstrap import Estimate
-from drift_data.quality.excerpts import Cell
-from drift_data.quality.result import Quality
-from drift_data.quality.thresholds import Choice, Point
 from drift_data.schema import DSAT, LABELS, SAT
 
 _ROWS = 40  # thresholds shown of each label
@@ -56,7 +56,7 @@ def render(quality: Quality, cells: Sequence[Cell], characters: int) -> str:
         cells: turns of the confusion table, in the order in which they are shown.
         characters: of a message that are shown.
     """
-    pages = environment(characters, "drift_data.quality")
+    pages = environment(characters, "drift_data.calibrate")
     pages.filters["interval"] = interval
     return pages.get_template("quality.html.jinja").render(
         quality=quality,
