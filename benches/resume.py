@@ -42,8 +42,8 @@ def opened(work: Path) -> Any:
 
 def make(work: Path, conversations: int) -> dict[str, float]:
     """Write and convert logs, and put an answer to each request into the store."""
-    from drift_data.clean import CleanOptions
-    from drift_data.convert import convert
+    from drift_data.convert.clean import CleanOptions
+    from drift_data.convert.stage import convert
     from drift_data.judge.base import CONVERSATION_COLUMNS
     from drift_data.llm.request import Answer
     from drift_data.simulate.benchmark import write_wildchat

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from drift_data.calibrate.options import CalibrateOptions
-from drift_data.clean import CleanOptions
+from drift_data.convert.clean import CleanOptions
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.cascade import Band
 from drift_data.judge.label_rule import Thresholds

@@ -6,8 +6,8 @@ from typing import Any
 
 import duckdb
 
-from drift_data.clean import CleanOptions
-from drift_data.convert import convert
+from drift_data.convert.clean import CleanOptions
+from drift_data.convert.stage import convert
 from drift_data.workspace import Workspace
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from wildchat_schema import chat, write_wildchat
 
-from drift_data import near, schema
-from drift_data.clean import CleanOptions, KeySet, conversation_keys, excluded_prompts
+from drift_data import schema
+from drift_data.convert import near_duplicates as near
+from drift_data.convert.clean import CleanOptions, KeySet, conversation_keys, excluded_prompts
 from drift_data.workspace import UserError
 
 
@@ -132,7 +133,7 @@ def test_near_duplicates_do_not_depend_on_the_batches(
     whole = left_out(tmp_path / "whole", chats, deduplicate="near")
     monkeypatch.setattr("drift_data.sources.parquet.MAX_BATCH_ROWS", 11)
     assert left_out(tmp_path / "parts", chats, deduplicate="near") == whole
-    monkeypatch.setattr("drift_data.near._BYTES_AT_ONCE", 1_000)
+    monkeypatch.setattr("drift_data.convert.near_duplicates._BYTES_AT_ONCE", 1_000)
     assert left_out(tmp_path / "few", chats, deduplicate="near") == whole
     assert 30 < len(whole) < 118
 
@@ -175,7 +176,7 @@ def test_conversations_that_begin_with_an_evaluation_prompt_leave(tmp_path: Path
 
 
 def test_a_changed_file_of_evaluation_prompts_converts_anew(tmp_path: Path) -> None:
-    from drift_data.convert import convert
+    from drift_data.convert.stage import convert
     from drift_data.workspace import Workspace
 
     raw = write_wildchat(tmp_path / "raw.parquet", [chat("q", "a"), chat("q2", "a")])

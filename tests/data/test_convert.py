@@ -8,9 +8,10 @@ import pytest
 from converted import accounts, converted, dropped, reasons, rows
 from wildchat_schema import chat, wildchat_row, write_wildchat
 
-from drift_data import chat_table, schema
-from drift_data.clean import CleanOptions
-from drift_data.convert import convert
+from drift_data import schema
+from drift_data.convert import chats as chat_table
+from drift_data.convert.clean import CleanOptions
+from drift_data.convert.stage import convert
 from drift_data.simulate.wildchat import SCHEMA
 from drift_data.workspace import AccountingError, UserError, Workspace
 

@@ -8,8 +8,8 @@ from wildchat_schema import chat, write_wildchat
 
 from drift_data import schema
 from drift_data.chats.turns import feedback_turns
-from drift_data.clean import CleanOptions
-from drift_data.convert import convert
+from drift_data.convert.clean import CleanOptions
+from drift_data.convert.stage import convert
 from drift_data.simulate import SimulateOptions, simulate
 from drift_data.workspace import UserError, Workspace
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from drift_data.clean import CleanOptions
-from drift_data.convert import convert
+from drift_data.convert.clean import CleanOptions
+from drift_data.convert.stage import convert
 from drift_data.export import FILES, export_release
 from drift_data.schema import DSAT_ROWS, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import UserError, Workspace

@@ -38,7 +38,7 @@ def convert_from(
     """Convert in a process of its own: the Hub's address is read when its client is imported."""
     script = (
         "import sys\n"
-        "from drift_data.convert import CleanOptions, convert\n"
+        "from drift_data.convert.stage import CleanOptions, convert\n"
         "from drift_data.workspace import UserError, Workspace\n"
         "try: print(convert(Workspace(sys.argv[1]), sys.argv[2], [sys.argv[3]], CleanOptions()))\n"
         "except UserError as error: sys.exit(f'UserError: {error}')\n"

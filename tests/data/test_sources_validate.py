@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drift_data import schema
-from drift_data.sources.validate import RULES, broken_rules, invalid_utf8
+from drift_data.convert.rules import RULES, broken_rules, invalid_utf8
 
 ROLES = st.sampled_from(["user", "assistant", "system", "tool", None])
 MESSAGE = st.none() | st.fixed_dictionaries(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from drift_data.clean import KeySet
+from drift_data.convert.clean import KeySet
 
 
 class Ids:

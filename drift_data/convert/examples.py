@@ -13,12 +13,12 @@ import pyarrow as pa
 import xxhash
 
 from drift_data.chats.order import split_of
-from drift_data.clean import Cleaner, CleanOptions, conversation_keys
-from drift_data.identity import Ids
+from drift_data.convert.clean import Cleaner, CleanOptions, conversation_keys
+from drift_data.convert.ids import Ids
+from drift_data.convert.rules import RULES, broken_rules
 from drift_data.schema import DROPPED_RAW, MESSAGES
 from drift_data.sources.fields import storable
 from drift_data.sources.rows import EXCERPT, Example, Examples
-from drift_data.sources.validate import RULES, broken_rules
 from drift_data.workspace import Output
 
 _REPLIES = ("chosen", "rejected")

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.turns import count_feedback_turns, feedback_mask, message_starts
-from drift_data.clean import Cleaner, CleanOptions, Flags, conversation_keys
-from drift_data.identity import Ids
+from drift_data.convert.clean import Cleaner, CleanOptions, Flags, conversation_keys
+from drift_data.convert.ids import Ids
+from drift_data.convert.rules import RULES, broken_rules, invalid_utf8
 from drift_data.schema import CONVERSATIONS, DROPPED, DROPPED_RAW, LABEL_ROWS
 from drift_data.sources.rows import EXCERPT, Chats
-from drift_data.sources.validate import RULES, broken_rules, invalid_utf8
 from drift_data.workspace import Output
 
 _TEXTS: Final = ("conversation_id", "model", "language", "country")

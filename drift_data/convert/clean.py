@@ -18,7 +18,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 from drift_data.chats.turns import message_starts
-from drift_data.near import NearDuplicates
+from drift_data.convert.near_duplicates import NearDuplicates
 from drift_data.workspace import UserError
 
 Flags = npt.NDArray[np.bool_]
