@@ -18,7 +18,7 @@ from tqdm import tqdm
 from drift_data.convert.chats import ChatTable
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.examples import ExampleTable
-from drift_data.mine import MineOptions
+from drift_data.mine.options import MineOptions
 from drift_data.schema import DROPPED_RAW, DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
 from drift_data.sources import (
     chat,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from drift_data.convert.stage import convert as convert_logs
 from drift_data.labels.tables import labels_chosen, latest_labels
-from drift_data.mine import mine
+from drift_data.mine.stage import mine
 from drift_data.simulate import simulate as simulate_logs
 from drift_data.workspace import Manifest, Workspace
 from pipelines.recipe import Recipe

@@ -5,7 +5,9 @@ import pyarrow as pa
 import pytest
 
 from drift_data.chats.order import split_of
-from drift_data.mine import MineOptions, Turn, mine, mine_conversation
+from drift_data.mine.options import MineOptions
+from drift_data.mine.rules import Turn, mine_conversation
+from drift_data.mine.stage import mine
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 

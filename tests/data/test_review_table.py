@@ -15,7 +15,8 @@ from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
 from drift_data.labels.reviewer import reviewer
 from drift_data.labels.tables import labels_named, latest_labels
-from drift_data.mine import MineOptions, mine
+from drift_data.mine.options import MineOptions
+from drift_data.mine.stage import mine
 from drift_data.review.selection import parse
 from drift_data.review.session import Stale
 from drift_data.workspace import UserError, Workspace

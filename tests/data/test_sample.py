@@ -23,7 +23,8 @@ from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import fingerprint, load_model
 from drift_data.judge.local.options import TrainOptions
 from drift_data.judge.stage import label
-from drift_data.mine import MineOptions, mine
+from drift_data.mine.options import MineOptions
+from drift_data.mine.stage import mine
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import Workspace
 

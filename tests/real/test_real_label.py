@@ -11,7 +11,8 @@ from drift_data.calibrate.agreement import agreement
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
-from drift_data.mine import MineOptions, mine
+from drift_data.mine.options import MineOptions
+from drift_data.mine.stage import mine
 
 pytestmark = [pytest.mark.real, needs_data]
 

@@ -1,0 +1,1 @@
+"""The stage of `make seed`: labels → `dsat`, `sat` and `seed`."""

@@ -1,0 +1,108 @@
+"""The seed stage: labels → `dsat`, `sat` and `seed`. It knows nothing of how the labels were made.
+
+Every DSAT and SAT turn that becomes no example is in `dropped/` with its reason.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from drift_data.labels.sample import describe_earlier_sample
+from drift_data.labels.stream import labels_beside
+from drift_data.mine.options import MineOptions
+from drift_data.mine.rules import OUTPUTS, Candidate, Turn, mine_conversation
+from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
+from drift_data.workspace import Build, Workspace
+
+STAGE = "seed"
+_BATCH = 1_000  # conversations
+_LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal", "correct_refusal")
+_NO_SEED = (
+    "no DSAT turn is directly followed by a SAT turn: no warm start, iteration 0 is the base model itself"
+)
+
+
+def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
+    """Write `dsat`, `sat` and `seed` from one label table.
+
+    Args:
+        workspace: holds `conversations` and the labels.
+        labels: folder of the label table, such as "labels/local".
+        options: what becomes an example.
+
+    Returns:
+        False when the same tables were there already.
+    """
+
+    def build(outputs: Build) -> None:
+        tables = dict(zip(OUTPUTS, (DSAT_ROWS, SAT_ROWS, SEED_ROWS), strict=True))
+        for name, schema in tables.items():
+            outputs[name].table(schema)
+        labelled, pairs, seeds = Counter[str](), 0, 0
+        for batch in workspace.batches(labels, ["label"]):
+            labelled.update(batch["label"].to_pylist())
+        total = workspace.require("conversations").rows_out
+        with tqdm(total=total, desc="seed", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
+            batches = workspace.batches("conversations", ("conversation_id", "messages"), _BATCH)
+            for conversations, rows in labels_beside(
+                batches, workspace, labels, _LABEL_COLUMNS, where="label <> 'NEUTRAL'"
+            ):
+                mined: dict[str, list[Candidate]] = {name: [] for name in OUTPUTS}
+                for conversation, messages, turns in _with_turns(conversations, rows):
+                    for name, candidates in mine_conversation(conversation, messages, turns, options).items():
+                        mined[name].extend(candidates)
+                for name, schema in tables.items():
+                    kept = [c.row for c in mined[name] if c.reason is None]
+                    outputs[name].table(schema).write_rows(kept)
+                    outputs[name].drop([_dropped(c) for c in mined[name] if c.reason is not None], DROPPED)
+                pairs += len(mined["seed"])
+                seeds += sum(c.reason is None for c in mined["seed"])
+                bar.update(conversations.num_rows)
+        for name, rows_in in (("dsat", labelled[DSAT]), ("sat", labelled[SAT]), ("seed", pairs)):
+            outputs[name].rows_in = rows_in
+            outputs[name].made_by = {"labels": labels}
+        if seeds == 0:
+            outputs["seed"].results = {"notice": _NO_SEED}
+            print(f"{STAGE}: NO SEED PAIRS: {_NO_SEED}.", file=sys.stderr)
+
+    if warning := describe_earlier_sample(workspace, labels):
+        print(f"{STAGE}: {warning}", file=sys.stderr)
+    choices = {"labels": labels, **options.model_dump()}
+    return workspace.run(STAGE, OUTPUTS, build, options=choices, inputs=["conversations", labels])
+
+
+def _with_turns(
+    conversations: pa.RecordBatch, rows: pa.Table
+) -> Iterator[tuple[str, list[dict[str, Any]], list[Turn]]]:
+    """Yield id, messages and turns of the conversations that have label rows; the others stay unread."""
+    turns: dict[str, list[Turn]] = {}
+    for row in rows.to_pylist():
+        side = row["label"]
+        turns.setdefault(row["conversation_id"], []).append(
+            Turn(
+                turn=row["turn"],
+                label=side,
+                score=row[f"{side.lower()}_score"],
+                items=[item["name"] for item in row["items"] or () if item["polarity"] == side],
+                reason=row["reason"],
+                refusal=bool(row["refusal"]),
+                correct_refusal=row["correct_refusal"],
+            )
+        )
+    messages = conversations["messages"]
+    for at, conversation in enumerate(conversations["conversation_id"].to_pylist()):
+        if conversation in turns:
+            yield conversation, messages[at].as_py(), turns[conversation]
+
+
+def _dropped(candidate: Candidate) -> dict[str, Any]:
+    return {key: candidate.row[key] for key in ("conversation_id", "turn")} | {
+        "reason": candidate.reason,
+        "detail": f"score {candidate.score:g}",
+    }
