@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 
 from drift_data.calibrate.agreement import Agreement, agreement
+from drift_data.query.warehouse import Folder, connect, current_labels, finished, view_names
 from drift_data.report.alarms import AlarmOptions, Check, Replies, reply_checks
 from drift_data.report.health import Health, health_checks, read_health
-from drift_data.warehouse import Folder, connect, current_labels, finished, view_names
 from drift_data.workspace import Workspace
 
 Row = dict[str, Any]

@@ -15,8 +15,8 @@ from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.stage import label
 from drift_data.labels.tables import latest_labels
+from drift_data.query.warehouse import current_labels
 from drift_data.schema import CONVERSATIONS, DROPPED, LABEL_ROWS
-from drift_data.warehouse import current_labels
 from drift_data.workspace import AccountingError, UserError, Workspace
 from pipelines.experiments.controls import shuffle_labels
 

@@ -4,7 +4,7 @@ import pytest
 
 from drift_data.llm.request import Answer, Request, Sampling, Schema
 from drift_data.llm.store import FILE, Store
-from drift_data.query import run_query
+from drift_data.query.query import run_query
 from drift_data.workspace import UserError, Workspace
 
 

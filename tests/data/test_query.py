@@ -10,7 +10,14 @@ from rich.console import Console
 from sample_workspace import build_data, sample
 
 import pipelines
-from drift_data.query import canned_queries, describe_query, print_table, run_query, save_query, show_query
+from drift_data.query.query import (
+    canned_queries,
+    describe_query,
+    print_table,
+    run_query,
+    save_query,
+    show_query,
+)
 from drift_data.report.alarms import AlarmOptions
 from drift_data.report.figures import read_figures
 from drift_data.schema import EVALUATION

@@ -20,7 +20,7 @@ from drift_data.llm.live.options import ClientOptions
 from drift_data.llm.request import Sampling
 from drift_data.llm.server import ServerOptions
 from drift_data.llm.store import FILE, Store
-from drift_data.query import run_query
+from drift_data.query.query import run_query
 from drift_data.rubric.options import LearnOptions
 from drift_data.rubric.stage import FOLDS, LEARNED, REASONS, learn_rubric
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS

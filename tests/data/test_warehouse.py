@@ -4,7 +4,7 @@ import pytest
 from sample_workspace import CHATS, RUN, STEPS, build_data, sample
 
 from drift_data import schema
-from drift_data.warehouse import connect, current_labels, finished, view_names
+from drift_data.query.warehouse import connect, current_labels, finished, view_names
 from drift_data.workspace import MANIFEST, UserError, Workspace
 
 

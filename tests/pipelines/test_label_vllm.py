@@ -21,7 +21,7 @@ from random_policy import make_policy
 from test_label_llm import write_chats
 
 from drift_data.judge.spur.answer import ScoringAnswer
-from drift_data.query import run_query
+from drift_data.query.query import run_query
 from drift_data.workspace import Manifest, Workspace
 
 pytestmark = [

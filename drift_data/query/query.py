@@ -16,7 +16,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from drift_data.chats.safe_text import visible
-from drift_data.warehouse import MADE_BY, connect, literal, view_names
+from drift_data.query.warehouse import MADE_BY, connect, literal, view_names
 from drift_data.workspace import UserError, Workspace
 
 ROWS_SHOWN = 50

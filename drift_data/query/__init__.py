@@ -1,0 +1,1 @@
+"""DuckDB over a workspace: one view a table, canned queries, results shown or saved."""
