@@ -28,7 +28,7 @@ from drift_data.llm.request import SamplingOptions
 from drift_data.llm.server import ServerOptions
 from drift_data.llm.vllm import VllmOptions
 from drift_data.mine.options import MineOptions
-from drift_data.publish import PublishOptions
+from drift_data.publish.options import PublishOptions
 from drift_data.report.alarms import AlarmOptions
 from drift_data.rubric.options import LearnOptions
 from drift_data.simulate.options import SimulateOptions

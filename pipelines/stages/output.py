@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from drift_data.export import export_release
-from drift_data.publish import publish as publish_tables
-from drift_data.publish_model import publish_model
+from drift_data.publish.model import publish_model
+from drift_data.publish.release import export_release
+from drift_data.publish.stage import publish as publish_tables
 from drift_data.query.query import canned_queries, describe_query, run_query, save_query, show_query
 from drift_data.report.page import ReportOptions, write_report
 from drift_data.workspace import UserError, Workspace

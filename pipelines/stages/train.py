@@ -4,7 +4,7 @@ import sys
 
 from rich.console import Console
 
-from drift_data.cards.model import write_model_card
+from drift_data.publish.cards.model import write_model_card
 from drift_data.workspace import Build, UserError, Workspace
 from drift_train import loop
 from pipelines.recipe import TINY, Recipe

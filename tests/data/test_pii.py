@@ -7,7 +7,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from drift_data.pii import Finding, scan_rows, scan_text
+from drift_data.publish.personal_data import Finding, scan_rows, scan_text
 from drift_data.schema import DSAT_ROWS
 
 # Fixed examples of the standards and vendors themselves; none belongs to anybody.

@@ -19,7 +19,8 @@ import yaml
 from hub_server import CUT, TOKEN, HubServer, hub_server
 from huggingface_hub.utils import _http
 
-from drift_data.publish import PublishOptions, publish
+from drift_data.publish.options import PublishOptions
+from drift_data.publish.stage import publish
 from drift_data.schema import (
     CONVERSATIONS,
     DSAT_ROWS,

@@ -13,9 +13,9 @@ from hub_server import MODELS, TOKEN, HubServer, hub_server
 from huggingface_hub import HfApi
 from sample_workspace import RUN, sample
 
-from drift_data.cards.model import write_model_card
-from drift_data.publish import PublishOptions
-from drift_data.publish_model import publish_model
+from drift_data.publish.cards.model import write_model_card
+from drift_data.publish.model import publish_model
+from drift_data.publish.options import PublishOptions
 from drift_data.report.alarms import AlarmOptions
 from drift_data.workspace import CARD, MANIFEST, UserError, Workspace
 

@@ -12,7 +12,7 @@ from converted import accounts, converted, reasons, rows
 from drift_data import schema
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.stage import convert
-from drift_data.export import export_release
+from drift_data.publish.release import export_release
 from drift_data.sources.ultrafeedback import mean_rating
 from drift_data.workspace import UserError, Workspace
 

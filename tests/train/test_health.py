@@ -12,7 +12,7 @@ from random_policy import make_policy
 from test_loop import OPTIONS, make_workspace
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from drift_data.cards.model import write_model_card
+from drift_data.publish.cards.model import write_model_card
 from drift_data.report.alarms import AlarmOptions
 from drift_data.schema import ROLLOUTS
 from drift_data.workspace import MANIFEST, Workspace

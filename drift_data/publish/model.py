@@ -12,8 +12,9 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-from drift_data.cards.model import render_model_card
-from drift_data.publish import STAGING, PublishOptions
+from drift_data.publish.cards.model import render_model_card
+from drift_data.publish.options import PublishOptions
+from drift_data.publish.stage import STAGING
 from drift_data.report.alarms import AlarmOptions
 from drift_data.workspace import CARD, MANIFEST, UserError, Workspace, folder_digest
 
@@ -54,7 +55,7 @@ def publish_model(
     Raises:
         UserError: no token, the model is missing, stale, damaged or the base model itself, or the Hub refused.
     """
-    from drift_data import hub  # its libraries take a while to load
+    from drift_data.publish import hub
 
     token = hub.checked_token(token)
     hub.check_repo(repo)

@@ -121,7 +121,7 @@ def render_card(
 def card_environment() -> Environment:
     """Return the environment that renders a card."""
     environment = Environment(
-        loader=PackageLoader("drift_data", "cards"),
+        loader=PackageLoader("drift_data.publish.cards", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -140,7 +140,7 @@ def code(text: object) -> str:
 
 def card_text(name: str) -> str:
     """Return one of the files beside this module."""
-    return files("drift_data.cards").joinpath(name).read_text(encoding="utf-8")
+    return files("drift_data.publish.cards").joinpath(name).read_text(encoding="utf-8")
 
 
 def _front_matter(

@@ -13,27 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from drift_data.cards.render import SPLITS, PublishedTable, Scan, render_card
+from drift_data.publish.cards.data import SPLITS, PublishedTable, Scan, render_card
+from drift_data.publish.options import PublishOptions
 from drift_data.workspace import Manifest, TableWriter, UserError, Workspace
 
 TABLES = ("dsat", "sat", "seed")
 STAGING = ".publish"  # folder of the workspace with what is being uploaded
-
-
-class PublishOptions(BaseModel):
-    """What may be published, and how it is seen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run: str | None = None  # its pairs are published, too
-    private: bool = True
-    allow_toxic: bool = False
-    allow_pii: bool = False  # publish own logs without the scan for personal data
-    phone_regions: tuple[str, ...] = ()  # countries ("US") whose numbers also count without the + prefix
-    licence: str | None = None  # the Hub's id of a licence, e.g. "cc-by-4.0"; None: that of the source
 
 
 def publish(
@@ -54,10 +41,8 @@ def publish(
     Raises:
         UserError: no token, a table is missing, stale or damaged, rows must stay here, or the Hub refused.
     """
-    from drift_data import (
-        hub,
-        refuse,
-    )  # their libraries take a while to load: not for whoever wants the options
+    from drift_data.publish import hub
+    from drift_data.publish import screening as refuse
 
     token = hub.checked_token(token)
     hub.check_repo(repo)

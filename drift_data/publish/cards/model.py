@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from drift_data.cards.render import card_environment, card_text, known_sources
+from drift_data.publish.cards.data import card_environment, card_text, known_sources
 from drift_data.report.alarms import AlarmOptions
 from drift_data.report.health import health_checks, health_table, read_health
 from drift_data.workspace import CARD, Manifest, UserError, Workspace

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from drift_data.cards.render import Origins, known_sources
 from drift_data.chats.safe_text import visible
-from drift_data.pii import scan_rows
+from drift_data.publish.cards.data import Origins, known_sources
+from drift_data.publish.personal_data import scan_rows
 from drift_data.workspace import Manifest, UserError, Workspace
 
 CONVERSATIONS = "conversations"
