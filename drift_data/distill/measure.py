@@ -8,13 +8,13 @@ import polars as pl
 
 from drift_data.calibrate.summary import gain, view
 from drift_data.calibrate.thresholds import decided
-from drift_data.distill.assignment import Assignment
 from drift_data.distill.cascade import curve, recommended
-from drift_data.distill.money import money
-from drift_data.distill.operating import operating, targets
-from drift_data.distill.result import Distilled, Learning, calibration, named_items
+from drift_data.distill.comparisons import SHIPPED, baselines, precision_recalls, scored, usual_label, views
+from drift_data.distill.cost import money
 from drift_data.distill.student import Student
-from drift_data.distill.views import SHIPPED, baselines, precision_recalls, scored, usual_label, views
+from drift_data.distill.summary import Distilled, Learning, calibration, named_items
+from drift_data.distill.task import Assignment
+from drift_data.distill.thresholds import operating, targets
 from drift_data.labels.tables import KEYS
 from drift_data.schema import LABELS
 

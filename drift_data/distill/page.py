@@ -9,9 +9,9 @@ from markupsafe import Markup
 from drift_data.calibrate.page import GOLD_FIGURES, interval
 from drift_data.calibrate.summary import View
 from drift_data.distill.cascade import GOOD, CascadeRow
-from drift_data.distill.result import Distilled
+from drift_data.distill.comparisons import DISTILLED
 from drift_data.distill.student import APART, LEAST
-from drift_data.distill.views import DISTILLED
+from drift_data.distill.summary import Distilled
 from drift_data.html import charts
 from drift_data.html.environment import environment
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from drift_data.judge.rubric import Rubric
 from drift_data.labels.reviewer import Reviewer
-from drift_data.review.exchange import Exchange, exchange
 from drift_data.review.journal import FILE, Decision, Journal, Reviewed, after
 from drift_data.review.measure import Measured, measure
 from drift_data.review.queue import OPEN, Key, Queue
 from drift_data.review.rows import Rows
 from drift_data.review.selection import Selection
 from drift_data.review.table import CONVERSATIONS, changed_turns, check_table, text_digest, write_table
+from drift_data.review.turn_view import Exchange, exchange
 from drift_data.schema import LABELS
 from drift_data.workspace import UserError, Workspace
 

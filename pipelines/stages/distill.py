@@ -9,9 +9,9 @@ from rich.table import Table
 from drift_data.calibrate.bootstrap import Estimate
 from drift_data.calibrate.page import GOLD_FIGURES, interval
 from drift_data.calibrate.summary import View
-from drift_data.distill.distill import REPORT, RESULT
-from drift_data.distill.distill import distill as distill_labels
-from drift_data.distill.result import Distilled
+from drift_data.distill.stage import REPORT, RESULT
+from drift_data.distill.stage import distill as distill_labels
+from drift_data.distill.summary import Distilled
 from drift_data.judge.local.model import FILE
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe

@@ -7,12 +7,12 @@ import pytest
 
 from drift_data.chats.order import LEARNING_CURVE, SAMPLE, rank, take_first
 from drift_data.distill.cascade import GOOD, curve, recommended
+from drift_data.distill.comparisons import baselines
+from drift_data.distill.cost import money
 from drift_data.distill.examples import held_out
-from drift_data.distill.money import money
-from drift_data.distill.operating import precision_recall
 from drift_data.distill.student import check_enough, first_part
 from drift_data.distill.teacher import capped
-from drift_data.distill.views import baselines
+from drift_data.distill.thresholds import precision_recall
 from drift_data.judge.label_rule import Thresholds
 from drift_data.workspace import Manifest, UserError
 

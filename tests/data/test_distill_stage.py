@@ -10,10 +10,10 @@ from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, turn, write_gold, write_labels
 
 from drift_data.calibrate.options import ThresholdOptions
-from drift_data.distill.distill import distill
 from drift_data.distill.examples import held_out, taught
 from drift_data.distill.options import Ceiling, DistillOptions
-from drift_data.distill.result import Distilled
+from drift_data.distill.stage import distill
+from drift_data.distill.summary import Distilled
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import train
 from drift_data.judge.local.model import load_model

@@ -11,10 +11,10 @@ from quality_sample import turn, write_labels
 from review_sample import build_conversations, build_labels, session, to_review
 from starlette.testclient import TestClient
 
-from drift_data.review.exchange import LONGEST, exchange, find
 from drift_data.review.selection import parse
 from drift_data.review.serve import serve
 from drift_data.review.server import Pages, read_key, show_key
+from drift_data.review.turn_view import LONGEST, exchange, find
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError, Workspace
 

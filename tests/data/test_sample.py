@@ -15,9 +15,9 @@ from drift_data.calibrate.options import CalibrateOptions, ThresholdOptions
 from drift_data.calibrate.stage import calibrate
 from drift_data.calibrate.summary import Quality
 from drift_data.chats.order import SAMPLE, rank, split_of
-from drift_data.distill.distill import distill
 from drift_data.distill.examples import held_out
 from drift_data.distill.options import DistillOptions
+from drift_data.distill.stage import distill
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import fingerprint, load_model

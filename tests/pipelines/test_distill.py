@@ -8,7 +8,7 @@ import pytest
 from answered_files import write_answers
 from test_label_llm import Drift
 
-from drift_data.distill.result import Distilled
+from drift_data.distill.summary import Distilled
 from pipelines.recipe import load_recipe
 
 SMALL = ["simulate.conversations=500", "distill.train.trees=10", "distill.written=false"]

@@ -12,9 +12,9 @@ from converted import converted
 from real_chats import GOLD, LOGS, needs_data
 
 from drift_data.calibrate.summary import View
-from drift_data.distill.distill import distill
 from drift_data.distill.examples import taught
-from drift_data.distill.result import Distilled
+from drift_data.distill.stage import distill
+from drift_data.distill.summary import Distilled
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import model
 from drift_data.judge.local.model import load_model

@@ -11,10 +11,10 @@ from real_chats import GOLD, LOGS, annotations, needs_data
 
 from drift_data.calibrate.summary import View, view
 from drift_data.calibrate.thresholds import decided
+from drift_data.distill.comparisons import PHRASES, SHIPPED, baselines, scored
 from drift_data.distill.examples import taught
-from drift_data.distill.operating import targets
 from drift_data.distill.teacher import read_teacher
-from drift_data.distill.views import PHRASES, SHIPPED, baselines, scored
+from drift_data.distill.thresholds import targets
 from drift_data.judge.cascade import Band
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import load_model

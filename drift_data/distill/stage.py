@@ -18,12 +18,12 @@ from drift_data.calibrate.summary import View
 from drift_data.calibrate.thresholds import fragment
 from drift_data.calibrate.training_overlap import CAREFUL
 from drift_data.chats.order import HOLD_OUT_EVEN, LEARNING_CURVE, TEACHER_CAP
-from drift_data.distill.assignment import Assignment
 from drift_data.distill.examples import CONVERSATIONS, Taught, taught, written
 from drift_data.distill.measure import OVER_CAP, UNKNOWN, answered, measured
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.page import render
 from drift_data.distill.student import fit, with_quality
+from drift_data.distill.task import Assignment
 from drift_data.distill.teacher import Teacher, capped, read_teacher, read_truth, short_name
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.cues import load_cues

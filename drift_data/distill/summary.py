@@ -10,9 +10,9 @@ from drift_data.calibrate.bootstrap import Estimate
 from drift_data.calibrate.summary import View
 from drift_data.calibrate.thresholds import Choice
 from drift_data.distill.cascade import CascadeRow
-from drift_data.distill.money import Money
-from drift_data.distill.operating import Operating
+from drift_data.distill.cost import Money
 from drift_data.distill.options import Ceiling
+from drift_data.distill.thresholds import Operating
 from drift_data.schema import DSAT
 
 _BINS = 10

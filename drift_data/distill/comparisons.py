@@ -9,7 +9,7 @@ import polars as pl
 
 from drift_data.calibrate.summary import View, view
 from drift_data.calibrate.thresholds import decided
-from drift_data.distill.operating import precision_recall
+from drift_data.distill.thresholds import precision_recall
 from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
