@@ -63,8 +63,8 @@ NAMES = {"generate": "Hugging Face generate", "transformers": "engine: transform
 
 def prepare(folder: Path) -> None:
     """Write the model, hardly trained, and the prompts."""
+    from drift_train.models.tiny import make_tiny
     from drift_train.options import TinyOptions
-    from drift_train.tiny import make_tiny
 
     rng = random.Random(0)
     chats = [
@@ -91,7 +91,7 @@ def prepare(folder: Path) -> None:
 
 def measure(task: str, folder: Path) -> dict[str, float]:
     """Sample all replies in this process; return seconds, seconds of the start, replies and their tokens."""
-    from drift_train.policy import load_renderer
+    from drift_train.models.load import load_renderer
     from drift_train.rollout import Request, request_seed
 
     policy = folder / "model"

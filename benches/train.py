@@ -52,8 +52,8 @@ def make_model(folder: Path, shape: str, seed: int) -> None:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    from drift_train.models.tiny import _make_tokenizer
     from drift_train.options import TinyOptions
-    from drift_train.tiny import _make_tokenizer
 
     chats = [[{"role": "user", "content": "".join(map(chr, range(32, 127)))}]]
     tokenizer = _make_tokenizer(chats, folder, TinyOptions(vocabulary=300))
@@ -71,7 +71,7 @@ def make_model(folder: Path, shape: str, seed: int) -> None:
 
 def make_pairs(folder: Path, count: int) -> list[dict[str, Any]]:
     """Return pairs with WildFeedback's lengths; those that do not fit are left out, as the pair filter does."""
-    from drift_train.policy import load_renderer
+    from drift_train.models.load import load_renderer
 
     chance, renderer = random.Random(0), load_renderer(folder)
     pairs: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ def plain_trl(policy: Path, reference: Path, pairs: list[dict[str, Any]], option
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    from drift_train.policy import load_model, load_tokenizer, save_model
+    from drift_train.models.load import load_model, load_tokenizer, save_model
 
     gpu = torch.cuda.is_available()
     args = DPOConfig(
@@ -185,7 +185,7 @@ def measure(folder: Path, recipe: str, shape: str) -> dict[str, float]:
     before, started = peak_bytes(), clock()
     train(folder, recipe, pairs, 5e-7)
     seconds = clock() - started
-    from drift_train.policy import load_renderer
+    from drift_train.models.load import load_renderer
 
     renderer = load_renderer(folder / "policy")
     prompts = sum(len(renderer.prompt(pair["prompt"])) for pair in pairs)
@@ -213,7 +213,8 @@ def losses(folder: Path, recipe: str) -> dict[str, list[float]]:
     """
     import torch
 
-    from drift_train import dpo_trainer, policy
+    from drift_train import dpo_trainer
+    from drift_train.models import load as policy
 
     sums: dict[tuple[str, bytes], tuple[float, float]] = {}
     load = policy.load_model

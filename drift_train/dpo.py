@@ -21,8 +21,8 @@ from drift_train.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo_checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo_trainer import in_bf16, kind_of_weights, make_trainer, total_steps
 from drift_train.metrics import MetricsWriter
+from drift_train.models.load import free_memory, load_renderer, save_model, sharded
 from drift_train.options import TrainOptions
-from drift_train.policy import free_memory, load_renderer, save_model, sharded
 
 
 def train(

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from drift_data.workspace import UserError
-from drift_train.checks import RATIO_TOLERANCE, CheckError
+from drift_train.models.load import context_length, sharded
+from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
+from drift_train.models.render import Renderer, RenderError
 from drift_train.options import TrainOptions
 from drift_train.pairs import TRAIN
-from drift_train.policy import context_length, sharded
-from drift_train.render import Renderer, RenderError
 
 _FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
 _FIRST = 8  # pairs of the batch that is looked at before training

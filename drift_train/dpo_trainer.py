@@ -26,8 +26,8 @@ from trl import DPOConfig, DPOTrainer
 
 from drift_data.workspace import UserError
 from drift_train.checkpoints import mark_complete
+from drift_train.models.load import device, fsdp, load_model, sharded
 from drift_train.options import TrainOptions
-from drift_train.policy import device, fsdp, load_model, sharded
 
 _SHORT_RUN = 10  # steps
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from drift_data.workspace import UserError, Workspace
+from drift_train.models.render import Message
 from drift_train.options import RolloutOptions
-from drift_train.render import Message
 
 
 @dataclass(frozen=True)

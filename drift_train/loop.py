@@ -13,11 +13,11 @@ from pathlib import Path
 
 from drift_data.schema import DROPPED
 from drift_data.workspace import Build, UserError, Workspace
-from drift_train.base import Base, link_model, resolve_base
 from drift_train.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
 from drift_train.checkpoints import partial_of
 from drift_train.examples import Example, read_examples, slice_of_iteration
 from drift_train.methods import METHODS
+from drift_train.models.find import Base, link_model, resolve_base
 from drift_train.options import HealthOptions, LoopOptions, RewardOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, TRAIN, PairFilter, write_pairs
 
@@ -123,7 +123,7 @@ def _seed_pairs(
     name = _name(run, 0, "pairs")
 
     def build(stage: Build) -> None:
-        from drift_train.policy import load_renderer
+        from drift_train.models.load import load_renderer
 
         keep = PairFilter(load_renderer(base.path), training.max_length, options.pairs.drop_leaks_in_seed)
         write_pairs(stage[name], seed_candidates(workspace, keep), keep, "seed", "logs", f"{run} iter0 pairs")
@@ -245,7 +245,7 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
     )  # its tokenizer; the rollouts name it as their input
 
     def build(stage: Build) -> None:
-        from drift_train.policy import load_renderer
+        from drift_train.models.load import load_renderer
 
         keep = PairFilter(load_renderer(policy), options.train.max_length, options.pairs.drop_leaks)
         write_pairs(
@@ -356,7 +356,7 @@ def _health(workspace: Workspace, run: str, iteration: int, base: Base, options:
         )
     except MemoryError as error:
         print(f"{name} is not measured: {error} loop.health=null leaves it out.", file=sys.stderr)
-    from drift_train.policy import free_memory
+    from drift_train.models.load import free_memory
 
     free_memory()  # only here does nobody hold the model any more
     return False

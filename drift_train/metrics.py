@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from drift_data.workspace import peak_memory_bytes
-from drift_train.checks import RATIO_TOLERANCE, CheckError
+from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 
 _PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
 

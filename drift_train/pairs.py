@@ -16,7 +16,7 @@ from drift_data.schema import DROPPED, PAIRS
 from drift_data.workspace import Output
 from drift_train.leaks import find_leak
 from drift_train.methods.base import Pair
-from drift_train.render import Message, Renderer, RenderError, shorten
+from drift_train.models.render import Message, Renderer, RenderError, shorten
 
 TRAIN = "train"
 _CHUNK = 1_000  # rows written at once

@@ -15,10 +15,10 @@ from typing import Any
 
 from drift_data.workspace import UserError
 from drift_train.examples import Example
+from drift_train.models.load import load_renderer
+from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import TrainOptions
 from drift_train.pairs import TRAIN
-from drift_train.policy import load_renderer
-from drift_train.render import Message, Renderer, RenderError, shorten
 
 
 def rehearse(

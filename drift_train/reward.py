@@ -20,11 +20,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from drift_data.schema import REWARDS
 from drift_data.workspace import Output, UserError
-from drift_train.checks import CheckError
 from drift_train.methods.base import training_prompt
+from drift_train.models.load import context_length, device
+from drift_train.models.log_probs import CheckError
+from drift_train.models.render import Message, shorten
 from drift_train.options import RewardOptions
-from drift_train.policy import context_length, device
-from drift_train.render import Message, shorten
 
 Scored = tuple[Sequence[Message], str]  # prompt, reply
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from drift_data.workspace import UserError
-from drift_train.render import Message
+from drift_train.models.render import Message
 
 
 @dataclass(frozen=True)

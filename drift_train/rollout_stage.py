@@ -15,9 +15,9 @@ from drift_data.schema import DROPPED, ROLLOUTS
 from drift_data.workspace import Output, UserError
 from drift_train.examples import Example
 from drift_train.methods.base import Method, shown
+from drift_train.models.load import context_length, load_renderer
+from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import RolloutOptions
-from drift_train.policy import context_length, load_renderer
-from drift_train.render import Message, Renderer, RenderError, shorten
 from drift_train.rollout import Request, request_seed
 from drift_train.sampler import Sampled, Sampler
 

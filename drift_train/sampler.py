@@ -20,9 +20,10 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from drift_train.checks import CheckError, LogProbError, recheck_log_probs
+from drift_train.checks import LogProbError, recheck_log_probs
+from drift_train.models.load import load_renderer
+from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
-from drift_train.policy import load_renderer
 from drift_train.rollout import Engine, EngineError, EngineStartError, Reply, Request, ShardReplies
 from drift_train.shards import read_shard, write_shard
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from drift_train.engines.transformers import TransformersEngine
+from drift_train.models.load import load_renderer
 from drift_train.options import SamplingOptions
-from drift_train.policy import load_renderer
 from drift_train.rollout import Request
 
 Body = dict[str, Any]

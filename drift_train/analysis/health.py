@@ -26,8 +26,8 @@ from drift_data.schema import HEALTH
 from drift_data.workspace import Output, Workspace
 from drift_train.analysis.likelihood import score, token_mean
 from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
+from drift_train.models.load import load_renderer
 from drift_train.options import HealthOptions
-from drift_train.policy import load_renderer
 
 _READ = ["conversation_id", "turn", "sample", "kind", "messages", "token_ids", "finish_reason"]
 _KEY = ("conversation_id", "turn", "kind", "sample")

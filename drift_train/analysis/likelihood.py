@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from drift_train.checks import CheckError
-from drift_train.policy import free_memory, load_model
+from drift_train.models.load import free_memory, load_model
+from drift_train.models.log_probs import CheckError
 
 Tokens = tuple[list[int], list[int]]  # of a prompt and of the reply to it
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
 from drift_train.checks import check_prompt_tokens
+from drift_train.models.render import Renderer
 from drift_train.options import PolicyServerOptions, SamplingOptions
-from drift_train.render import Renderer
 from drift_train.rollout import EngineError, EngineStartError, Reply, Request
 
 _KEY = "OPENAI_API_KEY"

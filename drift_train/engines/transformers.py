@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from drift_train.models.load import device, free_memory, load_model
 from drift_train.options import SamplingOptions
-from drift_train.policy import device, free_memory, load_model
 from drift_train.rollout import Reply, Request
 
 

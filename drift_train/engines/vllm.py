@@ -19,7 +19,8 @@ from typing import Any, TextIO
 
 import psutil
 
-from drift_train.checks import CheckError, check_prompt_tokens
+from drift_train.checks import check_prompt_tokens
+from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
 from drift_train.rollout import EngineError, EngineStartError, Reply, Request
 

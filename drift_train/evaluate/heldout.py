@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Build, UserError, Workspace
-from drift_train.base import resolve_base
-from drift_train.checks import log_probs
 from drift_train.evaluate.samples import summary
+from drift_train.models.find import resolve_base
+from drift_train.models.load import free_memory, load_model, load_renderer
+from drift_train.models.log_probs import log_probs
+from drift_train.models.render import RenderError
 from drift_train.pairs import TRAIN
-from drift_train.policy import free_memory, load_model, load_renderer
-from drift_train.render import RenderError
 
 Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Build, Output, UserError, Workspace
-from drift_train.base import resolve_base
+from drift_train.models.find import resolve_base
+from drift_train.models.load import load_renderer
+from drift_train.models.render import Message, Renderer, RenderError
 from drift_train.options import EvalOptions
-from drift_train.policy import load_renderer
-from drift_train.render import Message, Renderer, RenderError
 from drift_train.rollout import Request, request_seed
 from drift_train.sampler import Sampler
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drift_train.examples import Example
+from drift_train.models.render import Message
 from drift_train.options import ExamplesName
-from drift_train.render import Message
 
 GUIDED, PLAIN = "guided", "plain"  # kinds of rollout
 

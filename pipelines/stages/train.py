@@ -21,7 +21,7 @@ def base_model(workspace: Workspace, recipe: Recipe) -> str:
         return recipe.model
 
     def build(outputs: Build) -> None:
-        from drift_train.tiny import make_tiny  # with torch: not for a model that is there
+        from drift_train.models.tiny import make_tiny  # with torch: not for a model that is there
 
         rows = workspace.read(PRETRAIN).to_pylist()
         chats = ((row["phase"], row["messages"]) for row in rows)

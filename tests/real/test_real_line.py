@@ -52,7 +52,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned to end its replies, and nothing about real chats."""
     from random import Random
 
-    from drift_train.tiny import make_tiny
+    from drift_train.models.tiny import make_tiny
 
     folder = tmp_path_factory.mktemp("tiny")
     chats = pretrain_chats(PretrainOptions(clean=2_000, noisy=0), [], Random(0))

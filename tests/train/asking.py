@@ -9,8 +9,8 @@ from typing import Any
 
 from conftest import user
 
+from drift_train.models.load import load_renderer
 from drift_train.options import SamplingOptions
-from drift_train.policy import load_renderer
 from drift_train.rollout import Reply, Request, request_seed
 from drift_train.sampler import Sampler
 

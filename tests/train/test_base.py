@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from drift_data.workspace import UserError, Workspace
-from drift_train.base import resolve_base
+from drift_train.models.find import resolve_base
 
 COMMIT = "c" * 40
 

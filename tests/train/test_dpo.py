@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from drift_data.workspace import UserError, file_digest
 from drift_train import dpo, dpo_trainer
-from drift_train.checks import CheckError, log_probs
+from drift_train.models.load import free_memory, load_model, load_renderer
+from drift_train.models.log_probs import CheckError, log_probs
 from drift_train.options import TrainOptions
-from drift_train.policy import free_memory, load_model, load_renderer
 
 OPTIONS = TrainOptions(
     learning_rate=1e-4, global_batch=4, per_device_batch=2, max_length=128, gradient_checkpointing=False

@@ -15,10 +15,10 @@ from test_dpo import OPTIONS, make_pairs, train
 from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
 
 from drift_train import dpo_trainer
-from drift_train.checks import log_probs
 from drift_train.dpo_checks import policy_log_probs
+from drift_train.models.load import load_model, load_renderer
+from drift_train.models.log_probs import log_probs
 from drift_train.options import LoraOptions, TrainOptions
-from drift_train.policy import load_model, load_renderer
 
 # 50 steps of `trace()` below, on an x86-64 CPU with the locked versions. To renew, after a change that is meant to
 # change training: `python tests/train/test_dpo_losses.py`, run from the repository's root with PYTHONPATH=tests:tests/train.

@@ -9,13 +9,13 @@ from conftest import seed_row, user, write_table
 
 from drift_data.schema import MESSAGES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
-from drift_train.checks import log_probs
 from drift_train.evaluate import heldout
 from drift_train.evaluate.heldout import evaluate_heldout
 from drift_train.evaluate.samples import evaluate, summary
+from drift_train.models.load import load_model, load_renderer
+from drift_train.models.log_probs import log_probs
+from drift_train.models.render import Message
 from drift_train.options import EvalOptions, TrainOptions
-from drift_train.policy import load_model, load_renderer
-from drift_train.render import Message
 
 PROMPTS = pa.schema([("conversation_id", pa.string()), ("messages", MESSAGES)])
 OPTIONS = EvalOptions(engine="transformers", max_prompt_tokens=64, max_new_tokens=12, samples=2)

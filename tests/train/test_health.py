@@ -20,9 +20,9 @@ from drift_train import loop
 from drift_train.analysis import likelihood
 from drift_train.analysis.likelihood import score, token_mean
 from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
-from drift_train.checks import CheckError
+from drift_train.models.load import load_renderer
+from drift_train.models.log_probs import CheckError
 from drift_train.options import HealthOptions
-from drift_train.policy import load_renderer
 
 KEY = ("conversation_id", "turn", "kind", "sample")
 

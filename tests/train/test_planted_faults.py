@@ -16,9 +16,9 @@ from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError
 from drift_train import dpo_checks, dpo_trainer
-from drift_train.checks import CheckError
+from drift_train.models.load import load_model, load_renderer
+from drift_train.models.log_probs import CheckError
 from drift_train.options import TrainOptions
-from drift_train.policy import load_model, load_renderer
 
 Pairs = list[dict[str, Any]]
 Plant = Callable[[Pairs, pytest.MonkeyPatch, Path], None]

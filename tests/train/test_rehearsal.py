@@ -13,9 +13,9 @@ from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError, file_digest
 from drift_train import dpo, dpo_trainer
-from drift_train.checks import CheckError
 from drift_train.examples import Example
-from drift_train.policy import load_renderer
+from drift_train.models.load import load_renderer
+from drift_train.models.log_probs import CheckError
 from drift_train.rehearsal import longest_pairs, rehearse
 
 
@@ -63,7 +63,7 @@ def test_too_little_memory_names_the_knob(
 
 def test_a_broken_model_and_a_bad_tokenizer_stop_it(tmp_path: Path) -> None:
     broken = make_policy(tmp_path / "broken")
-    from drift_train.policy import load_model
+    from drift_train.models.load import load_model
 
     model = load_model(broken, torch.float32)
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))

@@ -5,8 +5,8 @@ from conftest import assistant, edit_json, user
 from random_policy import TEMPLATE, make_policy
 
 from drift_data.workspace import UserError
-from drift_train.policy import load_renderer, load_tokenizer
-from drift_train.render import Renderer, RenderError, shorten
+from drift_train.models.load import load_renderer, load_tokenizer
+from drift_train.models.render import Renderer, RenderError, shorten
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from drift_data.schema import REWARDS, ROLLOUTS
 from drift_data.workspace import UserError, Workspace
-from drift_train.checks import CheckError
+from drift_train.models.log_probs import CheckError
+from drift_train.models.render import Message
 from drift_train.options import RewardOptions
-from drift_train.render import Message
 from drift_train.reward import RewardModel, Scored, write_rewards
 
 DIALOGUE = [*user("please list red fruits"), *assistant("blue fish"), *user("no that is wrong")]

@@ -10,8 +10,9 @@ from asking import OPTIONS, make_requests, sample
 from conftest import make_policy
 
 from drift_train import sampler as sampler_module
-from drift_train.checks import CheckError, LogProbError
+from drift_train.checks import LogProbError
 from drift_train.engines.transformers import TransformersEngine
+from drift_train.models.log_probs import CheckError
 from drift_train.options import EvalOptions, SamplingOptions
 from drift_train.rollout import EngineError, EngineStartError, Reply, ShardReplies
 from drift_train.sampler import Sampler

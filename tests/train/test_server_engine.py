@@ -18,8 +18,9 @@ from asking import OPTIONS, Samples, make_requests, sample
 from conftest import make_policy
 from policy_server import PolicyServer
 
-from drift_train.checks import CheckError, LogProbError
+from drift_train.checks import LogProbError
 from drift_train.engines.server import policy_name
+from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
 from drift_train.rollout import EngineError, EngineStartError, Request
 
@@ -303,7 +304,7 @@ def without(answer: dict[str, Any], field: str) -> dict[str, Any]:
 
 def retokenised(policy: Path) -> Request:
     """Return a request whose reply has an end and is the same tokens when its text is tokenised again."""
-    from drift_train.policy import load_renderer
+    from drift_train.models.load import load_renderer
 
     renderer, asked = load_renderer(policy), make_requests(policy, 200)
     samples = sample(policy, asked, OPTIONS, policy.parent)

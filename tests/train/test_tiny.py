@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from drift_train.models.tiny import END, PAD, make_tiny
 from drift_train.options import TinyOptions
-from drift_train.tiny import END, PAD, make_tiny
 
 COLORS = ("red", "blue", "green", "black", "white", "pink", "gray", "brown")
 OPTIONS = TinyOptions(

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from drift_data.workspace import MANIFEST, UserError
-from drift_train.render import Renderer
+from drift_train.models.render import Renderer
 
 _COPIED = {".json", ".jinja", ".txt", ".model"}  # everything but weights, code and pickles
 _NOT_COPIED = {MANIFEST, "config.json"}
