@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from drift_data.workspace import UserError, Workspace
-from drift_train.examples import Example, read_examples
 from drift_train.methods import METHODS
 from drift_train.methods.base import GUIDED, Answer, training_prompt
+from drift_train.methods.examples import Example, read_examples
 from drift_train.models.render import Message
 from drift_train.options import LoopOptions
 from drift_train.pairs import TRAIN, Candidate, PairFilter

@@ -15,8 +15,8 @@ from drift_data.schema import DROPPED
 from drift_data.workspace import Build, UserError, Workspace
 from drift_train.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
 from drift_train.checkpoints import partial_of
-from drift_train.examples import Example, read_examples, slice_of_iteration
 from drift_train.methods import METHODS
+from drift_train.methods.examples import Example, read_examples, slice_of_iteration
 from drift_train.models.find import Base, link_model, resolve_base
 from drift_train.options import HealthOptions, LoopOptions, RewardOptions, TrainOptions
 from drift_train.pairs import LENGTH_STOP, TRAIN, PairFilter, write_pairs

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from drift_data.workspace import UserError
-from drift_train.examples import Example
+from drift_train.methods.examples import Example
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import TrainOptions

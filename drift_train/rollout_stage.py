@@ -13,8 +13,8 @@ from typing import Any
 
 from drift_data.schema import DROPPED, ROLLOUTS
 from drift_data.workspace import Output, UserError
-from drift_train.examples import Example
 from drift_train.methods.base import Method, shown
+from drift_train.methods.examples import Example
 from drift_train.models.load import context_length, load_renderer
 from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import RolloutOptions

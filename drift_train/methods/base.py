@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from drift_train.examples import Example
+from drift_train.methods.examples import Example
 from drift_train.models.render import Message
 from drift_train.options import ExamplesName
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 
-from drift_train.examples import Example
 from drift_train.methods.base import GUIDED, PLAIN, Answer, Pair, best_first
+from drift_train.methods.examples import Example
 from drift_train.options import ExamplesName
 
 

@@ -6,7 +6,7 @@ from conftest import assistant, dsat_row, preference_row, sat_row, seed_row, use
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
-from drift_train.examples import Example, read_examples, slice_of_iteration
+from drift_train.methods.examples import Example, read_examples, slice_of_iteration
 from drift_train.options import RolloutOptions
 
 ALL = [Example(f"c{i}", 2, "train", [], None, "no", "bad") for i in range(10)]

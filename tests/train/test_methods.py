@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from conftest import assistant, user
 
-from drift_train.examples import Example
 from drift_train.methods import METHODS
 from drift_train.methods.base import GUIDED, PLAIN, Answer, Method, best_first, shown, training_prompt
+from drift_train.methods.examples import Example
 
 DRIFT, SPIN, ITERDPO = METHODS["drift"], METHODS["spin"], METHODS["iterdpo"]
 PROMPT = [{"role": "system", "content": "be short"}, *user("hi"), *assistant("hello"), *user("list fruits")]

@@ -13,7 +13,7 @@ from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError, file_digest
 from drift_train import dpo, dpo_trainer
-from drift_train.examples import Example
+from drift_train.methods.examples import Example
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
 from drift_train.rehearsal import longest_pairs, rehearse
