@@ -92,7 +92,7 @@ def prepare(folder: Path) -> None:
 def measure(task: str, folder: Path) -> dict[str, float]:
     """Sample all replies in this process; return seconds, seconds of the start, replies and their tokens."""
     from drift_train.models.load import load_renderer
-    from drift_train.rollout import Request, request_seed
+    from drift_train.rollout.engine import Request, request_seed
 
     policy = folder / "model"
     renderer = load_renderer(policy)
@@ -116,9 +116,9 @@ def sample(
     task: str, policy: Path, ends: list[int], requests: list[Any], folder: Path
 ) -> tuple[float, float, list[int]]:
     """Sample with one of our engines."""
-    from drift_train.engines.transformers import TransformersEngine
-    from drift_train.engines.vllm import VllmEngine
     from drift_train.options import SamplingOptions
+    from drift_train.rollout.engines.transformers import TransformersEngine
+    from drift_train.rollout.engines.vllm import VllmEngine
 
     options = SamplingOptions(
         engine=task, max_new_tokens=REPLY, max_prompt_tokens=LONGEST + 14, batch_size=32

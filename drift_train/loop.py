@@ -180,7 +180,7 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
     rollout = options.asked()
 
     def build(stage: Build) -> None:
-        from drift_train.rollout_stage import write_rollouts
+        from drift_train.rollout.stage import write_rollouts
 
         usable, silent = usable_examples(workspace, options)
         output = stage[name]

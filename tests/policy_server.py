@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from drift_train.engines.transformers import TransformersEngine
 from drift_train.models.load import load_renderer
 from drift_train.options import SamplingOptions
-from drift_train.rollout import Request
+from drift_train.rollout.engine import Request
+from drift_train.rollout.engines.transformers import TransformersEngine
 
 Body = dict[str, Any]
 Change = Callable[[str, Body], Body | tuple[int, Body]]

@@ -19,8 +19,8 @@ from drift_train.models.find import resolve_base
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError
 from drift_train.options import EvalOptions
-from drift_train.rollout import Request, request_seed
-from drift_train.sampler import Sampler
+from drift_train.rollout.engine import Request, request_seed
+from drift_train.rollout.sampler import Sampler
 
 LOGS = "logs"
 

@@ -11,8 +11,8 @@ from conftest import user
 
 from drift_train.models.load import load_renderer
 from drift_train.options import SamplingOptions
-from drift_train.rollout import Reply, Request, request_seed
-from drift_train.sampler import Sampler
+from drift_train.rollout.engine import Reply, Request, request_seed
+from drift_train.rollout.sampler import Sampler
 
 OPTIONS = SamplingOptions(engine="transformers", max_prompt_tokens=128, max_new_tokens=24, batch_size=8)
 

@@ -19,14 +19,14 @@ from asking import OPTIONS, Samples, make_requests, sample
 from conftest import make_policy
 from test_dpo import make_pairs, train
 
-from drift_train.checks import check_prompt_tokens, recheck_log_probs
-from drift_train.engines import vllm as vllm_engine
-from drift_train.engines import vllm_worker
-from drift_train.engines.transformers import SeededSampling
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import CheckError, log_probs
 from drift_train.options import TrainOptions
-from drift_train.rollout import EngineError, EngineStartError, Request
+from drift_train.rollout.engine import EngineError, EngineStartError, Request
+from drift_train.rollout.engines import vllm as vllm_engine
+from drift_train.rollout.engines import vllm_worker
+from drift_train.rollout.engines.transformers import SeededSampling
+from drift_train.rollout.recheck import check_prompt_tokens, recheck_log_probs
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 

@@ -9,14 +9,14 @@ import pytest
 from asking import OPTIONS, make_requests, sample
 from conftest import make_policy
 
-from drift_train import sampler as sampler_module
-from drift_train.checks import LogProbError
-from drift_train.engines.transformers import TransformersEngine
 from drift_train.models.log_probs import CheckError
 from drift_train.options import EvalOptions, SamplingOptions
-from drift_train.rollout import EngineError, EngineStartError, Reply, ShardReplies
-from drift_train.sampler import Sampler
-from drift_train.shards import read_shard, write_shard
+from drift_train.rollout import sampler as sampler_module
+from drift_train.rollout.engine import EngineError, EngineStartError, Reply, ShardReplies
+from drift_train.rollout.engines.transformers import TransformersEngine
+from drift_train.rollout.recheck import LogProbError
+from drift_train.rollout.sampler import Sampler
+from drift_train.rollout.shards import read_shard, write_shard
 
 
 @pytest.fixture

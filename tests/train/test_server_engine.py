@@ -18,11 +18,11 @@ from asking import OPTIONS, Samples, make_requests, sample
 from conftest import make_policy
 from policy_server import PolicyServer
 
-from drift_train.checks import LogProbError
-from drift_train.engines.server import policy_name
 from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
-from drift_train.rollout import EngineError, EngineStartError, Request
+from drift_train.rollout.engine import EngineError, EngineStartError, Request
+from drift_train.rollout.engines.server import policy_name
+from drift_train.rollout.recheck import LogProbError
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from drift_train.engines.vllm import DONE, REPLIES, UP, end_process
+from drift_train.rollout.engines.vllm import DONE, REPLIES, UP, end_process
 
 
 def start(job: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drift_train.models.load import device, free_memory, load_model
 from drift_train.options import SamplingOptions
-from drift_train.rollout import Reply, Request
+from drift_train.rollout.engine import Reply, Request
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]

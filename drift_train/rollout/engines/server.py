@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
-from drift_train.checks import check_prompt_tokens
 from drift_train.models.render import Renderer
 from drift_train.options import PolicyServerOptions, SamplingOptions
-from drift_train.rollout import EngineError, EngineStartError, Reply, Request
+from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
+from drift_train.rollout.recheck import check_prompt_tokens
 
 _KEY = "OPENAI_API_KEY"
 _SHOWN = 300  # characters of a server's words

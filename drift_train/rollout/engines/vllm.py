@@ -19,10 +19,10 @@ from typing import Any, TextIO
 
 import psutil
 
-from drift_train.checks import check_prompt_tokens
 from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
-from drift_train.rollout import EngineError, EngineStartError, Reply, Request
+from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
+from drift_train.rollout.recheck import check_prompt_tokens
 
 QUIET = {  # of the child: no usage statistics, no look at the Hub, no log lines between the progress bars
     "VLLM_NO_USAGE_STATS": "1",
@@ -160,7 +160,7 @@ class VllmEngine:
         shutil.rmtree(self._job, ignore_errors=True)
 
     def _spawn(self) -> None:
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(__file__).resolve().parents[3])
         environment = {**os.environ, **QUIET}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         ours, theirs = os.pipe()
@@ -168,7 +168,13 @@ class VllmEngine:
         try:
             with self._log.open("w") as log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "drift_train.engines.vllm_worker", str(self._job), str(theirs)],
+                    [
+                        sys.executable,
+                        "-m",
+                        "drift_train.rollout.engines.vllm_worker",
+                        str(self._job),
+                        str(theirs),
+                    ],
                     env=environment,
                     stdin=subprocess.PIPE,
                     stdout=log,

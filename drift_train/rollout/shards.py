@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drift_train.rollout import Reply, ShardReplies
+from drift_train.rollout.engine import Reply, ShardReplies
 
 _SCHEMA = pa.schema(
     [

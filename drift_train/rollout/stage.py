@@ -18,8 +18,8 @@ from drift_train.methods.examples import Example
 from drift_train.models.load import context_length, load_renderer
 from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import RolloutOptions
-from drift_train.rollout import Request, request_seed
-from drift_train.sampler import Sampled, Sampler
+from drift_train.rollout.engine import Request, request_seed
+from drift_train.rollout.sampler import Sampled, Sampler
 
 _ROWS = 1_000  # written at once
 

@@ -20,12 +20,12 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from drift_train.checks import LogProbError, recheck_log_probs
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
-from drift_train.rollout import Engine, EngineError, EngineStartError, Reply, Request, ShardReplies
-from drift_train.shards import read_shard, write_shard
+from drift_train.rollout.engine import Engine, EngineError, EngineStartError, Reply, Request, ShardReplies
+from drift_train.rollout.recheck import LogProbError, recheck_log_probs
+from drift_train.rollout.shards import read_shard, write_shard
 
 _FINISHED = ("stop", "length")  # any other finish_reason is a reply that the engine did not bring to its end
 _AHEAD = 1  # shards that are rendered while another is sampled
@@ -183,15 +183,15 @@ class Sampler:
             case "vllm":
                 if importlib.util.find_spec("vllm") is None:
                     raise EngineStartError("vllm is not installed")
-                from drift_train.engines.vllm import VllmEngine
+                from drift_train.rollout.engines.vllm import VllmEngine
 
                 return VllmEngine(policy, ends, options, self._log_folder, self._title, progress)
             case "server":
-                from drift_train.engines.server import ServerEngine
+                from drift_train.rollout.engines.server import ServerEngine
 
                 return ServerEngine(policy, self._renderer, options, progress)
             case _:
-                from drift_train.engines.transformers import TransformersEngine
+                from drift_train.rollout.engines.transformers import TransformersEngine
 
                 return TransformersEngine(policy, ends, options, progress)
 
