@@ -17,7 +17,7 @@ from drift_train.models.load import context_length, sharded
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 from drift_train.models.render import Renderer, RenderError
 from drift_train.options import TrainOptions
-from drift_train.pairs import TRAIN
+from drift_train.pairs.filters import TRAIN
 
 _FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
 _FIRST = 8  # pairs of the batch that is looked at before training

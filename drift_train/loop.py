@@ -13,13 +13,13 @@ from pathlib import Path
 
 from drift_data.schema import DROPPED
 from drift_data.workspace import Build, UserError, Workspace
-from drift_train.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
 from drift_train.checkpoints import partial_of
 from drift_train.methods import METHODS
 from drift_train.methods.examples import Example, read_examples, slice_of_iteration
 from drift_train.models.find import Base, link_model, resolve_base
 from drift_train.options import HealthOptions, LoopOptions, RewardOptions, TrainOptions
-from drift_train.pairs import LENGTH_STOP, TRAIN, PairFilter, write_pairs
+from drift_train.pairs.candidates import READ, rollout_candidates, seed_candidates, table_of, usable_examples
+from drift_train.pairs.filters import LENGTH_STOP, TRAIN, PairFilter, write_pairs
 
 _SCRATCH = ".tmp"  # folder of the workspace that every stage empties before it begins
 LOGS = "logs"  # folder of the workspace for the engines' own logs
@@ -108,7 +108,7 @@ def _check_inputs(workspace: Workspace, options: LoopOptions) -> None:
     """
     usable_examples(workspace, options)
     if options.ranking:
-        from drift_train.reward import RewardModel
+        from drift_train.pairs.reward import RewardModel
 
         RewardModel(resolve_base(workspace, options.ranking.model, "reward model").path, options.ranking)
 
@@ -219,7 +219,7 @@ def _rewards(workspace: Workspace, run: str, iteration: int, ranking: RewardOpti
     model = resolve_base(workspace, ranking.model, "reward model")
 
     def build(stage: Build) -> None:
-        from drift_train.reward import RewardModel, write_rewards
+        from drift_train.pairs.reward import RewardModel, write_rewards
 
         output, reward = stage[name], RewardModel(model.path, ranking)
         batches, total = workspace.batches(rollouts, READ, _SCORED), workspace.require(rollouts).rows_out

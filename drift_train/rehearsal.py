@@ -18,7 +18,7 @@ from drift_train.methods.examples import Example
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import TrainOptions
-from drift_train.pairs import TRAIN
+from drift_train.pairs.filters import TRAIN
 
 
 def rehearse(

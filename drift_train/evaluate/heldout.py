@@ -19,7 +19,7 @@ from drift_train.models.find import resolve_base
 from drift_train.models.load import free_memory, load_model, load_renderer
 from drift_train.models.log_probs import log_probs
 from drift_train.models.render import RenderError
-from drift_train.pairs import TRAIN
+from drift_train.pairs.filters import TRAIN
 
 Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drift_data.workspace import UserError
-from drift_train.candidates import table_of
+from drift_train.pairs.candidates import table_of
 from pipelines.recipe import load_recipe, recipe_names
 
 

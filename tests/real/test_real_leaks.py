@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from real_chats import annotations, chats, needs_data
 
-from drift_train.leaks import find_leak
+from drift_train.pairs.leaks import find_leak
 
 READ = Path(__file__).parent / "leak_verdicts.csv"
 

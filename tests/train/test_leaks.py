@@ -1,6 +1,6 @@
 import pytest
 
-from drift_train.leaks import find_leak
+from drift_train.pairs.leaks import find_leak
 
 
 @pytest.mark.parametrize(

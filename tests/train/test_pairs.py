@@ -9,7 +9,7 @@ from drift_data.workspace import Workspace
 from drift_train.methods.base import Answer, Pair
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Renderer
-from drift_train.pairs import Candidate, PairFilter, Refused, write_pairs
+from drift_train.pairs.filters import Candidate, PairFilter, Refused, write_pairs
 
 PROMPT = user("please list red fruits")
 

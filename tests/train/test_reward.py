@@ -16,7 +16,7 @@ from drift_data.workspace import UserError, Workspace
 from drift_train.models.log_probs import CheckError
 from drift_train.models.render import Message
 from drift_train.options import RewardOptions
-from drift_train.reward import RewardModel, Scored, write_rewards
+from drift_train.pairs.reward import RewardModel, Scored, write_rewards
 
 DIALOGUE = [*user("please list red fruits"), *assistant("blue fish"), *user("no that is wrong")]
 ROWS: list[Scored] = [

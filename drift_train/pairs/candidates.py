@@ -13,7 +13,7 @@ from drift_train.methods.base import GUIDED, Answer, training_prompt
 from drift_train.methods.examples import Example, read_examples
 from drift_train.models.render import Message
 from drift_train.options import LoopOptions
-from drift_train.pairs import TRAIN, Candidate, PairFilter
+from drift_train.pairs.filters import TRAIN, Candidate, PairFilter
 
 READ = ["conversation_id", "turn", "sample", "kind", "messages", "completion", "finish_reason"]  # of rollouts
 

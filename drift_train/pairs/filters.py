@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, PAIRS
 from drift_data.workspace import Output
-from drift_train.leaks import find_leak
 from drift_train.methods.base import Pair
 from drift_train.models.render import Message, Renderer, RenderError, shorten
+from drift_train.pairs.leaks import find_leak
 
 TRAIN = "train"
 _CHUNK = 1_000  # rows written at once
