@@ -106,7 +106,7 @@ def make_pairs(folder: Path, count: int) -> list[dict[str, Any]]:
 
 def train(folder: Path, recipe: str, pairs: list[dict[str, Any]], learning_rate: float) -> None:
     """Train one epoch by a recipe."""
-    from drift_train import dpo
+    from drift_train.dpo import train as dpo
     from drift_train.options import TrainOptions
 
     policy, reference = folder / "policy", folder / "reference"
@@ -177,8 +177,6 @@ def measure(folder: Path, recipe: str, shape: str) -> dict[str, float]:
     """Train in this process; return pairs/s, tokens/s, bytes."""
     import torch
 
-    from drift_train import dpo  # noqa: F401 (imports are not measured)
-
     pairs = make_pairs(folder / "policy", PAIRS)
     gpu = torch.cuda.is_available()
     clock = time.perf_counter if gpu else time.process_time
@@ -213,7 +211,7 @@ def losses(folder: Path, recipe: str) -> dict[str, list[float]]:
     """
     import torch
 
-    from drift_train import dpo_trainer
+    from drift_train.dpo import trainer as dpo_trainer
     from drift_train.models import load as policy
 
     sums: dict[tuple[str, bytes], tuple[float, float]] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drift_data.schema import DROPPED
 from drift_data.workspace import Build, UserError, Workspace
-from drift_train.checkpoints import partial_of
+from drift_train.dpo.checkpoints import partial_of
 from drift_train.methods import METHODS
 from drift_train.methods.examples import Example, read_examples, slice_of_iteration
 from drift_train.models.find import Base, link_model, resolve_base
@@ -167,7 +167,7 @@ def _rehearse(
     title: str,
 ) -> None:
     """Make two updates and forget them: what would stop the training stops the run before hours are spent."""
-    from drift_train.rehearsal import rehearse
+    from drift_train.dpo.rehearsal import rehearse
 
     folder = workspace.path(_SCRATCH)
     with workspace.lock():
@@ -283,7 +283,7 @@ def _train(
     metrics = workspace.path(_name(run, iteration, "metrics.jsonl"))
 
     def build(stage: Build) -> None:
-        from drift_train.dpo import train
+        from drift_train.dpo.train import train
 
         rows = workspace.read(pairs).to_pylist()
         if not rows:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Build, UserError, Workspace
-from drift_train.evaluate.samples import summary
+from drift_train.evaluate.gold import summary
 from drift_train.models.find import resolve_base
 from drift_train.models.load import free_memory, load_model, load_renderer
 from drift_train.models.log_probs import log_probs

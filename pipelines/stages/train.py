@@ -76,7 +76,7 @@ def evaluate(workspace: Workspace, recipe: Recipe, run: str | None, n: int) -> N
 
 def _evaluate_gold(workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str]) -> None:
     from drift_data.simulate.world import gold_reward
-    from drift_train.evaluate.samples import evaluate as evaluate_samples
+    from drift_train.evaluate.gold import evaluate as evaluate_samples
 
     for label, model in folders.items():
         evaluate_samples(workspace, run, label, model, HELDOUT, gold_reward, "gold", recipe.evaluate)

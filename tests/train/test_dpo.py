@@ -13,7 +13,8 @@ from random_policy import make_policy
 from safetensors.torch import load_file
 
 from drift_data.workspace import UserError, file_digest
-from drift_train import dpo, dpo_trainer
+from drift_train.dpo import train as dpo
+from drift_train.dpo import trainer as dpo_trainer
 from drift_train.models.load import free_memory, load_model, load_renderer
 from drift_train.models.log_probs import CheckError, log_probs
 from drift_train.options import TrainOptions

@@ -19,8 +19,8 @@ from test_dpo import OPTIONS, make_pairs, train
 from test_dpo_resume import TIMING, outcome, run
 
 from drift_data.workspace import UserError
-from drift_train import dpo_trainer
-from drift_train.launch import SHIPPED, LaunchError, configuration
+from drift_train.dpo import trainer as dpo_trainer
+from drift_train.dpo.launch import SHIPPED, LaunchError, configuration
 from drift_train.options import TrainOptions
 
 CONFIG = (  # without a GPU each process falls back to the CPU, and they speak over gloo
@@ -168,7 +168,7 @@ def test_the_command_for_other_machines_runs_there(
     asked: str,
 ) -> None:
     """Whatever folder it is called in, and without our environment."""
-    monkeypatch.setattr("drift_train.launch._run", lambda command, log: log.write_text("") or 1)
+    monkeypatch.setattr("drift_train.dpo.launch._run", lambda command, log: log.write_text("") or 1)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LaunchError):
         train(
@@ -176,7 +176,7 @@ def test_the_command_for_other_machines_runs_there(
         )
     said = capsys.readouterr().err
     path, command = said.splitlines()[-1].split(maxsplit=1)
-    assert (Path(path.removeprefix("PYTHONPATH=")) / "drift_train" / "dpo_worker.py").is_file()
+    assert (Path(path.removeprefix("PYTHONPATH=")) / "drift_train" / "dpo" / "worker.py").is_file()
     assert Path(shlex.split(command)[-1]).is_absolute()
 
 

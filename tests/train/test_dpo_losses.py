@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from test_dpo import OPTIONS, make_pairs, train
 from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
 
-from drift_train import dpo_trainer
-from drift_train.dpo_checks import policy_log_probs
+from drift_train.dpo import trainer as dpo_trainer
+from drift_train.dpo.checks import policy_log_probs
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import log_probs
 from drift_train.options import LoraOptions, TrainOptions

@@ -18,9 +18,11 @@ from random_policy import make_policy
 from test_dpo import OPTIONS, make_pairs
 
 from drift_data.workspace import file_digest
-from drift_train import checkpoints, dpo, dpo_trainer
-from drift_train.checkpoints import mark_complete, resume_point
-from drift_train.metrics import MetricsWriter
+from drift_train.dpo import checkpoints
+from drift_train.dpo import train as dpo
+from drift_train.dpo import trainer as dpo_trainer
+from drift_train.dpo.checkpoints import mark_complete, resume_point
+from drift_train.dpo.metrics import MetricsWriter
 from drift_train.options import LoraOptions, TrainOptions
 
 TIMING = {"tokens_per_second", "peak_memory_bytes"}
@@ -30,7 +32,7 @@ LORA = TWO_EPOCHS.model_copy(update={"lora": LoraOptions(rank=4), "optimizer": "
 WHOLE = "whole weights, trained in float32"
 
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once; its children have used no thread yet
-SERVER.set_forkserver_preload(["drift_train.dpo", "test_dpo", "transformers.models.qwen2"])
+SERVER.set_forkserver_preload(["drift_train.dpo.train", "test_dpo", "transformers.models.qwen2"])
 
 
 def run(policy: Path, folder: Path, options: TrainOptions, kill: Callable[[], None] | None) -> None:

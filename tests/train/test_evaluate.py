@@ -10,8 +10,8 @@ from conftest import seed_row, user, write_table
 from drift_data.schema import MESSAGES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
 from drift_train.evaluate import heldout
+from drift_train.evaluate.gold import evaluate, summary
 from drift_train.evaluate.heldout import evaluate_heldout
-from drift_train.evaluate.samples import evaluate, summary
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import log_probs
 from drift_train.models.render import Message

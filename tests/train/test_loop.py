@@ -9,7 +9,9 @@ from conftest import assistant, dsat_row, preference_row, seed_row, user, write_
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace, file_digest, folder_digest
-from drift_train import dpo, loop, rehearsal
+from drift_train import loop
+from drift_train.dpo import rehearsal
+from drift_train.dpo import train as dpo
 from drift_train.models import find as base
 from drift_train.options import LoopOptions, RolloutOptions, TrainOptions
 

@@ -15,7 +15,8 @@ from random_policy import make_policy
 from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError
-from drift_train import dpo_checks, dpo_trainer
+from drift_train.dpo import checks as dpo_checks
+from drift_train.dpo import trainer as dpo_trainer
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import CheckError
 from drift_train.options import TrainOptions

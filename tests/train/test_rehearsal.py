@@ -12,11 +12,12 @@ from random_policy import make_policy
 from test_dpo import OPTIONS, make_pairs, train
 
 from drift_data.workspace import UserError, file_digest
-from drift_train import dpo, dpo_trainer
+from drift_train.dpo import train as dpo
+from drift_train.dpo import trainer as dpo_trainer
+from drift_train.dpo.rehearsal import longest_pairs, rehearse
 from drift_train.methods.examples import Example
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
-from drift_train.rehearsal import longest_pairs, rehearse
 
 
 def example(i: int, prompt: str = "please list three fruits", rejected: str = "blue fish") -> Example:

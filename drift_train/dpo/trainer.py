@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from drift_data.workspace import UserError
-from drift_train.checkpoints import mark_complete
+from drift_train.dpo.checkpoints import mark_complete
 from drift_train.models.load import device, fsdp, load_model, sharded
 from drift_train.options import TrainOptions
 

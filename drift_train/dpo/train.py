@@ -17,10 +17,10 @@ import torch
 from accelerate import PartialState
 
 from drift_data.workspace import UserError
-from drift_train.checkpoints import partial_of, remove_broken, resume_point
-from drift_train.dpo_checks import check_first_batch, check_reference, check_rows, check_tokens
-from drift_train.dpo_trainer import in_bf16, kind_of_weights, make_trainer, total_steps
-from drift_train.metrics import MetricsWriter
+from drift_train.dpo.checkpoints import partial_of, remove_broken, resume_point
+from drift_train.dpo.checks import check_first_batch, check_reference, check_rows, check_tokens
+from drift_train.dpo.metrics import MetricsWriter
+from drift_train.dpo.trainer import in_bf16, kind_of_weights, make_trainer, total_steps
 from drift_train.models.load import free_memory, load_renderer, save_model, sharded
 from drift_train.options import TrainOptions
 
@@ -92,7 +92,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     options = arguments["options"]
     check_rows(arguments["pairs"], arguments["policy"], options)
     if options.launch is not None:
-        from drift_train.launch import launch
+        from drift_train.dpo.launch import launch
 
         return launch(arguments)
     _check_devices()

@@ -24,7 +24,7 @@ from drift_train.rollout.engines.vllm import end_process
 
 SHIPPED = Path(__file__).with_name("accelerate")  # configurations, by name
 JOB, PAIRS, RESULT = "job.json", "pairs.jsonl", "result.json"
-_ROOT = str(Path(__file__).resolve().parents[1])  # where the children find `drift_train`
+_ROOT = str(Path(__file__).resolve().parents[2])  # where the children find `drift_train`
 ERRORS: dict[str, type[Exception]] = {"UserError": UserError, "CheckError": CheckError}
 FOLDERS = ("policy", "reference", "target", "metrics", "unfinished")
 
@@ -58,7 +58,7 @@ def launch(arguments: Mapping[str, Any]) -> dict[str, Any]:
     folder = unfinished.resolve() / "launch"  # other machines read it, too
     try:
         job = write_job(folder, {**arguments, "unfinished": unfinished})
-        command = [*_accelerate(config, further), "-m", "drift_train.dpo_worker", str(job)]
+        command = [*_accelerate(config, further), "-m", "drift_train.dpo.worker", str(job)]
         if _machines(config, further) > 1:
             print(
                 f"{title}: on every other machine run, with its --machine_rank:\n"

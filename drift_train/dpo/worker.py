@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from drift_train.launch import ERRORS, FOLDERS, PAIRS, RESULT
+from drift_train.dpo.launch import ERRORS, FOLDERS, PAIRS, RESULT
 from drift_train.options import TrainOptions
 
 
@@ -25,7 +25,7 @@ def main(job: Path) -> int:
     _end_with(described["parent"])
     rank = int(os.environ.get("RANK", "0"))
     try:
-        from drift_train.dpo import train_here
+        from drift_train.dpo.train import train_here
 
         result = train_here(**_arguments(job.parent, described["arguments"]))
     except tuple(ERRORS.values()) as error:

@@ -46,8 +46,8 @@ def rehearse(
         UserError: not one example can be rendered, or as `dpo.train`.
         CheckError: as `dpo.train`.
     """
-    from drift_train.dpo import run
-    from drift_train.dpo_trainer import check_trackers
+    from drift_train.dpo.train import run
+    from drift_train.dpo.trainer import check_trackers
 
     check_trackers(options.report_to)
     size = options.global_batch  # how many processes share it is not known here
