@@ -22,7 +22,7 @@ class View(BaseModel):
     true: dict[str, int]  # label → turns to which the other side gives it
     given: dict[str, int]
     confusion: dict[str, dict[str, int]]  # label of the other side → given label → turns
-    figures: dict[str, Estimate]  # names as in `quality.figures`
+    figures: dict[str, Estimate]  # names as in `calibrate.metrics`
 
 
 class Item(BaseModel):

@@ -66,6 +66,10 @@ RUBRIC: Final = Purpose()
 """Which conversations a rubric is learned from; names begin with the recipe's seed, "seed\\0conversation"."""
 
 
+TEST_FRACTION: Final = 0.01
+"""Share of the conversations with the split "test", where a recipe does not say otherwise (`mine.test_fraction`)."""
+
+
 def rank(name: str, purpose: Purpose) -> bytes:
     """Return what names are sorted by in the order of a purpose: 32 bytes, the same on every machine."""
     salted = f"{purpose.salt}\0{name}" if purpose.salt else name

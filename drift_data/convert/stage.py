@@ -15,10 +15,10 @@ from typing import Final, Protocol
 
 from tqdm import tqdm
 
+from drift_data.chats.order import TEST_FRACTION
 from drift_data.convert.chats import ChatTable
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.examples import ExampleTable
-from drift_data.mine.options import MineOptions
 from drift_data.schema import DROPPED_RAW, DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
 from drift_data.sources import (
     chat,
@@ -63,7 +63,7 @@ def convert(
     source: str,
     inputs: Sequence[str],
     options: CleanOptions,
-    test_fraction: float = MineOptions().test_fraction,
+    test_fraction: float = TEST_FRACTION,
 ) -> bool:
     """Turn the raw data of one source into tables of the workspace.
 

@@ -74,7 +74,7 @@ def describe_earlier_sample(workspace: Workspace, table: str) -> str | None:
         return None
     return (
         f"CAREFUL: an earlier version of this toolkit drew {earlier:,} of the {manifest.options[_SIZE]:,} conversations "
-        f"of {table}, and it took the conversations of the test split (`seed.test_fraction` of all) before any other. "
+        f"of {table}, and it took the conversations of the test split (`mine.test_fraction` of all) before any other. "
         "Conversations of the test split give `make seed` nothing to train on, and a classifier that learns from them "
         "has learned from the rows held out for testing. A larger SAMPLE= keeps what is paid for and adds conversations "
         f"that are drawn independently of the split. To draw all of them anew, delete {table} in the workspace and label "

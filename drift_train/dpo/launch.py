@@ -1,6 +1,6 @@
 """Runs a training in processes of its own under `accelerate launch`: several devices, or several machines.
 
-The loop stays one process. A job folder goes to the children (`dpo_worker`), a result or an error comes back in it;
+The loop stays one process. A job folder goes to the children (`dpo.worker`), a result or an error comes back in it;
 what they print goes to a log beside it. Knows the files, and accelerate's command line; nothing of DPO.
 """
 
