@@ -22,10 +22,10 @@ override SQL := $(value SQL)
 export SQL
 
 .PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter recipe eval report query export publish
-.PHONY: test lint docs bench arms clean
+.PHONY: test lint docs docs-reference bench arms clean
 
 help: ## list the targets and their options
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo "Options: WORK=folder (data/work)  RECIPE=name|file (demo)  SET=\"key=value …\"  RUN=name. Details: README.md"
 
 setup: ## install into .venv from the lock for this machine [DEVICE=cpu|gpu PYTHON=…]
@@ -93,6 +93,9 @@ lint: setup ## ruff, mypy, import borders, documentation
 
 docs: setup ## build the documentation into build/docs, strictly: a dead link or anchor fails
 	@$(MKDOCS)
+
+docs-reference: setup ## write the reference pages of options, tables and commands from the code
+	@$(PY) -m pipelines.reference_pages
 
 bench: setup ## benchmarks with their tables
 	@for bench in convert classify judge resume review rollouts train; do $(PY) benches/$$bench.py || exit 1; done

@@ -1,9 +1,11 @@
-"""The Arrow schemas of every table: the contract between the stages, and nothing else.
+"""The Arrow schemas of every table, and what each column means: the contract between the stages, and nothing else.
 
 A table is a directory of Parquet shards with one of these schemas. `(conversation_id, turn)` is the key
 everywhere: results are joined by key, never by position.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -18,165 +20,313 @@ ROLES: Final = ("system", "user", "assistant")
 MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
 MESSAGES: Final = pa.list_(pa.field("element", MESSAGE))
 ITEM: Final = pa.struct([("name", pa.string()), ("polarity", pa.string()), ("strength", pa.int8())])
+TEXTS: Final = pa.list_(pa.field("element", pa.string()))
 
 
-def _key(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+@dataclass(frozen=True)
+class TableDescription:
+    """What people should know of a table; the documentation's page of tables is written from it.
+
+    Attributes:
+        row: what one row is about.
+        schema: the columns.
+        meanings: column → what its values say.
+    """
+
+    row: str
+    schema: pa.Schema
+    meanings: Mapping[str, str]
 
 
-_ID = _key("conversation_id", pa.string())
-_TURN = _key("turn", pa.int32())
-_SPLIT = _key("split", pa.string())
-_PROMPT = _key("prompt", MESSAGES)
+TABLES: Final[dict[str, TableDescription]] = {}
+"""Name of a table → its description, filled by `define_table`."""
 
-CONVERSATIONS: Final = pa.schema(
+_MEANING = b"meaning"
+
+
+def define_column(name: str, kind: pa.DataType, meaning: str, *, required: bool = False) -> pa.Field:
+    """Return a column for `define_table`.
+
+    Args:
+        name: of the column.
+        kind: of its values.
+        meaning: what a value says, for the documentation.
+        required: it has a value in every row.
+    """
+    return pa.field(name, kind, nullable=not required, metadata={_MEANING: meaning})
+
+
+def define_table(name: str, row: str, columns: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema of a table and keep its description in `TABLES`.
+
+    The meanings of the columns are not part of the schema: files would change with every better wording.
+
+    Args:
+        name: of the table, as people call it.
+        row: what one row is about.
+        columns: made by `define_column`, in order.
+    """
+    schema = pa.schema([column.remove_metadata() for column in columns])
+    meanings = {column.name: column.metadata[_MEANING].decode() for column in columns}
+    TABLES[name] = TableDescription(row, schema, meanings)
+    return schema
+
+
+_ID = define_column("conversation_id", pa.string(), "the chat; with `turn` the key", required=True)
+_TURN = define_column(
+    "turn",
+    pa.int32(),
+    "index in `messages` of the feedback turn, a user message right after an assistant's",
+    required=True,
+)
+_SPLIT = define_column("split", pa.string(), "`train` or `test`; training reads `train` only", required=True)
+_PROMPT = define_column("prompt", MESSAGES, "x: the messages before the reply", required=True)
+_SAMPLE = define_column("sample", pa.int32(), "number of the sample among those of one prompt", required=True)
+_KIND = define_column("kind", pa.string(), "`guided` or `plain`: what the policy was shown", required=True)
+
+
+def _reply(name: str, meaning: str) -> pa.Field:
+    """Return the column of a reply: a list of one assistant message."""
+    return define_column(name, MESSAGES, f"{meaning}, as one assistant message", required=True)
+
+
+CONVERSATIONS: Final = define_table(
+    "conversations",
+    "a chat",
     [
-        _ID,
-        _key("source", pa.string()),
-        ("model", pa.string()),
-        ("timestamp", pa.timestamp("us", tz="UTC")),
-        ("language", pa.string()),
-        ("country", pa.string()),
-        ("toxic", pa.bool_()),
-        ("redacted", pa.bool_()),
-        _key("messages", MESSAGES),
-    ]
+        define_column(
+            "conversation_id", pa.string(), "begins with the source's own id; unique here", required=True
+        ),
+        define_column("source", pa.string(), "kind of data set, as `SOURCE=` names it", required=True),
+        define_column("model", pa.string(), "the model that wrote the replies"),
+        define_column("timestamp", pa.timestamp("us", tz="UTC"), "when the chat took place"),
+        define_column("language", pa.string(), "as the source names it"),
+        define_column("country", pa.string(), "as the source names it"),
+        define_column("toxic", pa.bool_(), "the source flags the chat as toxic"),
+        define_column("redacted", pa.bool_(), "the source has removed personal data from the chat"),
+        define_column(
+            "messages", MESSAGES, "the chat; `role` is `system`, `user` or `assistant`", required=True
+        ),
+    ],
 )
 
-LABEL_ROWS: Final = pa.schema(
-    [
-        _ID,
-        _TURN,  # index in `messages` of the feedback turn, a user message right after an assistant's
-        _key("label", pa.string()),
-        _key("sat_score", pa.float32()),  # summed strengths of the satisfaction items
-        _key("dsat_score", pa.float32()),
-        ("items", pa.list_(pa.field("element", ITEM))),
-        ("reason", pa.string()),
-        ("evidence", pa.string()),
-        ("refusal", pa.bool_()),  # the judged reply is a refusal
-        ("correct_refusal", pa.bool_()),  # and the request deserved it; null where nobody judged that
-        _key("judge", pa.string()),  # kind:model
-        _key("rubric", pa.string()),  # hash of the rubric used
-    ]
-)
-
-# What a distilled classifier says of its teacher's turns.
-PREDICTIONS: Final = pa.schema(
+LABEL_ROWS: Final = define_table(
+    "labels",
+    "a feedback turn, in `labels/<judge>`",
     [
         _ID,
         _TURN,
-        _key("label", pa.string()),  # the teacher's
-        _key("probability", pa.float32()),  # of DSAT, from models that have not seen the conversation
-        ("item", pa.string()),  # they would name
-        _key("predicted", pa.string()),  # label by the recipe's thresholds
-        _key("held_out", pa.bool_()),  # from the finished model, which has not seen the conversation either
-    ]
+        define_column("label", pa.string(), "`SAT`, `DSAT` or `NEUTRAL`", required=True),
+        define_column("sat_score", pa.float32(), "summed strengths of the satisfaction items", required=True),
+        define_column(
+            "dsat_score",
+            pa.float32(),
+            "summed strengths of the dissatisfaction items; of the local judge ten times the probability",
+            required=True,
+        ),
+        define_column(
+            "items",
+            pa.list_(pa.field("element", ITEM)),
+            "signs that were found: name, polarity (`SAT` or `DSAT`), strength from 1 to 10",
+        ),
+        define_column("reason", pa.string(), "why; of a language model the kind of act, such as redo"),
+        define_column("evidence", pa.string(), "the part of the user's message that shows it"),
+        define_column("refusal", pa.bool_(), "the judged reply is a refusal"),
+        define_column(
+            "correct_refusal", pa.bool_(), "the request deserved that refusal; null: nobody judged it"
+        ),
+        define_column("judge", pa.string(), "who labelled the turn, kind:model", required=True),
+        define_column("rubric", pa.string(), "hash of the rubric that was used", required=True),
+    ],
+)
+
+PREDICTIONS: Final = define_table(
+    "predictions",
+    "a feedback turn of the teacher, in `distilled/<name>`: what the distilled classifier says of it",
+    [
+        _ID,
+        _TURN,
+        define_column("label", pa.string(), "the teacher's label", required=True),
+        define_column(
+            "probability",
+            pa.float32(),
+            "of DSAT, by models that have not seen the conversation",
+            required=True,
+        ),
+        define_column("item", pa.string(), "the item that these models would name"),
+        define_column("predicted", pa.string(), "their label, by the recipe's thresholds", required=True),
+        define_column(
+            "held_out",
+            pa.bool_(),
+            "predicted by the finished model, which has not seen the conversation either",
+            required=True,
+        ),
+    ],
 )
 
 _EXAMPLE = [
-    ("feedback", pa.string()),
-    ("items", pa.list_(pa.field("element", pa.string()))),
-    ("reason", pa.string()),
+    define_column("feedback", pa.string(), "the message of the feedback turn"),
+    define_column("items", TEXTS, "names of the items of the label's own side"),
+    define_column("reason", pa.string(), "the judge's"),
 ]
-DSAT_ROWS: Final = pa.schema([_ID, _TURN, _SPLIT, _PROMPT, _key("rejected", MESSAGES), *_EXAMPLE])
-SAT_ROWS: Final = pa.schema([_ID, _TURN, _SPLIT, _PROMPT, _key("chosen", MESSAGES), *_EXAMPLE])
-SEED_ROWS: Final = pa.schema(
+DSAT_ROWS: Final = define_table(
+    "dsat",
+    "a reply that drew a complaint",
+    [_ID, _TURN, _SPLIT, _PROMPT, _reply("rejected", "the reply that drew the complaint"), *_EXAMPLE],
+)
+SAT_ROWS: Final = define_table(
+    "sat",
+    "a reply that the user was content with",
+    [_ID, _TURN, _SPLIT, _PROMPT, _reply("chosen", "the reply that the user was content with"), *_EXAMPLE],
+)
+SEED_ROWS: Final = define_table(
+    "seed",
+    "a seed pair: a complaint whose next reply the user was content with",
     [
         _ID,
-        _TURN,  # of the DSAT message
+        define_column("turn", pa.int32(), "index in `messages` of the complaint", required=True),
         _SPLIT,
         _PROMPT,
-        _key("rejected", MESSAGES),
-        _key("feedback", pa.string()),
-        _key("chosen", MESSAGES),
-    ]
+        _reply("rejected", "the reply that drew the complaint"),
+        define_column("feedback", pa.string(), "the complaint", required=True),
+        _reply("chosen", "the reply that answers the complaint"),
+    ],
 )
-PREFERENCES: Final = pa.schema(
+PREFERENCES: Final = define_table(
+    "preferences",
+    "a preference pair that a data set carries",
     [
-        _ID,
+        define_column("conversation_id", pa.string(), "the pair; the key", required=True),
         _SPLIT,
         _PROMPT,
-        _key("chosen", MESSAGES),
-        _key("rejected", MESSAGES),
-        ("score_chosen", pa.float32()),
-        ("score_rejected", pa.float32()),
-        ("feedback", pa.string()),  # a critique of the rejected reply
-    ]
+        _reply("chosen", "the better reply"),
+        _reply("rejected", "the worse reply"),
+        define_column("score_chosen", pa.float32(), "the data set's score of the chosen reply"),
+        define_column("score_rejected", pa.float32(), "the data set's score of the rejected reply"),
+        define_column("feedback", pa.string(), "a critique of the rejected reply"),
+    ],
 )
 
-ROLLOUTS: Final = pa.schema(
+ROLLOUTS: Final = define_table(
+    "rollouts",
+    "a reply sampled from the policy",
     [
         _ID,
         _TURN,
-        _key("sample", pa.int32()),
-        _key("kind", pa.string()),  # guided | plain
-        _key("messages", MESSAGES),  # as rendered: after any shortening
-        _key("completion", pa.string()),
-        _key("token_ids", pa.list_(pa.field("element", pa.int32()))),
-        _key("finish_reason", pa.string()),
-        _key("engine", pa.string()),
-        _key("seed", pa.int64()),
-    ]
+        _SAMPLE,
+        _KIND,
+        define_column(
+            "messages",
+            MESSAGES,
+            "what the policy was shown, as rendered: after any shortening",
+            required=True,
+        ),
+        define_column("completion", pa.string(), "the reply as text", required=True),
+        define_column(
+            "token_ids",
+            pa.list_(pa.field("element", pa.int32())),
+            "the sampled tokens, the end included",
+            required=True,
+        ),
+        define_column(
+            "finish_reason", pa.string(), "`stop`, or `length`: cut at `max_new_tokens`", required=True
+        ),
+        define_column("engine", pa.string(), "that sampled it", required=True),
+        define_column("seed", pa.int64(), "of this one request", required=True),
+    ],
 )
-REWARDS: Final = pa.schema(
+REWARDS: Final = define_table(
+    "rewards",
+    "a rollout that a reward model ranked",
     [
         _ID,
         _TURN,
-        _key("kind", pa.string()),  # with `sample`, the row of `rollouts` it is about
-        _key("sample", pa.int32()),
-        _key("reward", pa.float64()),  # of the reply after the training prompt
-    ]
+        define_column(
+            "kind", pa.string(), "with `sample` the row of `rollouts` that it is about", required=True
+        ),
+        _SAMPLE,
+        define_column("reward", pa.float64(), "of the reply after the training prompt", required=True),
+    ],
 )
-PAIRS: Final = pa.schema(
+PAIRS: Final = define_table(
+    "pairs",
+    "a preference pair that is trained on, in TRL's conversational form",
     [
-        _PROMPT,
-        _key("chosen", MESSAGES),
-        _key("rejected", MESSAGES),
+        define_column("prompt", MESSAGES, "x, perhaps without its oldest turns", required=True),
+        _reply("chosen", "the reply to prefer"),
+        _reply("rejected", "the reply to avoid"),
         _ID,
         _TURN,
         _SPLIT,
-        _key("chosen_tokens", pa.int32()),
-        _key("rejected_tokens", pa.int32()),
-        _key("method", pa.string()),
-        _key("policy", pa.string()),
-    ]
+        define_column("chosen_tokens", pa.int32(), "tokens of the chosen reply, EOS included", required=True),
+        define_column(
+            "rejected_tokens", pa.int32(), "tokens of the rejected reply, EOS included", required=True
+        ),
+        define_column("method", pa.string(), "`drift`, `spin`, `iterdpo` or `seed`", required=True),
+        define_column(
+            "policy",
+            pa.string(),
+            "the iterate that sampled, such as `iter0`; `logs` of seed pairs",
+            required=True,
+        ),
+    ],
 )
 
-# A measured rollout, and what three models think of its tokens: sums of log-probabilities.
-HEALTH: Final = pa.schema(
+HEALTH: Final = define_table(
+    "health",
+    "a rollout that the iteration's health was measured on, with its log-probability by three models",
     [
         _ID,
         _TURN,
-        _key("sample", pa.int32()),
-        _key("kind", pa.string()),
-        _key("tokens", pa.int32()),
-        _key("finish_reason", pa.string()),
-        _key("log_prob", pa.float64()),  # of the policy that sampled it
-        _key("log_prob_base", pa.float64()),  # of the model the run started from
-        _key("log_prob_after", pa.float64()),  # of the policy that was trained on it
-    ]
+        _SAMPLE,
+        _KIND,
+        define_column("tokens", pa.int32(), "of the reply", required=True),
+        define_column("finish_reason", pa.string(), "`stop` or `length`", required=True),
+        define_column(
+            "log_prob", pa.float64(), "summed over the tokens, by the policy that sampled it", required=True
+        ),
+        define_column(
+            "log_prob_base", pa.float64(), "the same by the model the run started from", required=True
+        ),
+        define_column(
+            "log_prob_after", pa.float64(), "the same by the policy that was trained on it", required=True
+        ),
+    ],
 )
 
-EVALUATION: Final = pa.schema(
+EVALUATION: Final = define_table(
+    "evaluation",
+    "a reply to a held-out prompt with one measure of it, in `eval` and `heldout`",
     [
-        _ID,  # of the held-out prompt
-        _key("sample", pa.int32()),
-        _key("measure", pa.string()),  # e.g. "gold"
-        _key("score", pa.float64()),
-        _PROMPT,
-        _key("completion", pa.string()),
-        _key("tokens", pa.int32()),
-    ]
+        define_column("conversation_id", pa.string(), "the held-out prompt", required=True),
+        _SAMPLE,
+        define_column("measure", pa.string(), "such as `gold`", required=True),
+        define_column("score", pa.float64(), "by that measure", required=True),
+        define_column("prompt", MESSAGES, "what the model was shown", required=True),
+        define_column("completion", pa.string(), "the reply as text", required=True),
+        define_column("tokens", pa.int32(), "of the reply", required=True),
+    ],
 )
 
-# Rows left out of a conversion: where the row is in the raw data, its id if it has one, and its beginning.
-DROPPED_RAW: Final = pa.schema(
+DROPPED_RAW: Final = define_table(
+    "dropped of raw data",
+    "a raw row that a conversion left out, in `dropped/conversations` and the like",
     [
-        _key("location", pa.string()),  # file name and row, line or array index (from 0)
-        ("conversation_id", pa.string()),
-        _key("reason", pa.string()),
-        ("excerpt", pa.string()),
-    ]
+        define_column(
+            "location", pa.string(), "file name and row, line or array index, from 0", required=True
+        ),
+        define_column("conversation_id", pa.string(), "the row's own id, if it has one"),
+        define_column("reason", pa.string(), "one of few words, so that they can be counted", required=True),
+        define_column("excerpt", pa.string(), "the beginning of the row"),
+    ],
 )
-# Rows left out of any later table.
-DROPPED: Final = pa.schema([_ID, ("turn", pa.int32()), _key("reason", pa.string()), ("detail", pa.string())])
+DROPPED: Final = define_table(
+    "dropped",
+    "a row that was left out of any later table, in `dropped/<table>`",
+    [
+        _ID,
+        define_column("turn", pa.int32(), "of the row, where it has one"),
+        define_column("reason", pa.string(), "one of few words, so that they can be counted", required=True),
+        define_column("detail", pa.string(), "more about this row"),
+    ],
+)

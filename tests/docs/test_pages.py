@@ -1,0 +1,67 @@
+"""What the pages name is there: files, modules, options, links; and the README stays short."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.option_list import list_option_groups
+
+ROOT = Path(__file__).parents[2]
+GENERATED = {"options.md", "tables.md", "commands.md"}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "data" / "README.md",
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in GENERATED),
+]
+FOLDERS = "drift_data|drift_train|pipelines|tests|benches|notebooks|requirements"
+# Made by the commands that a page shows, or a place where something is to be written.
+NOT_IN_GIT = re.compile(r"<|>|…")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(rf"(?<![\w./])(?:{FOLDERS})/[\w./*<>…-]+", page.read_text(encoding="utf-8"))
+    paths = {path.rstrip(".") for path in named if not NOT_IN_GIT.search(path)}
+    assert sorted(path for path in paths if not list(ROOT.glob(path.rstrip("/")))) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_module_that_a_page_names_can_be_imported(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:drift_data|drift_train|pipelines)(?:\.[a-z_]+)+)`", text))
+    assert sorted(module for module in named if importlib.util.find_spec(module) is None) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_option_that_a_page_names_exists(page: Path) -> None:
+    groups = list_option_groups()
+    known = {option.key for group in groups for option in group.options} | {group.key for group in groups}
+    tops = "|".join(sorted({group.key.split(".")[0] for group in groups if group.key}))
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(rf"(?<![\w./-])((?:{tops})(?:\.[a-z_]+)+)(?=[`=\s\"])", text))
+    keys = {key for key in named if not key.endswith((".py", ".json", ".md"))}
+    assert sorted(key for key in keys if not is_known(key, known)) == []
+
+
+def is_known(key: str, known: set[str]) -> bool:
+    """Say whether a key is an option, or lies inside one that takes any arguments."""
+    return key in known or key.startswith("loop.rollout.vllm.")
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=name_of)
+def test_every_link_of_a_readme_leads_somewhere(page: Path) -> None:
+    # The links between the pages of docs/ are checked by `make docs`.
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 300
