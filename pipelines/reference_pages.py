@@ -6,6 +6,7 @@ from the command line and the Makefile.
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import typer
 
-from drift_data.schema import TABLES
+from drift_data.schema import TABLES, TableDescription
 from pipelines.option_list import list_option_groups
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,8 @@ FOLDER = ROOT / "docs" / "reference"
 _GENERATED = (
     "This page is generated from {source}. Do not edit it: change the source and run `make docs-reference`."
 )
+# Modules that define tables, in the order of the page.
+_TABLE_MODULES = ("drift_data.schema", "drift_data.rubric.tables", "drift_data.simulate.stage")
 # How the Makefile hands a variable to the command: $(call option,JUDGE,judge), --n "$(N)",
 # $(foreach i,$(INPUT),--input "$(i)"), $(if $(SQL),--sql "$$SQL") and --work "$(if …,data/demo,$(WORK))".
 _HANDED_ON = (
@@ -87,7 +90,7 @@ def render_tables() -> str:
         "A table is a folder of Parquet shards. `messages` is a list of `{role, content}`. A column that is not "
         "marked as nullable always has a value. [The workspace](workspace.md) says where each table lies.",
     ]
-    for name, table in TABLES.items():
+    for name, table in load_tables().items():
         lines += [f"## {name}", f"One row is {_escape(table.row)}."]
         rows = [
             [
@@ -100,6 +103,13 @@ def render_tables() -> str:
         ]
         lines.append(_table(["column", "type", "nullable", "meaning"], rows))
     return _page(lines)
+
+
+def load_tables() -> dict[str, TableDescription]:
+    """Return name → description of every table, by importing what defines them."""
+    for module in _TABLE_MODULES:
+        importlib.import_module(module)
+    return dict(TABLES)
 
 
 def _describe_type(kind: pa.DataType) -> str:

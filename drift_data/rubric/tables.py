@@ -10,29 +10,39 @@ from typing import Final
 
 import pyarrow as pa
 
+from drift_data.schema import TEXTS, define_column, define_table
+
 _ITEM: Final = pa.struct(
     [("name", pa.string()), ("definition", pa.string()), ("asks_for_change", pa.bool_())]
 )
 _ITEMS: Final = pa.list_(pa.field("element", _ITEM))
-_TEXTS: Final = pa.list_(pa.field("element", pa.string()))
-
-REASON_ROWS: Final = pa.schema(
-    [
-        pa.field("conversation_id", pa.string(), nullable=False),
-        ("turn", pa.int32()),  # index of the last message that was shown; null: all were
-        pa.field("label", pa.string(), nullable=False),  # SAT | DSAT
-        pa.field("reasons", _TEXTS, nullable=False),  # none: the user shows no sign
-        pa.field("request", pa.string(), nullable=False),
-    ]
+_REQUEST: Final = define_column(
+    "request", pa.string(), "key of the request whose answer stands in the row", required=True
 )
-FOLD_ROWS: Final = pa.schema(
+
+REASON_ROWS: Final = define_table(
+    "rubric/reasons",
+    "a conversation that a rubric was learned from",
     [
-        pa.field("polarity", pa.string(), nullable=False),  # SAT | DSAT
-        pa.field("step", pa.int32(), nullable=False),  # from 1; twice where only names had to change
-        pa.field("reasons", _TEXTS, nullable=False),
-        pa.field("before", _ITEMS, nullable=False),
-        pa.field("after", _ITEMS, nullable=False),
-        ("problem", pa.string()),  # why the step changed nothing
-        pa.field("request", pa.string(), nullable=False),
-    ]
+        define_column("conversation_id", pa.string(), "the chat", required=True),
+        define_column("turn", pa.int32(), "index of the last message that was shown; null: all were"),
+        define_column("label", pa.string(), "`SAT` or `DSAT`: the thumb", required=True),
+        define_column("reasons", TEXTS, "for the thumb; none: the user shows no sign", required=True),
+        _REQUEST,
+    ],
+)
+FOLD_ROWS: Final = define_table(
+    "rubric/folds",
+    "a step in which reasons are folded into the items of one side",
+    [
+        define_column("polarity", pa.string(), "`SAT` or `DSAT`: the side", required=True),
+        define_column(
+            "step", pa.int32(), "number, from 1; twice where only names had to change", required=True
+        ),
+        define_column("reasons", TEXTS, "that this step folds in", required=True),
+        define_column("before", _ITEMS, "items before the step", required=True),
+        define_column("after", _ITEMS, "items after the step", required=True),
+        define_column("problem", pa.string(), "why the step changed nothing"),
+        _REQUEST,
+    ],
 )

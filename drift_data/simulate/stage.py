@@ -9,18 +9,28 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from drift_data.schema import DSAT, LABEL_ROWS, MESSAGES, SAT
+from drift_data.schema import DSAT, LABEL_ROWS, MESSAGES, SAT, define_column, define_table
 from drift_data.simulate import wildchat
 from drift_data.simulate.chats import Chat, logged_chat, pretrain_chats
 from drift_data.simulate.options import SimulateOptions
 from drift_data.simulate.world import Task, random_task, request_text
 from drift_data.workspace import Build, Workspace
 
-PRETRAIN = pa.schema(
-    [pa.field("phase", pa.string(), nullable=False), pa.field("messages", MESSAGES, nullable=False)]
+PRETRAIN = define_table(
+    "simulated/pretrain",
+    "a chat that the tiny base model learns from",
+    [
+        define_column("phase", pa.string(), "of the training: `clean`, then `noisy`", required=True),
+        define_column("messages", MESSAGES, "the chat", required=True),
+    ],
 )
-HELDOUT = pa.schema(
-    [pa.field("conversation_id", pa.string(), nullable=False), pa.field("messages", MESSAGES, nullable=False)]
+HELDOUT = define_table(
+    "simulated/heldout",
+    "a held-out prompt",
+    [
+        define_column("conversation_id", pa.string(), "the key", required=True),
+        define_column("messages", MESSAGES, "the prompt", required=True),
+    ],
 )
 OUTPUTS = ("simulated/logs", "simulated/truth", "simulated/pretrain", "simulated/heldout")
 JUDGE = "simulated:truth"

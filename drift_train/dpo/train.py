@@ -209,5 +209,5 @@ def _check_devices() -> None:
     if seen > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
             f"This process sees {seen} GPUs and trains on one. Use them all with train.launch (e.g. gpus8-fsdp2, see "
-            "README), or make one visible, e.g. CUDA_VISIBLE_DEVICES=0, and run again: what is finished is kept."
+            "docs/guide/multi-gpu.md), or make one visible, e.g. CUDA_VISIBLE_DEVICES=0, and run again: what is finished is kept."
         )

@@ -6,12 +6,14 @@ import pyarrow as pa
 import pytest
 
 from drift_data import schema
-from drift_data.schema import TABLES
+from drift_data.rubric import tables as rubric_tables
+from drift_data.simulate import stage as simulate_stage
 from pipelines.option_list import list_option_groups
 from pipelines.recipe import load_recipe
-from pipelines.reference_pages import FOLDER, ROOT, read_make_targets, render_pages
+from pipelines.reference_pages import FOLDER, ROOT, load_tables, read_make_targets, render_pages
 
 RENDERED = render_pages()
+TABLES = load_tables()
 
 
 @pytest.mark.parametrize("name", sorted(RENDERED))
@@ -30,7 +32,9 @@ def test_every_column_of_a_table_has_a_meaning(name: str) -> None:
 
 def test_every_schema_of_a_table_is_on_the_page() -> None:
     described = [table.schema for table in TABLES.values()]
-    schemas = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
+    modules = (schema, rubric_tables, simulate_stage)
+    named = {name: value for module in modules for name, value in vars(module).items()}
+    schemas = {name: value for name, value in named.items() if isinstance(value, pa.Schema)}
     assert [name for name, value in schemas.items() if value not in described] == []
 
 

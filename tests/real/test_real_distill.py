@@ -1,7 +1,7 @@
 """The classifier that ships comes out of the project's own commands, and what its report says of the real logs.
 
-`convert` and `distill` with the recipe beside the model, on `../shared/data/wildchat`: the two commands of "Label" in
-the README. The figures are printed with `-s`; the bounds are alarms, not claims.
+`convert` and `distill` with the recipe beside the model, on `../shared/data/wildchat`: the two commands of
+`docs/guide/distill.md`. The figures are printed with `-s`; the bounds are alarms, not claims.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The README's figures of the embedded judge, on the third of the real conversations that it was not trained on.
+"""The figures of the embedded judge in docs/results/label-quality.md, on the third of the real conversations that it was not trained on.
 
 Printed with `-s`, with 95 % intervals clustered by conversation. The bounds are alarms, not claims, and nothing may
 be chosen by these figures.

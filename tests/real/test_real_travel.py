@@ -1,6 +1,6 @@
 """How the embedded judge travels: people's own ratings in ASAP (English tasks) and RecLLMSim (Chinese).
 
-The figures of the README, printed with `-s`: 95 % intervals clustered by conversation. The bounds are alarms, not
+The figures of docs/results/label-quality.md, printed with `-s`: 95 % intervals clustered by conversation. The bounds are alarms, not
 claims. The score of a turn is held against a rating of the reply before it; in ASAP of the user's last turn.
 """
 

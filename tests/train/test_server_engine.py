@@ -333,7 +333,7 @@ def test_the_command_of_the_message_starts_a_vllm_server_that_passes_all_checks(
         ask(policy, url, tmp_path)
     command = str(error.value).splitlines()[1].split()
     assert command[0] == "python"
-    # What the README says of a CPU: per-request seeds need it.
+    # What docs/guide/rollouts.md says of a CPU: per-request seeds need it.
     command += ["--host", "127.0.0.1", "--enforce-eager", "--no-enable-chunked-prefill"]
     command += ["--max-num-batched-tokens", "2048"]
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}

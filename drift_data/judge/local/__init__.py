@@ -1,7 +1,7 @@
 """The embedded judge: a small classifier that ships with the package, its features, and how it is trained.
 
 `model.npz` is what `make convert SOURCE=wildchat` and `make distill GOLD=labels.csv NAME=shipped-2` make with the recipe
-`shipped.yaml`; the README's "Label" has the commands, and `tests/real/test_real_distill.py` runs them.
+`shipped.yaml`; `docs/guide/distill.md` has the commands, and `tests/real/test_real_distill.py` runs them.
 """
 
 from drift_data.judge.local.judge import LocalJudge
