@@ -4,11 +4,10 @@ A recipe may start from another (`extends: paper-7b`). Command-line overrides (`
 applied last. This module knows the options' shape, not what the stages do with them.
 """
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,16 +16,7 @@ from pydantic_core import ErrorDetails
 from drift_data.calibrate.options import CalibrateOptions
 from drift_data.convert.clean import CleanOptions
 from drift_data.distill.options import DistillOptions
-from drift_data.judge.cascade import Band
-from drift_data.judge.label_rule import Thresholds
-from drift_data.judge.local.model import FILE as CLASSIFIER
-from drift_data.judge.spur.judge import ScoreOptions
-from drift_data.llm.batch.backend import BatchOptions
-from drift_data.llm.cost import Price
-from drift_data.llm.live.options import ClientOptions
-from drift_data.llm.request import SamplingOptions
-from drift_data.llm.server import ServerOptions
-from drift_data.llm.vllm import VllmOptions
+from drift_data.judge.options import LabelOptions
 from drift_data.mine.options import MineOptions
 from drift_data.publish.options import PublishOptions
 from drift_data.report.alarms import AlarmOptions
@@ -39,65 +29,10 @@ RECIPES = Path(__file__).parent / "recipes"
 TINY = "tiny"  # the model a recipe names when it wants the one made on the spot
 
 
-class CascadeOptions(Band):
-    """Which turns a cascade asks a language model about, and how it is reached."""
+class RecipeLabelOptions(LabelOptions):
+    """The group `label` of a recipe: who labels, and how the same language model learns a rubric."""
 
-    llm: Literal["openai", "vllm", "batch"] = "openai"
-
-
-class LabelOptions(BaseModel):
-    """Who labels, and from which summed strengths on a turn counts as SAT or DSAT."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    judge: Literal["local", "dataset", "cascade", "openai", "vllm", "batch"] = "local"
-    name: str | None = Field(None, pattern=r"^\w[\w.:-]*$")  # of the label table; None: see `table`
-    thresholds: Thresholds = Thresholds()
-    cascade: CascadeOptions = CascadeOptions()
-    # Of the local judge: a model.npz, or the name of a distilled one of the workspace; None: the one that ships.
-    classifier: Path | None = None
-    # What follows is for judges that ask a language model.
-    model: str | None = None  # its name on the server; for vllm a folder or Hub id
-    server: ServerOptions = ServerOptions()
-    client: ClientOptions = ClientOptions()
-    sampling: SamplingOptions = SamplingOptions()
-    rubric: Path | None = None  # YAML file; None: the shipped one of 9 + 9 items
-    score: ScoreOptions = ScoreOptions()
-    learn: LearnOptions = LearnOptions()
-    vllm: VllmOptions = VllmOptions()
-    batch: BatchOptions = BatchOptions()
-    tokenizer: str | None = None  # folder, tokenizer.json or Hub id: counts tokens before they are sent
-    prices: dict[str, Price] = {}  # of models, per million tokens, in one currency
-    budget: float | None = Field(
-        None, ge=0, allow_inf_nan=False
-    )  # of one label table, answers in the store included
-
-    @property
-    def table(self) -> str:
-        """Return the name of the label table: the judge's kind, with the classifier's for one that is named.
-
-        Labels of another classifier thus never take the place of those of the one that ships.
-        """
-        if self.name is not None:
-            return self.name
-        if self.judge != "local" or self.classifier is None:
-            return self.judge
-        path = self.classifier
-        if path.name == CLASSIFIER:  # as `make distill` leaves it: the folder has the name
-            path = path.parent
-        named = re.sub(r"[^\w.-]+", "-", path.name.removesuffix(".npz"))
-        return f"local-{named.rstrip('-')}"
-
-    @property
-    def asks(self) -> Literal["openai", "vllm", "batch"] | None:
-        """How the judge reaches a language model; None: it asks none."""
-        match self.judge:
-            case "local" | "dataset":
-                return None
-            case "cascade":
-                return self.cascade.llm
-            case way:
-                return way
+    learn: LearnOptions = Field(LearnOptions(), description="how a rubric is learned from thumbs")
 
 
 class Recipe(BaseModel):
@@ -113,7 +48,7 @@ class Recipe(BaseModel):
     model: str  # "tiny", a folder with a checkpoint, or a Hub id
     simulate: SimulateOptions = SimulateOptions()
     clean: CleanOptions = CleanOptions()
-    label: LabelOptions = LabelOptions()
+    label: RecipeLabelOptions = RecipeLabelOptions()
     calibrate: CalibrateOptions = CalibrateOptions()
     distill: DistillOptions = DistillOptions()
     mine: MineOptions = MineOptions()

@@ -11,7 +11,8 @@ from typing import Final
 
 import polars as pl
 
-from drift_data.judge.local.model import DISTILLED, FILE, Card, fingerprint, load_model
+from drift_data.judge.local.model import DISTILLED, Card, fingerprint, load_model
+from drift_data.judge.local.options import MODEL_FILE
 from drift_data.workspace import Manifest, UserError, Workspace
 
 CAREFUL: Final = "CAREFUL:"  # how a note begins that takes back what figures say
@@ -78,7 +79,7 @@ def classifier_of(workspace: Workspace, manifest: Manifest) -> Classifier | None
 def _at_hand(workspace: Workspace) -> Iterator[tuple[str, Card]]:
     shipped = load_model()
     yield shipped.hash, shipped.card
-    for path in sorted(workspace.path(DISTILLED).glob(f"*/{FILE}")):
+    for path in sorted(workspace.path(DISTILLED).glob(f"*/{MODEL_FILE}")):
         try:
             model = load_model(path)
         except UserError:  # of another version of the toolkit: its labels are not measured anew either

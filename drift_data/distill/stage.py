@@ -28,7 +28,8 @@ from drift_data.distill.teacher import Teacher, capped, read_teacher, read_truth
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import VERSION
-from drift_data.judge.local.model import DISTILLED, FILE, fingerprint, load_model
+from drift_data.judge.local.model import DISTILLED, fingerprint, load_model
+from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import KEYS
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS
@@ -102,7 +103,7 @@ def distill(
         quality = {"measured": "out of fold, on the teacher's turns", **_figures(result.views[0])}
         if result.held_out:
             quality["held_out"] = _figures(result.held_out[0])
-        with_quality(student.model, quality).save(out.folder / FILE)
+        with_quality(student.model, quality).save(out.folder / MODEL_FILE)
         (out.folder / REPORT).write_text(render(result), encoding="utf-8")
         (out.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         why = f"Thresholds for local:{name}, chosen by `make distill` on {teacher.name}."

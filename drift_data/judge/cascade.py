@@ -10,35 +10,17 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from drift_data.judge.base import Judge, Judged, feedback_keys
+from drift_data.judge.options import Band
 from drift_data.judge.spur.exchange import Exchange
 from drift_data.judge.spur.judge import ASKED, LLMJudge
 from drift_data.judge.spur.prompt import Prompts
 from drift_data.workspace import UserError
-
-
-class Band(BaseModel):
-    """The local `dsat_score` of a turn that it is uncertain about: low ≤ score < high."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    low: float = Field(2.0, ge=0, allow_inf_nan=False)
-    high: float = Field(8.0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _holds_something(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(
-                f"low ({self.low:g}) must be below high ({self.high:g}): the turns with low ≤ dsat_score < high are "
-                "asked about. To ask about none: JUDGE=local"
-            )
-        return self
 
 
 class CascadeJudge:

@@ -12,7 +12,7 @@ from drift_data.calibrate.summary import View
 from drift_data.distill.stage import REPORT, RESULT
 from drift_data.distill.stage import distill as distill_labels
 from drift_data.distill.summary import Distilled
-from drift_data.judge.local.model import FILE
+from drift_data.judge.local.options import MODEL_FILE
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 
@@ -30,7 +30,7 @@ def distill(
     )
     path = workspace.path(folder)
     show(Distilled.model_validate_json((path / RESULT).read_bytes()), Console())
-    print(f"classifier: {(path / FILE).resolve()}")
+    print(f"classifier: {(path / MODEL_FILE).resolve()}")
     print(f"report: {(path / REPORT).resolve()}")
     print(
         f"To use it: make label JUDGE=local CLASSIFIER={path.name} WORK={workspace.root}   "

@@ -10,7 +10,9 @@ from drift_data.judge.base import Judge
 from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.dataset import DatasetJudge
 from drift_data.judge.local import LocalJudge
-from drift_data.judge.local.model import DISTILLED, FILE, load_model
+from drift_data.judge.local.model import DISTILLED, load_model
+from drift_data.judge.local.options import MODEL_FILE
+from drift_data.judge.options import LabelOptions
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.spur.judge import LLMJudge
 from drift_data.llm.backend import Backend
@@ -20,7 +22,6 @@ from drift_data.llm.store import FILE as STORE
 from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter, token_counter
 from drift_data.workspace import UserError, Workspace
-from pipelines.recipe import LabelOptions
 
 P = ParamSpec("P")
 
@@ -119,7 +120,7 @@ def local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
     """
     path = options.classifier
     if path is not None and path.name == str(path) and path.suffix != ".npz":  # a bare name
-        path = workspace.path(DISTILLED) / path / FILE
+        path = workspace.path(DISTILLED) / path / MODEL_FILE
     return LocalJudge(None if path is None else load_model(path))
 
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from drift_data.calibrate.thresholds import read_thresholds
+from drift_data.judge.options import LabelOptions
 from drift_data.judge.spur.estimate import Asker, estimate, paid_before
 from drift_data.judge.stage import label as label_turns
 from drift_data.labels.sample import Sample, choose_sample
 from drift_data.labels.tables import label_table
 from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
 from drift_data.workspace import Workspace
-from pipelines.recipe import LabelOptions, Recipe
+from pipelines.recipe import Recipe
 from pipelines.stages.data import say
 from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, once, say_if_unknown
 

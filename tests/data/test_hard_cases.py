@@ -16,8 +16,9 @@ import yaml
 from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.options import WindowOptions
 from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import WindowOptions, windows
+from drift_data.judge.spur.windows import windows
 from drift_data.llm.cost import Meter
 from drift_data.llm.live.client import Client
 from drift_data.llm.live.options import ClientOptions

@@ -16,11 +16,12 @@ from llm_tasks import client
 from scoring_model import asked_messages, scoring_answer
 
 from drift_data.judge.base import JUDGED_ROWS, Judge, Judged, Unlabelled, feedback_keys
-from drift_data.judge.cascade import Band, CascadeJudge
+from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.options import Band
 from drift_data.judge.rubric import Rubric, RubricItem, load_rubric
-from drift_data.judge.spur.judge import LLMJudge, ScoreOptions
-from drift_data.judge.spur.windows import WindowOptions
+from drift_data.judge.spur.judge import LLMJudge
+from drift_data.judge.spur.options import ScoreOptions, WindowOptions
 from drift_data.llm.request import Sampling
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError

@@ -9,8 +9,9 @@ from drift_data.judge.quoting import shown
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.spur.answer import quotes, read_answer, schema
 from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.options import WindowOptions
 from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import WindowOptions, windows
+from drift_data.judge.spur.windows import windows
 from drift_data.llm.request import LENGTH, Answer, Sampling
 
 RUBRIC = load_rubric()

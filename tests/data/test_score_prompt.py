@@ -7,8 +7,9 @@ import pytest
 from drift_data.judge import quoting as fence
 from drift_data.judge.quoting import Fenced, fenced, shown
 from drift_data.judge.rubric import load_rubric
+from drift_data.judge.spur.options import WindowOptions
 from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import WindowOptions, windows
+from drift_data.judge.spur.windows import windows
 from drift_data.llm.request import Sampling
 
 RUBRIC = load_rubric()

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.spur.windows import WindowOptions, windows
+from drift_data.judge.spur.options import WindowOptions
+from drift_data.judge.spur.windows import windows
 
 
 def chat(messages: int, size: int = 10) -> list[dict[str, str]]:

@@ -15,9 +15,9 @@ from drift_data.distill.comparisons import PHRASES, SHIPPED, baselines, scored
 from drift_data.distill.examples import taught
 from drift_data.distill.teacher import read_teacher
 from drift_data.distill.thresholds import targets
-from drift_data.judge.cascade import Band
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import load_model
+from drift_data.judge.options import Band
 from drift_data.judge.rubric import load_rubric
 
 pytestmark = [pytest.mark.real, needs_data]

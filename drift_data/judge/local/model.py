@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drift_data.judge.local.features import FIELDS, VERSION, Turns
 from drift_data.judge.local.ngrams import Grams
+from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.workspace import UserError
 
-FILE: Final = "model.npz"
 DISTILLED: Final = "distilled"  # folder of a workspace: one of these files in each of its folders
 BITS: Final = 17  # of the hash: n-grams fall into 2**BITS buckets
 _LARGEST: Final = 64 << 20  # bytes of a file, unpacked
@@ -144,7 +144,7 @@ def load_model(path: Path | None = None) -> Model:
     Raises:
         UserError: the file is not there, is no model, or reads other features than this version makes.
     """
-    source = files(__package__) / FILE if path is None else path
+    source = files(__package__) / MODEL_FILE if path is None else path
     try:
         with source.open("rb") as file:
             arrays = _read(file)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
+
+MODEL_FILE: Final = "model.npz"  # a classifier and its card, in the package and in each distilled/<name>/
 
 
 class TrainOptions(BaseModel):

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
 from drift_data.chats.safe_text import visible
 from drift_data.judge.base import JUDGED_ROWS, Judged, Unlabelled
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.spur.answer import MAX_EVIDENCE, TurnAnswer
 from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.options import ScoreOptions
 from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import Window, WindowOptions, windows
+from drift_data.judge.spur.windows import Window, windows
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
 from drift_data.schema import DSAT, SAT
@@ -26,15 +26,6 @@ from drift_data.schema import DSAT, SAT
 ASKED: Final = "asked"  # column of a batch, list<int32>: the feedback turns to judge; without it, all of them
 _DETAIL = 300  # characters
 _NOTHING = Window(0, (), ())
-
-
-class ScoreOptions(BaseModel):
-    """How conversations are cut, and how often an answer that cannot be used is asked for again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    window: WindowOptions = WindowOptions()
-    tries: int = Field(3, gt=0, description="answers asked for until one can be used")
 
 
 class LLMJudge:

@@ -15,7 +15,8 @@ from jinja2 import Environment, StrictUndefined
 from drift_data.judge.quoting import Fenced, fenced, shown
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.spur.answer import FAULTS, schema
-from drift_data.judge.spur.windows import Window, WindowOptions
+from drift_data.judge.spur.options import WindowOptions
+from drift_data.judge.spur.windows import Window
 from drift_data.llm.request import Request, Sampling, Schema
 from drift_data.schema import DSAT, ROLES, SAT
 

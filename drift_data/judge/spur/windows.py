@@ -9,18 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field
-
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.quoting import ShownOptions
-
-
-class WindowOptions(ShownOptions):
-    """How much of a conversation one request shows, in messages and characters."""
-
-    turns: int = Field(10, gt=0, description="feedback turns judged at most")
-    context: int = Field(4, ge=0, description="messages shown before the first judged reply: the overlap")
-    characters: int = Field(24_000, gt=0, description="shown in all; one judged turn always fits")
+from drift_data.judge.spur.options import WindowOptions
 
 
 @dataclass(frozen=True, slots=True)
