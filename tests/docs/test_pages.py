@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ PAGES = [
 FOLDERS = "drift_data|drift_train|pipelines|tests|benches|notebooks|requirements"
 # Made by the commands that a page shows, or a place where something is to be written.
 NOT_IN_GIT = re.compile(r"<|>|…")
+
+# Names that a page makes up for its example, and words of an example's prose.
+EXAMPLES_OF_NAMES = {"count_words", "WordOptions", "WORD_ROWS", "Write"}
 
 
 def name_of(page: Path) -> str:
@@ -52,6 +56,48 @@ def test_every_option_that_a_page_names_exists(page: Path) -> None:
 def is_known(key: str, known: set[str]) -> bool:
     """Say whether a key is an option, or lies inside one that takes any arguments."""
     return key in known or key.startswith("loop.rollout.vllm.")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_make_target_and_variable_that_a_page_names_exists(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    variables = set(
+        re.findall(r"\$\((?:call (?:option|flag),)?([A-Z_]+)[,)]|^([A-Z]+) \?=", makefile, re.MULTILINE)
+    )
+    known = {name for pair in variables for name in pair} | {"T", "SEEDS", "SQL", "DEVICE", "PYTHON"}
+    code = re.findall(r"`[^`\n]+`", page.read_text(encoding="utf-8"))
+    named = {name for piece in code for name in re.findall(r"\bmake ([a-z-]+)", piece)}
+    assert sorted(named - targets) == []
+    of_the_shell = {
+        "HF_TOKEN",
+        "DRIFT_WORK",
+        "DRIFT_KILLS",
+        "DRIFT_CHATS",
+        "DRIFT_GOLD_MODEL",
+        "OPENAI_API_KEY",
+    }
+    given = {name for piece in code for name in re.findall(r"(?<![\w.-])([A-Z][A-Z_]*)=", piece)}
+    assert sorted(given - known - of_the_shell) == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "develop" in page.parts], ids=name_of)
+def test_every_name_of_the_code_that_a_page_for_developers_uses_is_in_the_code(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"`([A-Za-z_][\w.]*)(?:\(.*?\))?`", text))
+    named |= set(re.findall(r"\b(?:[A-Z][a-z]+){1,}\b|\b[a-z]+(?:_[a-z]+)+\b", blocks))
+    words = {word for name in named for word in name.split(".")}
+    assert sorted(words - words_of_the_code() - EXAMPLES_OF_NAMES) == []
+
+
+@cache
+def words_of_the_code() -> set[str]:
+    """Return every word that stands in the code and the files beside it."""
+    files = [ROOT / "Makefile", ROOT / "pyproject.toml"]
+    for folder in ("drift_data", "drift_train", "pipelines"):
+        files += [path for ending in ("py", "yaml", "sql") for path in (ROOT / folder).rglob(f"*.{ending}")]
+    return {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize("page", PAGES[:2], ids=name_of)
