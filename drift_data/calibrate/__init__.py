@@ -1,1 +1,1 @@
-"""How good labels are: held against labelled turns, or against another judge's; thresholds chosen on the way."""
+"""Measures labels: against labelled turns (and chooses thresholds on the way), or against another judge's labels."""

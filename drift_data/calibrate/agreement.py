@@ -1,14 +1,14 @@
-"""How well one label table agrees with another, joined by key. It does not know which of them is right.
+"""Measures how well one label table agrees with another, turn by turn; it gives counts beside every figure.
 
-Turns that only one side has are counted, not judged. Counts stay beside every figure. Intervals, thresholds
-and the turns themselves are the quality report's business (`drift_data.calibrate`).
+Turns that only one table has are counted and not compared. The quality report (`stage.py`) adds intervals,
+thresholds and the turns themselves.
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
-from drift_data.calibrate.metrics import confusion, figures, number
+from drift_data.calibrate.metrics import compute_metrics, count_confusion, nan_to_none
 from drift_data.labels.tables import KEYS, read_labels
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
@@ -21,40 +21,40 @@ class LabelScore(BaseModel):
     recall: float | None
     f1: float | None
     labelled: int  # turns that the judge gave this label
-    true: int  # turns that have it
-    right: int
+    true: int  # turns that have this label in truth
+    right: int  # turns of which both are so
 
 
 class Agreement(BaseModel):
-    """What `agreement` found."""
+    """How well a label table agrees with another one, which is taken for the truth."""
 
-    labels: str
-    truth: str
-    turns: int  # that both sides have
-    only_labels: int
-    only_truth: int
+    labels: str  # folder of the measured table
+    truth: str  # folder of the table taken for the truth
+    turns: int  # turns that both tables have
+    only_labels: int  # turns that only the measured table has
+    only_truth: int  # turns that only the other table has
     accuracy: float | None
-    kappa: float | None  # Cohen's, over the three labels
-    kappa_dsat: float | None  # Cohen's, DSAT against the rest
+    kappa: float | None  # Cohen's κ over the three labels
+    kappa_dsat: float | None  # Cohen's κ of DSAT against the other two labels
     confusion: dict[str, dict[str, int]]  # true label → given label → turns
-    scores: dict[str, LabelScore]
+    scores: dict[str, LabelScore]  # by label
 
 
-def agreement(workspace: Workspace, labels: str, truth: str) -> Agreement:
+def measure_agreement(workspace: Workspace, labels: str, truth: str) -> Agreement:
     """Compare two label tables of a workspace.
 
     Args:
-        workspace: holds both.
-        labels: folder of the labels to look at, such as "labels/local".
-        truth: folder of the labels to hold them against, such as "simulated/truth".
+        workspace: holds both tables.
+        labels: folder of the labels to measure, such as "labels/local".
+        truth: folder of the labels to measure them against, such as "simulated/truth".
 
     Raises:
         UserError: one of them has two labels for one turn.
     """
     given, true = (read_labels(workspace, name) for name in (labels, truth))
     joined = given.join(true, on=KEYS, how="inner", suffix="_true")
-    table = confusion(joined["label_true"], joined["label"])
-    found = {name: number(value) for name, value in figures(table).items()}
+    table = count_confusion(joined["label_true"], joined["label"])
+    found = {name: nan_to_none(value) for name, value in compute_metrics(table).items()}
     return Agreement(
         labels=labels,
         truth=truth,

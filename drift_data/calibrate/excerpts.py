@@ -1,4 +1,4 @@
-"""Picks turns out of each cell of the confusion table, and reads what was said there. Knows no figures."""
+"""Picks turns of each cell of the confusion table and reads what was said in them, for the quality report."""
 
 from __future__ import annotations
 
@@ -17,50 +17,56 @@ from drift_data.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Turns to which the other side gives one label and the labels another, or the same."""
+class ConfusionCell:
+    """The turns that have one label on the other side and one in the measured table, which may be the same."""
 
-    other: str
-    given: str
+    other: str  # label of the other side
+    given: str  # label of the measured table
     turns: int
-    excerpts: Sequence[Mapping[str, Any]]  # matched rows with `number`, `reply` and `feedback`
+    excerpts: Sequence[Mapping[str, Any]]  # matched rows, with `number` (on the page), `reply` and `feedback`
 
     @property
     def anchor(self) -> str:
-        """Return the id of its part of the page."""
+        """Return the HTML id of the cell's part of the page."""
         return f"{self.other}-as-{self.given}"
 
 
-def read_cells(workspace: Workspace, matched: pl.DataFrame, each: int, characters: int) -> list[Cell]:
+def read_confusion_cells(
+    workspace: Workspace, matched: pl.DataFrame, each: int, characters: int
+) -> list[ConfusionCell]:
     """Return the cells that have turns: disagreements first, then by size.
 
     Args:
         workspace: holds the conversations.
-        matched: rows of `matching.match`.
-        each: turns that are picked of a cell, in the order of a hash: the same ones every time.
-        characters: of a message that are kept, spelled out as `visible` does.
+        matched: matched rows of `match.match_turns`.
+        each: turns to pick of a cell, in the order of a hash, so that every run picks the same turns.
+        characters: number of characters to keep of a message; `visible` spells out control characters.
     """
     picked = {
-        (other, given): _pick(matched.filter(pl.col("gold_label") == other, pl.col("label") == given), each)
+        (other, given): _pick_excerpts(
+            matched.filter(pl.col("gold_label") == other, pl.col("label") == given), each
+        )
         for other in LABELS
         for given in LABELS
     }
-    texts = _texts(workspace, {key for _, rows in picked.values() for key in map(_key, rows)}, characters)
-    cells = [Cell(*labels, turns, rows) for labels, (turns, rows) in picked.items() if turns]
+    keys = {key for _, rows in picked.values() for key in map(_turn_key, rows)}
+    texts = _read_texts(workspace, keys, characters)
+    cells = [ConfusionCell(*labels, turns, rows) for labels, (turns, rows) in picked.items() if turns]
     cells.sort(key=lambda cell: (cell.other == cell.given, -cell.turns))
     numbers = iter(range(1, 1 + sum(len(cell.excerpts) for cell in cells)))
     return [
-        Cell(
+        ConfusionCell(
             cell.other,
             cell.given,
             cell.turns,
-            [{**row, "number": next(numbers), **texts.get(_key(row), {})} for row in cell.excerpts],
+            [{**row, "number": next(numbers), **texts.get(_turn_key(row), {})} for row in cell.excerpts],
         )
         for cell in cells
     ]
 
 
-def _pick(rows: pl.DataFrame, each: int) -> tuple[int, list[dict[str, Any]]]:
+def _pick_excerpts(rows: pl.DataFrame, each: int) -> tuple[int, list[dict[str, Any]]]:
+    """Return the number of rows, and the first `each` of them in the order of a hash."""
     order = [
         rank(f"{name}\0{turn}", EXCERPTS) for name, turn in rows.select("conversation_id", "turn").iter_rows()
     ]
@@ -68,11 +74,11 @@ def _pick(rows: pl.DataFrame, each: int) -> tuple[int, list[dict[str, Any]]]:
     return rows.height, first.to_dicts()
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+def _turn_key(row: Mapping[str, Any]) -> tuple[str, int]:
     return row["conversation_id"], row["turn"]
 
 
-def _texts(
+def _read_texts(
     workspace: Workspace, keys: set[tuple[str, int]], characters: int
 ) -> dict[tuple[str, int], dict[str, str]]:
     """Return the judged reply and the feedback of some turns, bounded and safe to show."""

@@ -1,7 +1,4 @@
-"""Reads the labels to measure against: a file of labelled turns, or a label table of the workspace.
-
-It checks what a file must have and knows nothing of the labels that are measured.
-"""
+"""Reads and checks gold, the labels to measure against: a file of labelled turns, or a label table of the workspace."""
 
 from __future__ import annotations
 
@@ -19,60 +16,66 @@ from drift_data.labels.tables import KEYS, label_tables, labels_named, read_labe
 from drift_data.schema import LABELS
 from drift_data.workspace import Manifest, UserError, Workspace, file_digest
 
-FILES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
-COLUMNS: Final = {
+GOLD_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
+GOLD_COLUMNS: Final = {
     "conversation_id": pl.String,
     "turn": pl.Int32,
     "label": pl.String,
-    "item": pl.String,  # the strongest sign
+    "item": pl.String,  # name of the turn's strongest item
     "strength": pl.Float64,
     "refusal": pl.Boolean,
 }
-_HASH = "conversation_hash"
-_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_HASH_COLUMN = "conversation_hash"
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
 class Gold:
-    """Labelled turns, each key once, with the columns of `COLUMNS`; null where nothing is said."""
+    """Labelled turns to measure against, each turn once."""
 
-    name: str  # of the file, without its folders, or of the table
-    rows: pl.DataFrame
-    by_hash: bool = False  # keyed by WildChat's conversation_hash, which may stand for several conversations
-    inputs: tuple[str, ...] = ()  # the table it is, if it is one
-    files: Mapping[str, str] = field(default_factory=dict)  # the file it is, with its digest
-    notes: tuple[str, ...] = ()  # what the reader of a figure on it should know
+    name: str  # file name without its folders, or folder of the label table
+    rows: pl.DataFrame  # columns as in `GOLD_COLUMNS`; null where the source gives no value
+    by_hash: bool = False  # the ids are WildChat's conversation_hash, which several conversations may share
+    inputs: tuple[str, ...] = ()  # the label table, if the gold is one: an input of the stage
+    files: Mapping[str, str] = field(default_factory=dict)  # file name → digest, if the gold is a file
+    notes: tuple[str, ...] = ()  # what whoever reads a figure measured on this gold must know
 
 
 def read_gold(workspace: Workspace, name: str) -> Gold:
     """Return labelled turns.
 
     Args:
-        workspace: holds the table, if it is one.
+        workspace: holds the table, if the gold is a table.
         name: a .csv, .jsonl, .ndjson or .parquet file with `conversation_id` (or `conversation_hash`), `turn`,
             `label`, and maybe `item`, `strength`, `refusal`; or a label table such as "labels/local" or
             "human:jo".
 
     Raises:
-        UserError: there is no such thing, or it is no list of labelled turns.
+        UserError: there is no such file or table, or it does not hold labelled turns.
     """
     path = Path(name).expanduser()
-    if path.suffix.lower() in FILES:
+    if path.suffix.lower() in GOLD_SUFFIXES:
         if not path.is_file():
             raise UserError(f"GOLD={name}: there is no such file.")
-        rows, by_hash = _checked(name, _raw(path))
+        rows, by_hash = _check_rows(name, _read_file(path))
         return Gold(path.name, rows, by_hash, files={path.name: file_digest(path)})
     table = labels_named(name)
     manifest = workspace.manifest(table)
     if manifest is not None:
-        return Gold(table, _from_table(workspace, table), inputs=(table,), notes=_notes(table, manifest))
+        return Gold(
+            table,
+            _read_label_table(workspace, table),
+            inputs=(table,),
+            notes=_describe_review_bias(table, manifest),
+        )
     raise UserError(
-        f"GOLD={name} is neither a file ending in {', '.join(FILES)} nor a label table of {workspace.root}, which "
+        f"GOLD={name} is neither a file ending in {', '.join(GOLD_SUFFIXES)} nor a label table of {workspace.root}, which "
         f"has: {label_tables(workspace)}."
     )
 
 
-def _raw(path: Path) -> pl.DataFrame:
+def _read_file(path: Path) -> pl.DataFrame:
+    """Return the file as it is, with all columns of a CSV as text."""
     try:
         if path.suffix.lower() == ".parquet":
             return pl.read_parquet(path)
@@ -84,20 +87,24 @@ def _raw(path: Path) -> pl.DataFrame:
         raise UserError(f"GOLD={path} cannot be read as {path.suffix[1:]}: {first:.300}") from error
 
 
-def _checked(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
-    """Return the rows with the columns of `COLUMNS`, and whether they are keyed by hash."""
-    identifier = next((column for column in ("conversation_id", _HASH) if column in raw.columns), None)
+def _check_rows(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
+    """Return the rows with the columns of `GOLD_COLUMNS`, and whether their ids are WildChat's hashes.
+
+    Raises:
+        UserError: a column is missing, a value cannot be used, or a turn has two labels.
+    """
+    identifier = next((column for column in ("conversation_id", _HASH_COLUMN) if column in raw.columns), None)
     missing = [column for column in ("turn", "label") if column not in raw.columns]
     if identifier is None:
-        missing.insert(0, f"conversation_id (or {_HASH})")
+        missing.insert(0, f"conversation_id (or {_HASH_COLUMN})")
     if identifier is None or missing:
         raise UserError(
             f"GOLD={name} lacks the columns {', '.join(missing)}. It has: {', '.join(raw.columns)[:300]}."
         )
     if not raw.height:
         raise UserError(f"GOLD={name} holds no row.")
-    number = _text(raw, "turn").cast(pl.Float64, strict=False)
-    text = {column: _text(raw, column) for column in (*COLUMNS, identifier)}
+    number = _trim_text(raw, "turn").cast(pl.Float64, strict=False)
+    text = {column: _trim_text(raw, column) for column in (*GOLD_COLUMNS, identifier)}
     rows = raw.select(
         text[identifier].alias("conversation_id"),
         pl.when(number == number.floor()).then(number.cast(pl.Int32, strict=False)).alias("turn"),
@@ -106,7 +113,7 @@ def _checked(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
         text["strength"].cast(pl.Float64, strict=False).alias("strength"),
         text["refusal"]
         .str.to_lowercase()
-        .replace_strict(_FLAGS, default=None, return_dtype=pl.Boolean)
+        .replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean)
         .alias("refusal"),
     )
     for column, wanted in (
@@ -123,7 +130,7 @@ def _checked(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
     rows, given = rows.filter(pl.col("label").is_not_null()), rows.height
     if not rows.height:
         raise UserError(f"GOLD={name}: no row has a label.")
-    if rows.height < given:  # a file to be filled in
+    if rows.height < given:  # a file that a person is still filling in
         print(f"GOLD={name}: {given - rows.height:,} rows without a label are passed over", file=sys.stderr)
     strange = rows.filter(~pl.col("label").is_in(LABELS).fill_null(False))["label"].unique().sort()
     if len(strange):
@@ -138,10 +145,10 @@ def _checked(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
             f"GOLD={name} has two labels for one turn: turn {first['turn']} of {first['conversation_id']:.80} "
             f"({twice.height} such rows). Keep one of each."
         )
-    return rows, identifier == _HASH
+    return rows, identifier == _HASH_COLUMN
 
 
-def _text(raw: pl.DataFrame, column: str) -> pl.Expr:
+def _trim_text(raw: pl.DataFrame, column: str) -> pl.Expr:
     """Return a column as trimmed text, null where it is empty or the file does not have it."""
     if column not in raw.columns or raw.schema[column].is_nested():
         return pl.lit(None, pl.String)
@@ -149,22 +156,22 @@ def _text(raw: pl.DataFrame, column: str) -> pl.Expr:
     return pl.when(trimmed != "").then(trimmed)
 
 
-def _from_table(workspace: Workspace, table: str) -> pl.DataFrame:
+def _read_label_table(workspace: Workspace, table: str) -> pl.DataFrame:
     strongest = pl.col("items").list.eval(
         pl.element().sort_by(pl.element().struct.field("strength"), descending=True)
     )
-    first = strongest.list.first().struct
+    item = strongest.list.first().struct
     return read_labels(workspace, table, ["items", "refusal"]).select(
         *KEYS,
         "label",
-        first.field("name").alias("item"),
-        first.field("strength").cast(pl.Float64).alias("strength"),
+        item.field("name").alias("item"),
+        item.field("strength").cast(pl.Float64).alias("strength"),
         "refusal",
     )
 
 
-def _notes(table: str, manifest: Manifest) -> tuple[str, ...]:
-    """Return in what way a reviewer's choice of turns, or the sight of the judge's label, bends a figure."""
+def _describe_review_bias(table: str, manifest: Manifest) -> tuple[str, ...]:
+    """Say how a reviewer's labels bias figures: through the choice of turns, and through the judge's label in sight."""
     if manifest.stage != REVIEW:
         return ()
     picked, seen = (manifest.rows_out - manifest.made_by[name] for name in ("random", "blind"))

@@ -1,7 +1,4 @@
-"""Joins labels with gold by key, and says of every turn that only one side has why that is so.
-
-It knows neither thresholds nor figures.
-"""
+"""Joins labels with gold by turn, and finds out why a turn of the gold has no label."""
 
 from __future__ import annotations
 
@@ -20,51 +17,53 @@ from drift_data.labels.tables import KEYS, read_labels
 from drift_data.workspace import UserError, Workspace
 
 CONVERSATIONS = "conversations"
-_SCORES = ["sat_score", "dsat_score", "items", "refusal", "reason", "evidence"]
-_RENAMED = {name: f"gold_{name}" for name in ("label", "item", "strength", "refusal")}
+_LABEL_COLUMNS = ["sat_score", "dsat_score", "items", "refusal", "reason", "evidence"]
+_GOLD_NAMES = {name: f"gold_{name}" for name in ("label", "item", "strength", "refusal")}
 
 
-class Match(BaseModel):
-    """What the two sides share, and what only one has."""
+class MatchCounts(BaseModel):
+    """How many turns the labels and the gold share, and how many only one of them has."""
 
-    turns: int
-    conversations: int
-    only_labels: int  # turns the gold does not have
-    only_gold: dict[str, int]  # reason → gold turns that the labels do not have
+    turns: int  # turns that both have
+    conversations: int  # conversations of these turns
+    only_labels: int  # turns that the gold does not have
+    only_gold: dict[str, int]  # reason → turns that the labels do not have
 
 
-def match(workspace: Workspace, labels: str, gold: Gold) -> tuple[pl.DataFrame, pl.DataFrame, Match]:
-    """Return all label rows, the rows that both sides have, and the account of the others.
+def match_turns(
+    workspace: Workspace, labels: str, gold: Gold
+) -> tuple[pl.DataFrame, pl.DataFrame, MatchCounts]:
+    """Join labels with gold.
 
     Args:
         workspace: holds `conversations` and the labels.
         labels: folder of the label table.
-        gold: what to hold it against. A `conversation_hash` that stands for several conversations is set aside:
-            nobody knows which of them was labelled.
+        gold: labelled turns. Rows of a `conversation_hash` that several conversations share are left out, because
+            the hash does not tell which of them was labelled.
 
     Returns:
-        Label rows; matched rows, in the order of their keys, with `gold_label`, `gold_item`, `gold_strength`
-        and `gold_refusal`; the account.
+        All label rows; the matched rows, sorted by conversation and turn, with `gold_label`, `gold_item`,
+        `gold_strength` and `gold_refusal` beside the label's columns; and the counts.
 
     Raises:
-        UserError: they have no turn in common.
+        UserError: labels and gold have no turn in common.
     """
-    given = read_labels(workspace, labels, _SCORES)
-    known = _known(workspace)
-    left_out = _left_out(workspace)
+    given = read_labels(workspace, labels, _LABEL_COLUMNS)
+    known = _read_conversation_ids(workspace)
+    left_out = _read_left_out(workspace)
     rows, reasons = gold.rows, Counter[str]()
     if gold.by_hash:
-        shared = _shared(rows["conversation_id"].unique(), known, left_out)
+        shared = _find_shared_hashes(rows["conversation_id"].unique(), known, left_out)
         several = pl.col("conversation_id").is_in(shared)
         reasons["the hash stands for several conversations"] = rows.filter(several).height
         rows = rows.filter(~several)
-    matched = given.join(rows.rename(_RENAMED), on=KEYS, how="inner").sort(KEYS)
+    matched = given.join(rows.rename(_GOLD_NAMES), on=KEYS, how="inner").sort(KEYS)
     missing = rows.join(given, on=KEYS, how="anti")
-    unlabelled = _unlabelled(workspace, labels)
+    unlabelled = _read_unlabelled(workspace, labels)
     judged = {*given["conversation_id"], *(name for name, _ in unlabelled)}
     partial = workspace.require(labels).stage == REVIEW
-    reasons.update(_reasons(missing, judged, known, left_out, unlabelled, partial))
-    account = Match(
+    reasons.update(_explain_missing(missing, judged, known, left_out, unlabelled, partial))
+    counts = MatchCounts(
         turns=matched.height,
         conversations=matched["conversation_id"].n_unique(),
         only_labels=given.height - matched.height,
@@ -72,21 +71,23 @@ def match(workspace: Workspace, labels: str, gold: Gold) -> tuple[pl.DataFrame, 
     )
     if not matched.height:
         raise UserError(
-            f"{gold.name} and {workspace.path(labels)} have no turn in common: {_said(account.only_gold)}. "
+            f"{gold.name} and {workspace.path(labels)} have no turn in common: {_describe_reasons(counts.only_gold)}. "
             f"Gold begins with conversation {rows['conversation_id'].head(1).to_list()}, the labels with "
             f"{given['conversation_id'].head(1).to_list()}."
         )
-    return given, matched, account
+    return given, matched, counts
 
 
-def ambiguous(workspace: Workspace, gold: Gold) -> list[str]:
-    """Return the ids of gold that stand for several conversations: it is keyed by hash, and the hash repeats."""
+def find_ambiguous_hashes(workspace: Workspace, gold: Gold) -> list[str]:
+    """Return the hashes in the gold that several conversations share; empty for gold with conversation ids."""
     if not gold.by_hash:
         return []
-    return _shared(gold.rows["conversation_id"].unique(), _known(workspace), _left_out(workspace))
+    return _find_shared_hashes(
+        gold.rows["conversation_id"].unique(), _read_conversation_ids(workspace), _read_left_out(workspace)
+    )
 
 
-def _known(workspace: Workspace) -> set[str]:
+def _read_conversation_ids(workspace: Workspace) -> set[str]:
     """Return the ids of all conversations."""
     return set(
         pa.chunked_array(
@@ -96,17 +97,22 @@ def _known(workspace: Workspace) -> set[str]:
     )
 
 
-def _said(reasons: dict[str, int]) -> str:
+def _describe_reasons(reasons: dict[str, int]) -> str:
+    """Return "reason count, …" for an error message."""
     return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items()) or "the labels are empty"
 
 
-def _shared(hashes: Iterable[str], known: Collection[str], left_out: dict[str, str]) -> list[str]:
-    """Return the hashes whose repeat, which got the suffix "-2", is another conversation."""
+def _find_shared_hashes(hashes: Iterable[str], known: Collection[str], left_out: dict[str, str]) -> list[str]:
+    """Return the hashes that several conversations share, sorted.
+
+    `convert` gives the second conversation of a hash the suffix "-2". Where it left that one out as a "duplicate", both
+    were the same conversation, and the hash is not ambiguous.
+    """
     repeats = {name for name, reason in left_out.items() if reason != "duplicate"}
     return sorted(name for name in hashes if f"{name}-2" in known or f"{name}-2" in repeats)
 
 
-def _reasons(
+def _explain_missing(
     missing: pl.DataFrame,
     judged: Collection[str],
     known: Collection[str],
@@ -114,10 +120,20 @@ def _reasons(
     unlabelled: dict[tuple[str, int], str],
     partial: bool,
 ) -> Iterable[str]:
+    """Yield for each row of `missing` why the labels do not have its turn.
+
+    Args:
+        missing: rows of the gold without a label.
+        judged: ids of the conversations that the label table mentions, in labels or dropped turns.
+        known: ids of the table `conversations`.
+        left_out: id → reason, of the conversations that convert dropped.
+        unlabelled: turn → reason, of the turns that the judge dropped.
+        partial: the labels are a reviewer's, who has seen a part of the turns.
+    """
     for name, turn in missing.select(KEYS).iter_rows():
         if (name, turn) in unlabelled:
             yield f"not labelled: {unlabelled[name, turn]}"
-        elif name in known and partial:  # a person's labels, of what that person got to
+        elif name in known and partial:
             yield "not reviewed"
         elif name in known:
             yield "no feedback turn of the labels" if name in judged else "conversation not labelled"
@@ -127,17 +143,19 @@ def _reasons(
             yield "conversation not in the workspace"
 
 
-def _left_out(workspace: Workspace) -> dict[str, str]:
+def _read_left_out(workspace: Workspace) -> dict[str, str]:
     """Return the conversations that `convert` left out, with the reason."""
-    rows = _dropped(workspace, CONVERSATIONS, ["conversation_id", "reason"])
+    rows = _iter_dropped(workspace, CONVERSATIONS, ["conversation_id", "reason"])
     return {name: reason for name, reason in rows if name is not None}
 
 
-def _unlabelled(workspace: Workspace, labels: str) -> dict[tuple[str, int], str]:
-    rows = _dropped(workspace, labels, [*KEYS, "reason"])
+def _read_unlabelled(workspace: Workspace, labels: str) -> dict[tuple[str, int], str]:
+    """Return the turns that the judge could not label, with the reason."""
+    rows = _iter_dropped(workspace, labels, [*KEYS, "reason"])
     return {(name, turn): reason for name, turn, reason in rows}
 
 
-def _dropped(workspace: Workspace, table: str, columns: list[str]) -> Iterable[tuple[Any, ...]]:
+def _iter_dropped(workspace: Workspace, table: str, columns: list[str]) -> Iterable[tuple[Any, ...]]:
+    """Yield the dropped rows of a table."""
     for shard in sorted(workspace.dropped_path(table).glob("part-*.parquet")):
         yield from pl.DataFrame(pq.read_table(shard, columns=columns)).iter_rows()

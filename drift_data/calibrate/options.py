@@ -1,4 +1,4 @@
-"""The options of calibration."""
+"""Options of `make calibrate`: when a threshold is better than another, and what the quality report shows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,47 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ThresholdOptions(BaseModel):
-    """What makes one threshold better than another."""
+    """When one threshold is better than another."""
 
     model_config = ConfigDict(extra="forbid")
 
-    # Of the F-score that is maximised: below 1 prefers precision, since a false DSAT trains the model away from a
-    # good reply and a missed one costs only data.
-    beta: float = Field(0.5, gt=0)
-    min_precision: float | None = Field(None, gt=0, le=1)  # of DSAT, on the choosing part
-    min_label: int = Field(10, ge=1)  # turns that must have a label before its threshold is chosen
+    # A false DSAT trains the model away from a good reply; a missed one only costs data. Hence precision comes first.
+    beta: float = Field(
+        0.5,
+        gt=0,
+        description="Weight of recall against precision in the F-score that thresholds maximise; below 1 prefers precision",
+        json_schema_extra={"source": "ours"},
+    )
+    min_precision: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Least precision of DSAT on the choosing part (0 to 1); none: any precision will do",
+        json_schema_extra={"source": "ours"},
+    )
+    min_label: int = Field(
+        10,
+        ge=1,
+        description="Number of turns in the choosing part that must have a label before its threshold is moved",
+        json_schema_extra={"source": "ours"},
+    )
 
 
 class CalibrateOptions(ThresholdOptions):
-    """How thresholds are chosen, and what the page shows."""
+    """How thresholds are chosen, and what the quality report shows."""
 
-    examples: int = Field(25, ge=0)  # turns of each cell of the confusion table
-    characters: int = Field(600, ge=1)  # of a message that are shown
-    seed: int = 0  # of the resamples
+    examples: int = Field(
+        25,
+        ge=0,
+        description="Number of turns that the report shows of each cell of the confusion table",
+        json_schema_extra={"source": "ours"},
+    )
+    characters: int = Field(
+        600,
+        ge=1,
+        description="Number of characters that the report shows of a message",
+        json_schema_extra={"source": "ours"},
+    )
+    seed: int = Field(
+        0, description="Random seed of the bootstrap resamples", json_schema_extra={"source": "ours"}
+    )

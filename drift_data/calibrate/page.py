@@ -1,4 +1,4 @@
-"""The quality report as one HTML page with the look of all reports. Knows how things look, not how they are counted."""
+"""Renders the quality report as one HTML page with the look of all reports."""
 
 from __future__ import annotations
 
@@ -7,87 +7,90 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from drift_data.calibrate.bootstrap import Estimate
-from drift_data.calibrate.excerpts import Cell
+from drift_data.calibrate.excerpts import ConfusionCell
 from drift_data.calibrate.summary import Quality
-from drift_data.calibrate.thresholds import Choice, Point
+from drift_data.calibrate.thresholds import ThresholdChoice, ThresholdPoint
 from drift_data.html import charts
 from drift_data.html.environment import environment
 from drift_data.schema import DSAT, LABELS, SAT
 
-_ROWS = 40  # thresholds shown of each label
-# Figure → what it is called: against gold, and between two judges, where nothing is right or wrong.
-GOLD_FIGURES = {
+_MAX_THRESHOLD_ROWS = 40  # thresholds that the page shows of each label
+# Metrics as in `metrics.compute_metrics` → title on the page, for labels measured against gold.
+GOLD_METRIC_TITLES = {
     "accuracy": "accuracy",
     "kappa": "κ, three labels",
     "kappa_dsat": "κ, DSAT or not",
     "macro_f1": "macro-F1, three labels",
     "macro_f1_present": "macro-F1, labels seen",
 } | {
-    f"{figure}_{label}": f"{label}: {title}"
+    f"{metric}_{label}": f"{label}: {title}"
     for label in (DSAT, SAT, "NEUTRAL")
-    for figure, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+    for metric, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
 }
-_JUDGES = {
+# The same for two judges, neither of which is right or wrong.
+_AGREEMENT_METRIC_TITLES = {
     "accuracy": "same label",
     "kappa": "κ, three labels",
     "kappa_dsat": "κ, DSAT or not",
 } | {f"f1_{label}": f"{label}: share of agreement" for label in (DSAT, SAT, "NEUTRAL")}
 
 
-def figure_titles(quality: Quality) -> dict[str, str]:
-    """Return the figures to show, in order, with their titles."""
-    return GOLD_FIGURES if quality.other_is_gold else _JUDGES
+def choose_metric_titles(quality: Quality) -> dict[str, str]:
+    """Return the metrics to show, in order, with their titles."""
+    return GOLD_METRIC_TITLES if quality.other_is_gold else _AGREEMENT_METRIC_TITLES
 
 
-def interval(found: Estimate, digits: int = 3) -> str:
+def format_estimate(estimate: Estimate, digits: int = 3) -> str:
     """Return a figure with its interval as text, such as "0.512 (0.430–0.587)"."""
-    if found.value is None:
+    if estimate.value is None:
         return "–"
-    if found.low is None:
-        return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} ({found.low:.{digits}f}–{found.high:.{digits}f})"
+    if estimate.low is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}–{estimate.high:.{digits}f})"
 
 
-def render(quality: Quality, cells: Sequence[Cell], characters: int) -> str:
+def render_quality_page(quality: Quality, cells: Sequence[ConfusionCell], characters: int) -> str:
     """Return the page.
 
     Args:
-        quality: what it says.
-        cells: turns of the confusion table, in the order in which they are shown.
-        characters: of a message that are shown.
+        quality: the report.
+        cells: turns of each cell of the confusion table, in the order in which the page shows them.
+        characters: number of characters to show of a message.
     """
     pages = environment(characters, "drift_data.calibrate")
-    pages.filters["interval"] = interval
+    pages.filters["estimate"] = format_estimate
     return pages.get_template("quality.html.jinja").render(
         quality=quality,
-        titles=figure_titles(quality),
+        titles=choose_metric_titles(quality),
         counts={(cell.other, cell.given): cell for cell in cells},
         cells=cells,
         labels=LABELS,
-        curves=_curves(quality.choice) if quality.choice else [],
+        curves=_make_curves(quality.choice) if quality.choice else [],
     )
 
 
-def _curves(choice: Choice) -> list[tuple[str, float, list[Point], Markup | None]]:
-    """Return for each label: its threshold, the points to show, and precision over recall as a chart."""
-    found = []
+def _make_curves(choice: ThresholdChoice) -> list[tuple[str, float, list[ThresholdPoint], Markup | None]]:
+    """Return for each label: its chosen threshold, the points to show, and a chart of precision over recall."""
+    curves = []
     for label in (DSAT, SAT):
         points, chosen = choice.curves[label], getattr(choice.chosen, label.lower())
-        kept = {chosen, getattr(choice.present, label.lower())}
-        step = -(-len(points) // _ROWS)
-        shown = [point for at, point in enumerate(points) if at % step == 0 or point.threshold in kept]
+        always_shown = {chosen, getattr(choice.present, label.lower())}
+        step = -(-len(points) // _MAX_THRESHOLD_ROWS)
+        shown = [
+            point for at, point in enumerate(points) if at % step == 0 or point.threshold in always_shown
+        ]
         curve = sorted(
             (point.recall, point.precision)
             for point in points
             if point.recall is not None and point.precision is not None
         )
-        found.append(
-            (label, chosen, shown, _chart(label, chosen, points, curve) if len(set(curve)) > 1 else None)
+        curves.append(
+            (label, chosen, shown, _draw_curve(label, chosen, points, curve) if len(set(curve)) > 1 else None)
         )
-    return found
+    return curves
 
 
-def _chart(label: str, chosen: float, points: Sequence[Point], curve: charts.Curve) -> Markup:
+def _draw_curve(label: str, chosen: float, points: Sequence[ThresholdPoint], curve: charts.Curve) -> Markup:
     at = next(point for point in points if point.threshold == chosen)
     summary = f"Precision of {label} over its recall, for {len(points)} thresholds; at {chosen:g}: "
     summary += " and ".join(

@@ -1,7 +1,7 @@
-"""The calibrate stage: labels × gold → thresholds and a quality report; labels × other labels → their agreement.
+"""Runs `make calibrate`: chooses thresholds for labels and reports their quality, on gold; or reports how well two
+judges agree.
 
-Thresholds are chosen on one part of the gold and reported on the other; the parts are made by conversation.
-No judge is asked anything.
+Thresholds are chosen on one half of the gold's conversations and reported on the other half. The stage asks no judge.
 """
 
 from __future__ import annotations
@@ -11,116 +11,144 @@ from collections.abc import Callable, Iterable, Mapping
 import polars as pl
 
 from drift_data.calibrate.bootstrap import Estimate
-from drift_data.calibrate.excerpts import read_cells
+from drift_data.calibrate.excerpts import read_confusion_cells
 from drift_data.calibrate.gold import Gold, read_gold
-from drift_data.calibrate.match import CONVERSATIONS, Match, match
+from drift_data.calibrate.match import CONVERSATIONS, MatchCounts, match_turns
 from drift_data.calibrate.options import CalibrateOptions
-from drift_data.calibrate.page import render
-from drift_data.calibrate.significance import steady
-from drift_data.calibrate.summary import Quality, View, gain, items, refusal, strengths, view
-from drift_data.calibrate.thresholds import (
-    CHOOSING,
-    REPORTING,
-    Choice,
-    asks_for_change,
-    choose,
-    decided,
-    fragment,
-    part_of,
+from drift_data.calibrate.page import render_quality_page
+from drift_data.calibrate.significance import revert_insignificant_moves
+from drift_data.calibrate.summary import (
+    Comparison,
+    Quality,
+    compare_labels,
+    compare_refusals,
+    measure_gain,
+    summarize_items,
+    summarize_strengths,
 )
-from drift_data.calibrate.training_overlap import Classifier, classifier_of
+from drift_data.calibrate.thresholds import (
+    CHOOSING_PART,
+    REPORTING_PART,
+    ThresholdChoice,
+    assign_gold_parts,
+    choose_thresholds,
+    decide_labels,
+    has_change_item,
+    render_thresholds,
+)
+from drift_data.calibrate.training_overlap import LabelClassifier, find_classifier
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import NEUTRAL
 from drift_data.workspace import Build, Manifest, UserError, Workspace
 
-STAGE = "calibrate"
-REPORT, RESULT, THRESHOLDS = "report.html", "quality.json", "thresholds.yaml"
-_HEADLINE = ("kappa", "kappa_dsat", "macro_f1", "precision_DSAT", "recall_DSAT", "f1_DSAT")
+CALIBRATE_STAGE = "calibrate"
+QUALITY_PAGE_FILE, QUALITY_FILE, THRESHOLDS_FILE = "report.html", "quality.json", "thresholds.yaml"
+# Metrics that the manifest repeats from the first comparison.
+_HEADLINE_METRICS = ("kappa", "kappa_dsat", "macro_f1", "precision_DSAT", "recall_DSAT", "f1_DSAT")
 
-Measured = tuple[Quality, pl.DataFrame]  # the report and the matched rows
+_MeasuredLabels = tuple[Quality, pl.DataFrame]  # the report, and the matched rows
 
 
-def calibrate(workspace: Workspace, labels: str, gold: str, rubric: Rubric, options: CalibrateOptions) -> str:
-    """Choose thresholds for labels and report how good they are.
+def calibrate_labels(
+    workspace: Workspace, labels: str, gold: str, rubric: Rubric, options: CalibrateOptions
+) -> str:
+    """Choose thresholds for labels, and report how good the labels are.
 
     Args:
         workspace: holds `conversations` and the labels.
         labels: folder of the label table, such as "labels/local".
-        gold: the labels to believe: a file or a label table, see `gold.read_gold`.
-        rubric: the one the judge used: it says which items ask for a change.
-        options: how.
+        gold: labels to measure against, a file or a label table, see `gold.read_gold`.
+        rubric: rubric that the judge used; it says which items ask for a change.
+        options: how to choose thresholds, and what to show.
 
     Returns:
         The folder of the workspace with `report.html`, `quality.json` and, where the labels have scores,
         `thresholds.yaml`.
 
     Raises:
-        UserError: the gold is no list of labelled turns, has no turn in common with the labels, or they were
-            made with another rubric.
+        UserError: the gold does not hold labelled turns, or has no turn in common with the labels; or the labels
+            were made with another rubric.
     """
     manifest, truth = workspace.require(labels), read_gold(workspace, gold)
     if labels in truth.inputs:
         raise UserError(f"GOLD={gold} is the table that is measured. Choose other gold, or LABELS=.")
-    present, classifier = _present(labels, manifest, rubric), classifier_of(workspace, manifest)
+    present, classifier = (
+        _read_thresholds_in_use(labels, manifest, rubric),
+        find_classifier(workspace, manifest),
+    )
 
-    def measure() -> Measured:
-        every, matched, account = match(workspace, labels, truth)
+    def measure() -> _MeasuredLabels:
+        every, matched, counts = match_turns(workspace, labels, truth)
         matched = matched.with_columns(
-            part=part_of(matched["conversation_id"]),
-            change=asks_for_change(rubric.change_items),
+            part=assign_gold_parts(matched["conversation_id"]),
+            change=has_change_item(rubric.change_items),
             seen=classifier.has_seen(matched["conversation_id"]) if classifier else False,
         )
-        views, choice, gained = _views(matched, present, options)
-        notes = _learned({labels: classifier}, matched, "Thresholds are chosen and reported without them.")
+        views, choice, gained = _compare_views(matched, present, options)
+        notes = _describe_training_overlap(
+            {labels: classifier}, matched, "Thresholds are chosen and reported without them."
+        )
         notes += choice.notes if choice else ["The labels have no scores: there are no thresholds to choose."]
         if choice:
-            matched = matched.with_columns(decided=decided(choice.chosen))
+            matched = matched.with_columns(decided=decide_labels(choice.chosen))
         notes += truth.notes
-        quality = _quality(labels, manifest, truth.name, account, every, matched, views, notes)
+        quality = _make_quality(labels, manifest, truth.name, counts, every, matched, views, notes)
         return quality.model_copy(update={"choice": choice, "gain": gained}), matched
 
-    folder = f"quality/{_short(labels)}"
+    folder = f"quality/{_shorten_table_name(labels)}"
     asked = {
         "gold": truth.name,
         "change_items": sorted(rubric.change_items) if present else None,
-        "classifiers": _known([classifier]),
+        "classifiers": _list_classifiers([classifier]),
     }
-    _run(workspace, folder, labels, truth, options, asked, measure)
+    _run_stage(workspace, folder, labels, truth, options, asked, measure)
     return folder
 
 
-def compare(workspace: Workspace, labels: str, other: str, options: CalibrateOptions) -> str:
-    """Report how well two label tables agree: two judges, or two runs of one. Neither is taken for the truth.
+def report_agreement(workspace: Workspace, labels: str, other: str, options: CalibrateOptions) -> str:
+    """Report how well two label tables agree, without taking either for the truth: two judges', or two runs' of one.
+
+    Args:
+        workspace: holds `conversations` and both tables.
+        labels: folder of the label table, such as "labels/local".
+        other: folder of the other label table.
+        options: what to show.
 
     Returns:
         The folder of the workspace with `report.html` and `quality.json`.
 
     Raises:
-        UserError: they are one and the same, or have no turn in common.
+        UserError: both are the same table, or have no turn in common.
     """
     if labels == other:
         raise UserError(f"AGAINST={other} is the table that is compared. Choose another one, or LABELS=.")
     manifest = workspace.require(labels)
     second = read_gold(workspace, other)
-    classifiers = {name: classifier_of(workspace, workspace.require(name)) for name in (labels, other)}
+    classifiers = {name: find_classifier(workspace, workspace.require(name)) for name in (labels, other)}
 
-    def measure() -> Measured:
-        every, matched, account = match(workspace, labels, second)
-        views = [view("all turns that both have", matched, matched["label"], options.seed)]
-        notes = _learned(classifiers, matched, "Where the other table taught it, they agree too well.")
+    def measure() -> _MeasuredLabels:
+        every, matched, counts = match_turns(workspace, labels, second)
+        views = [compare_labels("all turns that both have", matched, matched["label"], options.seed)]
+        notes = _describe_training_overlap(
+            classifiers, matched, "Where the other table taught it, they agree too well."
+        )
         notes += second.notes
-        quality = _quality(labels, manifest, other, account, every, matched, views, notes)
+        quality = _make_quality(labels, manifest, other, counts, every, matched, views, notes)
         return quality.model_copy(update={"other_is_gold": False}), matched
 
-    folder = f"quality/{_short(labels)}-against-{_short(other)}"
-    asked = {"against": other, "classifiers": _known(classifiers.values())}
-    _run(workspace, folder, labels, second, options, asked, measure)
+    folder = f"quality/{_shorten_table_name(labels)}-against-{_shorten_table_name(other)}"
+    asked = {"against": other, "classifiers": _list_classifiers(classifiers.values())}
+    _run_stage(workspace, folder, labels, second, options, asked, measure)
     return folder
 
 
-def _present(labels: str, manifest: Manifest, rubric: Rubric) -> Thresholds | None:
-    """Return the thresholds that decided the labels; None for labels that have no scores."""
+def _read_thresholds_in_use(labels: str, manifest: Manifest, rubric: Rubric) -> Thresholds | None:
+    """Return the thresholds that decided the labels; None for labels without scores.
+
+    Raises:
+        UserError: the labels were made with another rubric.
+    """
     values = manifest.options.get("thresholds")
     if values is None:
         return None
@@ -132,21 +160,42 @@ def _present(labels: str, manifest: Manifest, rubric: Rubric) -> Thresholds | No
     return Thresholds.model_validate(values)
 
 
-def _learned(classifiers: Mapping[str, Classifier | None], matched: pl.DataFrame, without: str) -> list[str]:
-    """Return what must be known of figures of classifiers on turns that they may have learned from."""
-    notes = (made.note(labels, matched, without) for labels, made in classifiers.items() if made)
+def _describe_training_overlap(
+    classifiers: Mapping[str, LabelClassifier | None], matched: pl.DataFrame, without: str
+) -> list[str]:
+    """Return the warnings for figures of classifiers on turns that the classifiers may have learned from.
+
+    Args:
+        classifiers: label table → the classifier that made it, None for other judges.
+        matched: the measured turns.
+        without: end of a warning when a classifier learned from a part of the turns only.
+    """
+    notes = (
+        classifier.describe_overlap(labels, matched, without)
+        for labels, classifier in classifiers.items()
+        if classifier
+    )
     return [note for note in notes if note is not None]
 
 
-def _known(classifiers: Iterable[Classifier | None]) -> list[list[object]]:
-    """Return what makes such notes differ."""
+def _list_classifiers(classifiers: Iterable[LabelClassifier | None]) -> list[list[object]]:
+    """Return what the warnings depend on, for the manifest: another classifier means another report."""
     return [[made.hash, made.card is not None] for made in classifiers if made]
 
 
-def _views(
+def _compare_views(
     matched: pl.DataFrame, present: Thresholds | None, options: CalibrateOptions
-) -> tuple[list[View], Choice | None, dict[str, Estimate]]:
-    """Return the sets of labels to show, the one to quote first; the choice; what it gains."""
+) -> tuple[list[Comparison], ThresholdChoice | None, dict[str, Estimate]]:
+    """Compare every set of labels that the report shows with the gold.
+
+    Args:
+        matched: matched rows, with `part`, `change` and `seen`.
+        present: thresholds in use; None: the labels have no scores.
+        options: how to choose thresholds.
+
+    Returns:
+        The comparisons, the one to quote first; the choice of thresholds; metric → what the choice gains.
+    """
     unseen = matched.filter(~pl.col("seen"))
     if unseen.height == matched.height:
         title, rows = "as labelled, all turns", matched
@@ -154,38 +203,42 @@ def _views(
         title, rows = "as labelled, all turns not learned from", unseen
     else:
         title, rows = "as labelled, all turns, all learned from", matched
-    everywhere = view(title, rows, rows["label"], options.seed)
+    everywhere = compare_labels(title, rows, rows["label"], options.seed)
     if present is None:
-        return [everywhere, _nothing("all NEUTRAL, all turns", rows, options.seed)], None, {}
-    choosing, reporting = (unseen.filter(part=part) for part in (CHOOSING, REPORTING))
+        return [everywhere, _compare_all_neutral("all NEUTRAL, all turns", rows, options.seed)], None, {}
+    choosing, reporting = (unseen.filter(part=part) for part in (CHOOSING_PART, REPORTING_PART))
     if matched.height > unseen.height and not (choosing.height and reporting.height):
-        return [everywhere], choose(matched.clear(), present, options), {}
-    choice = steady(choosing, choose(choosing, present, options), options, options.seed)
-    old, new = (reporting.select(decided(value)).to_series() for value in (present, choice.chosen))
+        return [everywhere], choose_thresholds(matched.clear(), present, options), {}
+    choice = revert_insignificant_moves(
+        choosing, choose_thresholds(choosing, present, options), options, options.seed
+    )
+    old, new = (reporting.select(decide_labels(value)).to_series() for value in (present, choice.chosen))
     views = [
-        view("as labelled, reporting part", reporting, old, options.seed),
-        _nothing("all NEUTRAL, reporting part", reporting, options.seed),
+        compare_labels("as labelled, reporting part", reporting, old, options.seed),
+        _compare_all_neutral("all NEUTRAL, reporting part", reporting, options.seed),
         everywhere,
     ]
     if choice.chosen == present:
         return views, choice, {}
-    views.insert(0, view("chosen thresholds, reporting part", reporting, new, options.seed))
-    return views, choice, gain(reporting, new, old, options.seed)
+    views.insert(0, compare_labels("chosen thresholds, reporting part", reporting, new, options.seed))
+    return views, choice, measure_gain(reporting, new, old, options.seed)
 
 
-def _nothing(title: str, rows: pl.DataFrame, seed: int) -> View:
-    """Return the view of a judge that sees nothing."""
-    return view(title, rows, pl.Series([NEUTRAL], dtype=pl.String).new_from_index(0, rows.height), seed)
+def _compare_all_neutral(title: str, rows: pl.DataFrame, seed: int) -> Comparison:
+    """Return the comparison of a judge that calls every turn NEUTRAL."""
+    return compare_labels(
+        title, rows, pl.Series([NEUTRAL], dtype=pl.String).new_from_index(0, rows.height), seed
+    )
 
 
-def _quality(
+def _make_quality(
     labels: str,
     manifest: Manifest,
     other: str,
-    account: Match,
+    account: MatchCounts,
     every: pl.DataFrame,
     matched: pl.DataFrame,
-    views: list[View],
+    views: list[Comparison],
     notes: list[str],
 ) -> Quality:
     return Quality(
@@ -198,42 +251,52 @@ def _quality(
         gain={},
         choice=None,
         notes=notes,
-        items=items(every, matched),
-        strengths=strengths(matched),
-        refusal=refusal(matched),
+        items=summarize_items(every, matched),
+        strengths=summarize_strengths(matched),
+        refusal=compare_refusals(matched),
     )
 
 
-def _run(
+def _run_stage(
     workspace: Workspace,
     folder: str,
     labels: str,
     other: Gold,
     options: CalibrateOptions,
     asked: Mapping[str, object],
-    measure: Callable[[], Measured],
+    measure: Callable[[], _MeasuredLabels],
 ) -> None:
-    """Measure and write the folder, unless it is there already."""
+    """Measure and write the folder of the report, unless the workspace has it already.
+
+    Args:
+        workspace: holds the inputs.
+        folder: folder to write, such as "quality/local".
+        labels: folder of the measured label table.
+        other: the other side.
+        options: recorded in the manifest under "calibrate".
+        asked: further options for the manifest.
+        measure: makes the report.
+    """
 
     def build(outputs: Build) -> None:
         out = outputs[folder]
         quality, matched = measure()
-        cells = read_cells(workspace, matched, options.examples, options.characters)
-        page = render(quality, cells, options.characters)
-        (out.folder / REPORT).write_text(page, encoding="utf-8")
-        (out.folder / RESULT).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        cells = read_confusion_cells(workspace, matched, options.examples, options.characters)
+        page = render_quality_page(quality, cells, options.characters)
+        (out.folder / QUALITY_PAGE_FILE).write_text(page, encoding="utf-8")
+        (out.folder / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if quality.choice is not None:
             why = f"Thresholds for {labels}, chosen by `make calibrate` on {other.name}."
-            text = fragment(quality.choice, why)
-            (out.folder / THRESHOLDS).write_text(text, encoding="utf-8")
+            text = render_thresholds(quality.choice, why)
+            (out.folder / THRESHOLDS_FILE).write_text(text, encoding="utf-8")
         first = quality.views[0]
         out.made_by = {"labels": quality.judge}
         out.results = {"view": first.title, "turns": first.turns} | {
-            name: first.figures[name].model_dump() for name in _HEADLINE
+            name: first.figures[name].model_dump() for name in _HEADLINE_METRICS
         }
 
     workspace.run(
-        STAGE,
+        CALIBRATE_STAGE,
         [folder],
         build,
         options={"labels": labels, **asked, "calibrate": options.model_dump()},
@@ -242,5 +305,6 @@ def _run(
     )
 
 
-def _short(table: str) -> str:
+def _shorten_table_name(table: str) -> str:
+    """Return a table's name as part of a folder's name: "labels/local" becomes "local"."""
     return table.removeprefix("labels/").replace("/", "-")

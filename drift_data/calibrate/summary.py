@@ -1,4 +1,4 @@
-"""What the quality report says, as it is stored in `quality.json`. Knows no workspace and no HTML."""
+"""Computes everything the quality report says from matched rows; the models are the format of `quality.json`."""
 
 from __future__ import annotations
 
@@ -6,88 +6,104 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from drift_data.calibrate.bootstrap import RESAMPLES, Estimate, estimate, per_conversation, resampled
-from drift_data.calibrate.match import Match
-from drift_data.calibrate.metrics import CELLS, Counts, Floats, cells, cohens_kappa, figures, number
-from drift_data.calibrate.thresholds import Choice
+from drift_data.calibrate.bootstrap import (
+    BOOTSTRAP_RESAMPLES,
+    Estimate,
+    count_per_conversation,
+    estimate_interval,
+    resample_counts,
+)
+from drift_data.calibrate.match import MatchCounts
+from drift_data.calibrate.metrics import (
+    CONFUSION_CELLS,
+    Counts,
+    Floats,
+    compute_cohens_kappa,
+    compute_metrics,
+    find_confusion_cells,
+    nan_to_none,
+)
+from drift_data.calibrate.thresholds import ThresholdChoice
 from drift_data.schema import DSAT, LABELS
 
 
-class View(BaseModel):
-    """One set of labels held against the other side on one set of turns."""
+class Comparison(BaseModel):
+    """One set of labels compared with the labels of the other side (gold, or another judge) on one set of turns."""
 
-    title: str
+    title: str  # says which labels, on which turns
     turns: int
     conversations: int
-    true: dict[str, int]  # label → turns to which the other side gives it
-    given: dict[str, int]
+    true: dict[str, int]  # label → turns that have it on the other side
+    given: dict[str, int]  # label → turns that have it in this set
     confusion: dict[str, dict[str, int]]  # label of the other side → given label → turns
-    figures: dict[str, Estimate]  # names as in `calibrate.metrics`
+    figures: dict[str, Estimate]  # metrics as in `metrics.compute_metrics` → value with interval
 
 
-class Item(BaseModel):
-    """How often a sign was seen, and what the other side says of the turns that show it."""
+class ItemQuality(BaseModel):
+    """How often the judge saw an item of the rubric, and how the other side labels the turns that show the item."""
 
     name: str
-    polarity: str | None  # None: the judge never saw it
-    turns: int  # of all labelled turns
-    share: float
-    strength: float | None  # mean
-    labelled: int  # matched turns that show it and got the label of its polarity
-    right: int  # of these, turns to which the other side gives the same label
-    other: int  # matched turns that show it according to the other side
-    found: int  # of these, turns that got the other side's label
+    polarity: str | None  # SAT or DSAT; None: the judge never saw the item
+    turns: int  # labelled turns that show the item
+    share: float  # `turns` as a share of all labelled turns
+    strength: float | None  # mean strength in these turns
+    labelled: int  # matched turns that show the item and got the label of its polarity
+    right: int  # those of `labelled` that have the same label on the other side
+    other: int  # matched turns that show the item according to the other side
+    found: int  # those of `other` that got the other side's label
 
 
-class Strength(BaseModel):
-    """How many of the other side's DSAT turns of one strength were found."""
+class StrengthRecall(BaseModel):
+    """How many of the other side's DSAT turns of one strength were labelled DSAT."""
 
     strength: float
-    turns: int
-    found: int
+    turns: int  # DSAT turns of this strength on the other side
+    found: int  # those of `turns` that were labelled DSAT
 
 
-class Refusal(BaseModel):
-    """Whether the judged reply is a refusal, according to both sides."""
+class RefusalAgreement(BaseModel):
+    """How many judged replies are a refusal according to both sides, one of them, or neither."""
 
     both: int
     only_labels: int
     only_other: int
     neither: int
-    kappa: float | None
+    kappa: float | None  # Cohen's κ
 
 
 class Quality(BaseModel):
-    """The whole report, apart from the excerpts of turns."""
+    """The whole quality report, apart from the excerpts of turns."""
 
-    labels: str
+    labels: str  # folder of the measured label table
     judge: str
-    other: str
-    other_is_gold: bool  # false: another judge, which is no truth
-    match: Match
-    views: list[View]  # the first is the one to quote
-    gain: dict[str, Estimate]  # first view less the second, on the same resamples; empty without thresholds
-    choice: Choice | None  # None: the labels have no scores, or there is no gold
-    notes: list[str]
-    items: list[Item]
-    strengths: list[Strength]
-    refusal: Refusal | None
-    resamples: int = RESAMPLES
+    other: str  # file or table of the other side
+    other_is_gold: bool  # false: the other side is another judge, which is not taken for the truth
+    match: MatchCounts
+    views: list[Comparison]  # the first is the one to quote
+    gain: dict[
+        str, Estimate
+    ]  # metric → chosen less present thresholds, on the same resamples; empty if equal
+    choice: ThresholdChoice | None  # None: the labels have no scores, or there is no gold
+    notes: list[str]  # what whoever reads the figures must know
+    items: list[ItemQuality]
+    strengths: list[StrengthRecall]
+    refusal: RefusalAgreement | None
+    resamples: int = BOOTSTRAP_RESAMPLES
 
 
-def view(title: str, rows: pl.DataFrame, given: pl.Series, seed: int) -> View:
-    """Return the figures of labels against `gold_label`, with intervals over the conversations of the rows.
+def compare_labels(title: str, rows: pl.DataFrame, given: pl.Series, seed: int) -> Comparison:
+    """Compare labels with the column `gold_label`; intervals come from resampling the conversations of the rows.
 
     Args:
-        title: which labels, on which turns.
+        title: says which labels, on which turns.
         rows: matched rows.
-        given: the labels to hold against theirs, row by row.
-        seed: of the resamples.
+        given: (rows,) labels to compare with `gold_label`.
+        seed: seed of the resamples.
     """
-    counts = _counts(rows, given)
-    table = _square(counts.sum(0))
-    values, samples = figures(table), _samples(counts, seed)
-    return View(
+    counts = _count_cells(rows, given)
+    table = _reshape_to_tables(counts.sum(0))
+    values, samples = compute_metrics(table), _resample_metrics(counts, seed)
+    return Comparison(
         title=title,
         turns=rows.height,
         conversations=len(counts),
@@ -97,26 +113,41 @@ def view(title: str, rows: pl.DataFrame, given: pl.Series, seed: int) -> View:
             label: dict(zip(LABELS, map(int, row), strict=True))
             for label, row in zip(LABELS, table, strict=True)
         },
-        figures={name: estimate(value, samples[name] if samples else None) for name, value in values.items()},
+        figures={
+            name: estimate_interval(value, samples[name] if samples else None)
+            for name, value in values.items()
+        },
     )
 
 
-def gain(rows: pl.DataFrame, new: pl.Series, old: pl.Series, seed: int) -> dict[str, Estimate]:
-    """Return by how much each figure of the new labels exceeds that of the old, on the same resamples."""
-    counts = np.concatenate([_counts(rows, new), _counts(rows, old)], axis=1)
-    sides = [figures(_square(part)) for part in np.split(counts.sum(0), 2)]
-    drawn = np.split(resampled(counts, seed), 2, axis=1) if len(counts) > 1 else []
-    samples = [figures(_square(part)) for part in drawn]
+def measure_gain(rows: pl.DataFrame, new: pl.Series, old: pl.Series, seed: int) -> dict[str, Estimate]:
+    """Return by how much each metric of the new labels exceeds that of the old ones, on the same resamples.
+
+    Args:
+        rows: matched rows.
+        new: (rows,) labels.
+        old: (rows,) labels.
+        seed: seed of the resamples.
+    """
+    counts = np.concatenate([_count_cells(rows, new), _count_cells(rows, old)], axis=1)
+    sides = [compute_metrics(_reshape_to_tables(part)) for part in np.split(counts.sum(0), 2)]
+    drawn = np.split(resample_counts(counts, seed), 2, axis=1) if len(counts) > 1 else []
+    samples = [compute_metrics(_reshape_to_tables(part)) for part in drawn]
     return {
-        name: estimate(
+        name: estimate_interval(
             sides[0][name] - sides[1][name], samples[0][name] - samples[1][name] if samples else None
         )
         for name in sides[0]
     }
 
 
-def items(labels: pl.DataFrame, matched: pl.DataFrame) -> list[Item]:
-    """Return every sign that either side has seen, the most frequent first."""
+def summarize_items(labels: pl.DataFrame, matched: pl.DataFrame) -> list[ItemQuality]:
+    """Return every item of the rubric that either side saw, the most frequent first.
+
+    Args:
+        labels: all rows of the label table.
+        matched: matched rows.
+    """
     seen = labels.select("items").explode("items").drop_nulls().unnest("items")
     everywhere = seen.group_by("name").agg(
         pl.col("polarity").first(), pl.len().alias("turns"), pl.col("strength").mean().alias("strength")
@@ -137,11 +168,13 @@ def items(labels: pl.DataFrame, matched: pl.DataFrame) -> list[Item]:
     table = table.with_columns(pl.col(counts).fill_null(0)).sort(
         ["turns", "other", "name"], descending=[True, True, False]
     )
-    return [Item(**row, share=row["turns"] / max(1, labels.height)) for row in table.iter_rows(named=True)]
+    return [
+        ItemQuality(**row, share=row["turns"] / max(1, labels.height)) for row in table.iter_rows(named=True)
+    ]
 
 
-def strengths(matched: pl.DataFrame) -> list[Strength]:
-    """Return, for each strength of the other side's DSAT turns, how many were found."""
+def summarize_strengths(matched: pl.DataFrame) -> list[StrengthRecall]:
+    """Return for each strength of the other side's DSAT turns how many were labelled DSAT."""
     table = (
         matched.filter(pl.col("gold_label") == DSAT)
         .drop_nulls("gold_strength")
@@ -149,33 +182,37 @@ def strengths(matched: pl.DataFrame) -> list[Strength]:
         .agg(pl.len().alias("turns"), (pl.col("label") == DSAT).sum().alias("found"))
         .sort("strength")
     )
-    return [Strength(**row) for row in table.iter_rows(named=True)]
+    return [StrengthRecall(**row) for row in table.iter_rows(named=True)]
 
 
-def refusal(matched: pl.DataFrame) -> Refusal | None:
-    """Return how both sides call the judged replies; None when one of them does not say."""
+def compare_refusals(matched: pl.DataFrame) -> RefusalAgreement | None:
+    """Return whether both sides call the same replies refusals; None when one side never says so."""
     known = matched.drop_nulls(["refusal", "gold_refusal"])
     if not known.height:
         return None
     codes = known.select(pl.col("gold_refusal").cast(pl.Int64) * 2 + pl.col("refusal").cast(pl.Int64))
     table = np.bincount(codes.to_series().to_numpy(), minlength=4).reshape(2, 2)
-    return Refusal(
+    return RefusalAgreement(
         both=int(table[1, 1]),
         only_labels=int(table[0, 1]),
         only_other=int(table[1, 0]),
         neither=int(table[0, 0]),
-        kappa=number(cohens_kappa(table)),
+        kappa=nan_to_none(compute_cohens_kappa(table)),
     )
 
 
-def _counts(rows: pl.DataFrame, given: pl.Series) -> Counts:
-    return per_conversation(rows["conversation_id"].to_numpy(), cells(rows["gold_label"], given), CELLS)
+def _count_cells(rows: pl.DataFrame, given: pl.Series) -> Counts:
+    """Return (conversations, 9) turns of each conversation in each cell of the confusion table."""
+    return count_per_conversation(
+        rows["conversation_id"].to_numpy(), find_confusion_cells(rows["gold_label"], given), CONFUSION_CELLS
+    )
 
 
-def _samples(counts: Counts, seed: int) -> dict[str, Floats] | None:
-    return figures(_square(resampled(counts, seed))) if len(counts) > 1 else None
+def _resample_metrics(counts: Counts, seed: int) -> dict[str, Floats] | None:
+    """Return metric → (resamples,) values; None for a single conversation, which cannot be resampled."""
+    return compute_metrics(_reshape_to_tables(resample_counts(counts, seed))) if len(counts) > 1 else None
 
 
-def _square(counts: Counts | Floats) -> Counts | Floats:
+def _reshape_to_tables(counts: Counts | Floats) -> Counts | Floats:
     """Return (…, 9) counts as (…, 3, 3)."""
     return counts.reshape(*counts.shape[:-1], len(LABELS), len(LABELS))

@@ -1,7 +1,7 @@
-"""Chooses the thresholds that turn scores into labels, on labelled turns. Knows no judge and no report.
+"""Chooses, on labelled turns, the thresholds that turn a judge's scores into labels.
 
-Every pair of thresholds that the scores can tell apart is counted at once: the label rule of
-`drift_data.judge.label_rule`, over a histogram of the two scores.
+The confusion tables of all candidate pairs of thresholds are counted at once: a histogram of the two scores,
+summed from above, gives what the rule in `drift_data.judge.label_rule` decides at each pair.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from drift_data.calibrate.metrics import Counts, Floats, f_score, figures, number
+from drift_data.calibrate.metrics import Counts, Floats, compute_f_score, compute_metrics, nan_to_none
 from drift_data.calibrate.options import ThresholdOptions
 from drift_data.chats.order import GOLD_PART, is_one_in
 from drift_data.chats.safe_text import visible
@@ -23,46 +23,57 @@ from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 
-CHOOSING, REPORTING = "choosing", "reporting"
-_VALUES = 200  # thresholds tried for each score; of more distinct scores, as many quantiles
+CHOOSING_PART, REPORTING_PART = "choosing", "reporting"
+# Thresholds tried for each of the two scores. Where there are more distinct scores, as many quantiles are tried.
+_MAX_CANDIDATES = 200
 
 
-class Point(BaseModel):
-    """One threshold of a label, the other label's threshold being the chosen one."""
+class ThresholdPoint(BaseModel):
+    """What one threshold of a label does, while the other label has its chosen threshold."""
 
     threshold: float
-    given: int
-    right: int
+    given: int  # turns that get the label
+    right: int  # turns that get the label and have it in the gold
     precision: float | None
     recall: float | None
     f1: float | None
 
 
-class Choice(BaseModel):
-    """The thresholds, and what they were chosen from."""
+class ThresholdChoice(BaseModel):
+    """The chosen thresholds, and the candidates they were chosen from."""
 
-    present: Thresholds
+    present: Thresholds  # the thresholds that decided the labels
     chosen: Thresholds
     notes: list[str]  # why a threshold keeps its value
-    curves: dict[str, list[Point]]  # SAT, DSAT → points by rising threshold, on the choosing part
+    curves: dict[str, list[ThresholdPoint]]  # SAT, DSAT → candidates, rising, measured on the choosing part
 
 
-def part_of(conversations: pl.Series) -> pl.Series:
-    """Return for each conversation id the half of the gold it belongs to; it depends on the id alone."""
+def assign_gold_parts(conversations: pl.Series) -> pl.Series:
+    """Return the half of the gold that each conversation belongs to; a conversation's half depends on its id alone.
+
+    Args:
+        conversations: (turns,) ids.
+
+    Returns:
+        (turns,) "choosing" or "reporting".
+    """
     names = conversations.unique()
     choosing = [is_one_in(name, GOLD_PART, 2) for name in names]
-    parts = pl.Series([CHOOSING if value else REPORTING for value in choosing], dtype=pl.String)
+    parts = pl.Series([CHOOSING_PART if value else REPORTING_PART for value in choosing], dtype=pl.String)
     return conversations.replace_strict(names, parts, return_dtype=pl.String)
 
 
-def asks_for_change(change_items: Collection[str]) -> pl.Expr:
-    """Return whether a row's `items` hold one of these names."""
+def has_change_item(change_items: Collection[str]) -> pl.Expr:
+    """Return an expression: whether a row's `items` hold one of these names."""
     seen = pl.element().struct.field("name").is_in(list(change_items))
     return pl.col("items").list.eval(seen).list.any().fill_null(False)
 
 
-def decided(thresholds: Thresholds) -> pl.Expr:
-    """Return the label of rows with `sat_score`, `dsat_score` and `change`: `judge.decide.decide` as a column."""
+def decide_labels(thresholds: Thresholds) -> pl.Expr:
+    """Return an expression for the label of rows with `sat_score`, `dsat_score` and `change`.
+
+    The expression is `drift_data.judge.label_rule.decide` for whole columns.
+    """
     satisfied, dissatisfied = pl.col("sat_score") >= thresholds.sat, pl.col("dsat_score") >= thresholds.dsat
     return (
         pl.when(dissatisfied & (~satisfied | pl.col("change")))
@@ -73,27 +84,31 @@ def decided(thresholds: Thresholds) -> pl.Expr:
     )
 
 
-def choose(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions) -> Choice:
+def choose_thresholds(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions) -> ThresholdChoice:
     """Return the thresholds with the highest F-score of DSAT, then of SAT, on these rows.
 
-    First `dsat`, with `sat` as it is; then `sat`. Of equals the one with the higher precision counts, then the
-    present one, then the higher. A threshold is not touched when fewer than `min_label` rows have its label.
+    The DSAT threshold is chosen first, with the SAT threshold in use; then the SAT threshold, with the chosen DSAT
+    threshold. Among candidates with equal F-scores the one with the highest precision wins, then the one in use,
+    then the highest. A threshold stays when fewer than `min_label` rows have its label.
 
     Args:
         rows: the choosing part, with `sat_score`, `dsat_score`, `change`, `gold_label`.
         present: the thresholds in use.
-        options: what counts as better.
+        options: what to maximise, and under which conditions.
     """
-    grid = _grid(rows, present)
-    found = figures(grid.confusion)
-    i, j = grid.at(present)
+    grid = _count_grid(rows, present)
+    found = compute_metrics(grid.confusion)
+    i, j = grid.find(present)
     notes = []
     allowed = np.ones(grid.confusion.shape[:2], np.bool_)
     if options.min_precision is not None:
         allowed = np.nan_to_num(found["precision_DSAT"]) >= options.min_precision
     for label in (DSAT, SAT):
         true = int((rows["gold_label"] == label).sum())
-        score, precision = _f_score(grid.confusion, label, options.beta), found[f"precision_{label}"]
+        score, precision = (
+            _compute_label_f_score(grid.confusion, label, options.beta),
+            found[f"precision_{label}"],
+        )
         line, values = ((i, slice(None)), grid.dsat) if label == DSAT else ((slice(None), j), grid.sat)
         now = getattr(present, label.lower())
         if true < options.min_label:
@@ -102,7 +117,7 @@ def choose(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions) -
                 f"threshold stays {now:g}."
             )
             continue
-        # Once no threshold of DSAT reaches the floor, it is no reason to leave the one of SAT alone.
+        # If no DSAT threshold meets min_precision, still choose the SAT threshold.
         open_to = allowed[line] if allowed[i].any() else np.ones(len(values), np.bool_)
         if label == DSAT and not allowed[i].any():
             best = np.nanmax(precision[line], initial=0)
@@ -111,24 +126,29 @@ def choose(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions) -
                 f"(the best has {best:.3f}); it stays {now:g}."
             )
             continue
-        at = _best(score[line], precision[line], values, now, open_to)
+        at = _find_best(score[line], precision[line], values, now, open_to)
         i, j = (i, at) if label == DSAT else (at, j)
     chosen = Thresholds(sat=float(grid.sat[i]), dsat=float(grid.dsat[j]))
     curves = {
-        DSAT: _curve(grid.dsat, grid.confusion[i], DSAT),
-        SAT: _curve(grid.sat, grid.confusion[:, j], SAT),
+        DSAT: _make_curve(grid.dsat, grid.confusion[i], DSAT),
+        SAT: _make_curve(grid.sat, grid.confusion[:, j], SAT),
     }
-    return Choice(present=present, chosen=chosen, notes=notes, curves=curves)
+    return ThresholdChoice(present=present, chosen=chosen, notes=notes, curves=curves)
 
 
-def fragment(choice: Choice, why: str) -> str:
-    """Return the chosen thresholds as a piece of a recipe, in YAML with a comment."""
+def render_thresholds(choice: ThresholdChoice, why: str) -> str:
+    """Return the chosen thresholds as part of a recipe, in YAML.
+
+    Args:
+        choice: thresholds and notes.
+        why: first line of the comment; the notes follow it.
+    """
     lines = [f"# {visible(line, 300)}" for line in (why, *choice.notes)]
     return "\n".join(lines) + "\n" + yaml.safe_dump({"label": {"thresholds": choice.chosen.model_dump()}})
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """Return the thresholds of a file that `fragment` wrote.
+    """Return the thresholds of a file with text by `render_thresholds`.
 
     Raises:
         UserError: there is no such file, or it holds no thresholds.
@@ -145,23 +165,31 @@ def read_thresholds(path: Path) -> Thresholds:
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """The confusion table at every pair of thresholds."""
+class _ThresholdGrid:
+    """The confusion table at every pair of candidate thresholds."""
 
     sat: Floats  # (i,) rising
-    dsat: Floats  # (j,)
-    confusion: Counts  # (i, j, 3, 3)
+    dsat: Floats  # (j,) rising
+    confusion: Counts  # (i, j, 3, 3) turns: gold label, given label
 
-    def at(self, thresholds: Thresholds) -> tuple[int, int]:
+    def find(self, thresholds: Thresholds) -> tuple[int, int]:
+        """Return the indices of a pair of candidates."""
         return (
             int(np.searchsorted(self.sat, thresholds.sat)),
             int(np.searchsorted(self.dsat, thresholds.dsat)),
         )
 
 
-def _grid(rows: pl.DataFrame, present: Thresholds) -> _Grid:
+def _count_grid(rows: pl.DataFrame, present: Thresholds) -> _ThresholdGrid:
+    """Count the confusion table at every pair of candidates.
+
+    Turns whose two scores both reach their thresholds are DSAT if an item asks for a change, else NEUTRAL.
+    """
     scores = {name: rows[name].to_numpy().astype(np.float64) for name in ("sat_score", "dsat_score")}
-    sat, dsat = _values(scores["sat_score"], present.sat), _values(scores["dsat_score"], present.dsat)
+    sat, dsat = (
+        _choose_candidates(scores["sat_score"], present.sat),
+        _choose_candidates(scores["dsat_score"], present.dsat),
+    )
     reached = [  # number of thresholds that each row reaches
         np.searchsorted(values, score, side="right")
         for values, score in zip((sat, dsat), scores.values(), strict=True)
@@ -170,46 +198,64 @@ def _grid(rows: pl.DataFrame, present: Thresholds) -> _Grid:
     shape = (len(sat) + 1, len(dsat) + 1, 2, len(LABELS))
     codes = np.ravel_multi_index((*reached, rows["change"].to_numpy().astype(np.int64), truth), shape)
     histogram = np.bincount(codes, minlength=int(np.prod(shape))).reshape(shape)
-    by_dsat = _at_least(histogram.sum((0, 2)), 0)  # (j, 3)
-    by_sat = _at_least(histogram.sum((1, 2)), 0)  # (i, 3)
-    both = _at_least(_at_least(histogram, 0), 1)  # (i, j, change, 3)
+    by_dsat = _count_at_least(histogram.sum((0, 2)), 0)  # (j, 3)
+    by_sat = _count_at_least(histogram.sum((1, 2)), 0)  # (i, 3)
+    both = _count_at_least(_count_at_least(histogram, 0), 1)  # (i, j, change, 3)
     given = {DSAT: by_dsat[None] - both[:, :, 0], SAT: by_sat[:, None] - both.sum(2)}
     given[NEUTRAL] = histogram.sum((0, 1, 2)) - given[DSAT] - given[SAT]
-    return _Grid(sat, dsat, np.stack([given[label] for label in LABELS], -1))
+    return _ThresholdGrid(sat, dsat, np.stack([given[label] for label in LABELS], -1))
 
 
-def _values(scores: Floats, present: float) -> Floats:
+def _choose_candidates(scores: Floats, present: float) -> Floats:
     """Return the thresholds to try: the distinct positive scores, and the present threshold."""
     distinct = np.unique(scores[scores > 0])
-    if len(distinct) > _VALUES:
-        distinct = np.unique(np.quantile(distinct, np.linspace(0, 1, _VALUES), method="nearest"))
+    if len(distinct) > _MAX_CANDIDATES:
+        distinct = np.unique(np.quantile(distinct, np.linspace(0, 1, _MAX_CANDIDATES), method="nearest"))
     return np.union1d(distinct, [present])
 
 
-def _at_least(histogram: Counts, axis: int) -> Counts:
-    """Return, for each threshold of an axis, the count of what reaches it."""
+def _count_at_least(histogram: Counts, axis: int) -> Counts:
+    """Return, for each threshold along an axis, the number of turns that reach it.
+
+    Args:
+        histogram: counts by the number of thresholds that a turn reaches, from 0 to n, along `axis`.
+        axis: axis of the thresholds.
+
+    Returns:
+        Counts whose `axis` has length n.
+    """
     sums = np.flip(np.cumsum(np.flip(histogram, axis), axis), axis)
     return np.delete(sums, 0, axis)
 
 
-def _f_score(confusion: Counts, label: str, beta: float) -> Floats:
+def _compute_label_f_score(confusion: Counts, label: str, beta: float) -> Floats:
     at = LABELS.index(label)
-    return f_score(confusion[..., at, at], confusion[..., at].sum(-1), confusion[..., at, :].sum(-1), beta)
+    return compute_f_score(
+        confusion[..., at, at], confusion[..., at].sum(-1), confusion[..., at, :].sum(-1), beta
+    )
 
 
-def _best(score: Floats, precision: Floats, values: Floats, present: float, allowed: np.ndarray) -> int:
+def _find_best(score: Floats, precision: Floats, values: Floats, present: float, allowed: np.ndarray) -> int:
+    """Return the index of the best candidate: the allowed ones first, then by the order that `choose_thresholds` states."""
     ranked = np.lexsort((values, values == present, np.nan_to_num(precision), score, allowed))
     return int(ranked[-1])
 
 
-def _curve(values: Floats, confusion: Counts, label: str) -> list[Point]:
-    at, found = LABELS.index(label), figures(confusion)
+def _make_curve(values: Floats, confusion: Counts, label: str) -> list[ThresholdPoint]:
+    """Return the points of a label's candidates.
+
+    Args:
+        values: (n,) candidates.
+        confusion: (n, 3, 3) counts at each candidate.
+        label: SAT or DSAT.
+    """
+    at, found = LABELS.index(label), compute_metrics(confusion)
     return [
-        Point(
+        ThresholdPoint(
             threshold=float(value),
             given=int(confusion[row, :, at].sum()),
             right=int(confusion[row, at, at]),
-            **{name: number(found[f"{name}_{label}"][row]) for name in ("precision", "recall", "f1")},
+            **{name: nan_to_none(found[f"{name}_{label}"][row]) for name in ("precision", "recall", "f1")},
         )
         for row, value in enumerate(values)
     ]

@@ -1,6 +1,7 @@
-"""Says which turns the classifier behind labels has learned from: figures on these are too good.
+"""Finds the measured turns that the classifier behind a label table was trained on: figures on them are too good.
 
-It knows the labels' manifest and the classifiers at hand: the one that ships and those of the workspace.
+The manifest of the labels names the classifier. Its training conversations are known if it is the classifier that
+ships or one of the workspace.
 """
 
 from __future__ import annotations
@@ -15,36 +16,46 @@ from drift_data.judge.local.model import DISTILLED, Card, fingerprint, load_mode
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.workspace import Manifest, UserError, Workspace
 
-CAREFUL: Final = "CAREFUL:"  # how a note begins that takes back what figures say
-_LOCAL: Final = ("local:", "cascade:local:")  # how the names of judges with a classifier begin
+WARNING_PREFIX: Final = "CAREFUL:"  # first word of a note that says figures must not be believed
+_CLASSIFIER_JUDGES: Final = (
+    "local:",
+    "cascade:local:",
+)  # first letters of the names of judges with a classifier
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """What is known of the classifier behind a label table."""
+class LabelClassifier:
+    """The classifier behind a label table, as far as it is known."""
 
-    judge: str
-    hash: str
-    card: Card | None  # None: no classifier at hand has this hash
+    judge: str  # the judge's name in the manifest
+    hash: str  # the classifier's hash in the manifest
+    card: Card | None  # None: neither the shipped classifier nor one of the workspace has this hash
 
     def has_seen(self, conversations: pl.Series) -> pl.Series:
-        """Return for each conversation whether the classifier has learned from it, as far as that is known."""
-        learned = _learned_from(self.card)
+        """Return for each conversation whether the classifier is known to have learned from it.
+
+        Args:
+            conversations: (turns,) ids.
+
+        Returns:
+            (turns,) true or false.
+        """
+        learned = _read_fingerprints(self.card)
         names = conversations.unique()
         seen = pl.Series([fingerprint(name) in learned for name in names], dtype=pl.Boolean)
         return conversations.replace_strict(names, seen, return_dtype=pl.Boolean)
 
-    def note(self, labels: str, matched: pl.DataFrame, without: str) -> str | None:
-        """Return what the reader of figures on these turns must know; None when it has learned from none of them.
+    def describe_overlap(self, labels: str, matched: pl.DataFrame, without: str) -> str | None:
+        """Return a warning for figures on these turns; None when the classifier learned from none of them.
 
         Args:
-            labels: the table.
+            labels: folder of the label table.
             matched: the measured turns.
-            without: what is said of figures when only a part of the turns was learned from.
+            without: end of the warning when the classifier learned from a part of the turns only.
         """
-        if not _learned_from(self.card):
+        if not _read_fingerprints(self.card):
             return (
-                f"{CAREFUL} which conversations the classifier of {labels} ({self.judge}, {self.hash}) has learned from is "
+                f"{WARNING_PREFIX} which conversations the classifier of {labels} ({self.judge}, {self.hash}) has learned from is "
                 f"not known: it is neither the one that ships nor in {DISTILLED}/, or older than this record. On "
                 "turns that it has learned from its figures are too good."
             )
@@ -53,7 +64,7 @@ class Classifier:
         if not seen.any():
             return None
         said = (
-            f"{CAREFUL} {seen.sum():,} of these {matched.height:,} turns ({names.filter(seen).n_unique():,} of "
+            f"{WARNING_PREFIX} {seen.sum():,} of these {matched.height:,} turns ({names.filter(seen).n_unique():,} of "
             f"{names.n_unique():,} conversations) are of conversations from which the classifier of {labels} "
             f"({self.judge}) has learned: on them its figures are too good. "
         )
@@ -65,27 +76,31 @@ class Classifier:
         )
 
 
-def classifier_of(workspace: Workspace, manifest: Manifest) -> Classifier | None:
+def find_classifier(workspace: Workspace, manifest: Manifest) -> LabelClassifier | None:
     """Return the classifier behind a label table, None for other judges."""
     judge = str(manifest.options.get("judge", ""))
-    if not judge.startswith(_LOCAL):
+    if not judge.startswith(_CLASSIFIER_JUDGES):
         return None
     options = manifest.options["judge_options"]
     wanted = str(options.get("local", options)["model"])
-    card = next((card for digest, card in _at_hand(workspace) if digest == wanted), None)
-    return Classifier(judge, wanted, card)
+    card = next((card for digest, card in _iter_models(workspace) if digest == wanted), None)
+    return LabelClassifier(judge, wanted, card)
 
 
-def _at_hand(workspace: Workspace) -> Iterator[tuple[str, Card]]:
+def _iter_models(workspace: Workspace) -> Iterator[tuple[str, Card]]:
+    """Yield (hash, card) of the classifier that ships and of those of the workspace."""
     shipped = load_model()
     yield shipped.hash, shipped.card
     for path in sorted(workspace.path(DISTILLED).glob(f"*/{MODEL_FILE}")):
         try:
             model = load_model(path)
-        except UserError:  # of another version of the toolkit: its labels are not measured anew either
+        except (
+            UserError
+        ):  # another version of the toolkit made it; labels by it count as an unknown classifier's
             continue
         yield model.hash, model.card
 
 
-def _learned_from(card: Card | None) -> Collection[str]:
+def _read_fingerprints(card: Card | None) -> Collection[str]:
+    """Return the fingerprints of the training conversations that a card lists."""
     return frozenset(card.data.get("learned_from", ())) if card is not None else frozenset()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel
 
-from drift_data.calibrate.summary import View, view
+from drift_data.calibrate.summary import Comparison, compare_labels
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,8 +43,8 @@ class CascadeRow(BaseModel):
     requests: int  # conversations with such a turn
     share_requests: float
     price: float | None  # for all conversations
-    teacher: View  # held against the teacher
-    gold: View | None  # held against labels to believe, on the turns that have one
+    teacher: Comparison  # held against the teacher
+    gold: Comparison | None  # held against labels to believe, on the turns that have one
 
 
 def curve(rows: pl.DataFrame, threshold: float, price: float | None, seed: int) -> list[CascadeRow]:
@@ -116,8 +116,8 @@ def _band(
         requests=requests,
         share_requests=share,
         price=None if price is None else share * price,
-        teacher=view("against the teacher", rows, rows["given"], seed),
-        gold=view("against gold", known, known["given"], seed)
+        teacher=compare_labels("against the teacher", rows, rows["given"], seed),
+        gold=compare_labels("against gold", known, known["given"], seed)
         if known is not None and known.height
         else None,
     )

@@ -7,8 +7,8 @@ from typing import Final
 
 import polars as pl
 
-from drift_data.calibrate.summary import View, view
-from drift_data.calibrate.thresholds import decided
+from drift_data.calibrate.summary import Comparison, compare_labels
+from drift_data.calibrate.thresholds import decide_labels
 from drift_data.distill.thresholds import precision_recall
 from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
@@ -42,7 +42,7 @@ def views(
     change_items: Collection[str],
     usual: str,
     seed: int,
-) -> list[View]:
+) -> list[Comparison]:
     """Return the student's view, the one at the chosen threshold if it is another, and those of the baselines.
 
     Args:
@@ -54,12 +54,12 @@ def views(
         seed: of the intervals.
     """
     title = f"distilled, DSAT from {thresholds.dsat:g}"
-    found = [view(title, rows, rows.select(decided(thresholds)).to_series(), seed)]
+    found = [compare_labels(title, rows, rows.select(decide_labels(thresholds)).to_series(), seed)]
     if chosen != thresholds:
-        labels = rows.select(decided(chosen)).to_series()
-        found.append(view(f"distilled, chosen {chosen.dsat:g}", rows, labels, seed))
+        labels = rows.select(decide_labels(chosen)).to_series()
+        found.append(compare_labels(f"distilled, chosen {chosen.dsat:g}", rows, labels, seed))
     return found + [
-        view(name, rows, labels, seed)
+        compare_labels(name, rows, labels, seed)
         for name, labels in baselines(rows, thresholds, change_items, usual).items()
     ]
 
@@ -78,7 +78,7 @@ def baselines(
         .otherwise(pl.lit(NEUTRAL))
     )
     return {
-        SHIPPED: shipped.select(decided(thresholds)).to_series(),
+        SHIPPED: shipped.select(decide_labels(thresholds)).to_series(),
         PHRASES: rows.select(phrases).to_series(),
         f"all {usual}": pl.Series([usual], dtype=pl.String).new_from_index(0, rows.height),
     }

@@ -6,8 +6,8 @@ from typing import Final
 
 import polars as pl
 
-from drift_data.calibrate.summary import gain, view
-from drift_data.calibrate.thresholds import decided
+from drift_data.calibrate.summary import compare_labels, measure_gain
+from drift_data.calibrate.thresholds import decide_labels
 from drift_data.distill.cascade import curve, recommended
 from drift_data.distill.comparisons import SHIPPED, baselines, precision_recalls, scored, usual_label, views
 from drift_data.distill.cost import money
@@ -25,7 +25,7 @@ UNKNOWN: Final = "no feedback turn of the conversations"
 def answered(task: Assignment, rows: pl.DataFrame) -> pl.DataFrame:
     """Return a student's rows with the scores, labels (`predicted`) and, where one is known, the `truth`."""
     found = scored(rows, rows["probability"], rows["guessed"], task.rubric.change_items)
-    found = found.with_columns(predicted=decided(task.thresholds))
+    found = found.with_columns(predicted=decide_labels(task.thresholds))
     if task.truth is None:
         return found
     known = task.truth.rows.select(*KEYS, truth="label")
@@ -64,7 +64,7 @@ def measured(
         written=len(task.written.examples) if task.written else 0,
         notes=_notes(task, rows, left_out),
         views=first,
-        gain=gain(learned, learned["predicted"], shipped, seed),
+        gain=measure_gain(learned, learned["predicted"], shipped, seed),
         hold_out=task.options.hold_out,
         held_out=views(apart, task.thresholds, choice.chosen, change, usual, seed) if apart.height else [],
         choice=choice,
@@ -94,8 +94,8 @@ def _part(task: Assignment, share: float, rows: pl.DataFrame | None) -> Learning
     title, seed = f"{share:.0%} of the conversations", task.options.seed
     return Learning(
         share=share,
-        view=view(title, learned, learned["predicted"], seed),
-        held_out=view(title, apart, apart["predicted"], seed) if apart.height else None,
+        view=compare_labels(title, learned, learned["predicted"], seed),
+        held_out=compare_labels(title, apart, apart["predicted"], seed) if apart.height else None,
     )
 
 

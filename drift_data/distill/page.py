@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from drift_data.calibrate.page import GOLD_FIGURES, interval
-from drift_data.calibrate.summary import View
+from drift_data.calibrate.page import GOLD_METRIC_TITLES, format_estimate
+from drift_data.calibrate.summary import Comparison
 from drift_data.distill.cascade import GOOD, CascadeRow
 from drift_data.distill.comparisons import DISTILLED
 from drift_data.distill.student import APART, LEAST
@@ -18,14 +18,14 @@ from drift_data.html.environment import environment
 _SHARE = (0.0, 1.03)  # a curve at 1 is seen whole
 LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
 _FIGURES = {
-    name: title for name, title in GOLD_FIGURES.items() if name not in ("accuracy", "macro_f1_present")
+    name: title for name, title in GOLD_METRIC_TITLES.items() if name not in ("accuracy", "macro_f1_present")
 }
 
 
 def render(result: Distilled) -> str:
     """Return the page."""
     pages = environment(600, "drift_data.distill")
-    pages.filters["interval"] = interval
+    pages.filters["interval"] = format_estimate
     return pages.get_template("distill.html.jinja").render(
         result=result,
         titles=_FIGURES,
@@ -85,7 +85,7 @@ def _cascade(bands: Sequence[CascadeRow]) -> list[tuple[str, Markup]]:
     return found
 
 
-def _over_requests(bands: Sequence[CascadeRow], views: Sequence[View], figure: str) -> charts.Curve:
+def _over_requests(bands: Sequence[CascadeRow], views: Sequence[Comparison], figure: str) -> charts.Curve:
     values = [view.figures[figure].value for view in views]
     return [
         (100 * band.share_requests, value)

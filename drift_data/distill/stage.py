@@ -14,9 +14,9 @@ from typing import Any, Final
 import polars as pl
 
 from drift_data.calibrate.options import ThresholdOptions
-from drift_data.calibrate.summary import View
-from drift_data.calibrate.thresholds import fragment
-from drift_data.calibrate.training_overlap import CAREFUL
+from drift_data.calibrate.summary import Comparison
+from drift_data.calibrate.thresholds import render_thresholds
+from drift_data.calibrate.training_overlap import WARNING_PREFIX
 from drift_data.chats.order import HOLD_OUT_EVEN, LEARNING_CURVE, TEACHER_CAP
 from drift_data.distill.examples import CONVERSATIONS, Taught, taught, written
 from drift_data.distill.measure import OVER_CAP, UNKNOWN, answered, measured
@@ -107,7 +107,7 @@ def distill(
         (out.folder / REPORT).write_text(render(result), encoding="utf-8")
         (out.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         why = f"Thresholds for local:{name}, chosen by `make distill` on {teacher.name}."
-        (out.folder / THRESHOLDS).write_text(fragment(result.choice, why), encoding="utf-8")
+        (out.folder / THRESHOLDS).write_text(render_thresholds(result.choice, why), encoding="utf-8")
         out.rows_in = teacher.rows.height
         out.table(PREDICTIONS).write(
             answers.select(
@@ -158,15 +158,15 @@ def _warn_of_earlier(workspace: Workspace, folder: str, teacher: Teacher, option
     made = workspace.require(folder)
     earlier = _orders(teacher, options).keys() if "orders" not in made.options else ()
     said = json.loads((workspace.path(folder) / RESULT).read_bytes())["notes"]
-    warnings = [note for note in teacher.notes if note.startswith(CAREFUL) and note not in said]
+    warnings = [note for note in teacher.notes if note.startswith(WARNING_PREFIX) and note not in said]
     if "max_turns" in earlier:
         warnings.append(
-            f"{CAREFUL} an earlier version of this toolkit made {folder}. Of more turns than distill.max_turns it read "
+            f"{WARNING_PREFIX} an earlier version of this toolkit made {folder}. Of more turns than distill.max_turns it read "
             "those of the test split first, so the classifier has learned from rows held out for testing."
         )
     if "hold_out" in earlier:
         warnings.append(
-            f"{CAREFUL} an earlier version of this toolkit made {folder}. All conversations that it held out are in the "
+            f"{WARNING_PREFIX} an earlier version of this toolkit made {folder}. All conversations that it held out are in the "
             "part of the gold on which `make calibrate` chooses thresholds, and none in the part on which it reports."
         )
     if earlier and warnings:
@@ -204,7 +204,7 @@ def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, An
     }
 
 
-def _figures(measured: View) -> dict[str, Any]:
+def _figures(measured: Comparison) -> dict[str, Any]:
     found = {name: measured.figures[name].model_dump() for name in _CARD}
     return {"turns": measured.turns, "conversations": measured.conversations, **found}
 

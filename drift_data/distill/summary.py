@@ -7,8 +7,8 @@ import polars as pl
 from pydantic import BaseModel
 
 from drift_data.calibrate.bootstrap import Estimate
-from drift_data.calibrate.summary import View
-from drift_data.calibrate.thresholds import Choice
+from drift_data.calibrate.summary import Comparison
+from drift_data.calibrate.thresholds import ThresholdChoice
 from drift_data.distill.cascade import CascadeRow
 from drift_data.distill.cost import Money
 from drift_data.distill.options import Ceiling
@@ -41,8 +41,8 @@ class Learning(BaseModel):
     """What a part of the teacher's conversations would have given."""
 
     share: float
-    view: View | None  # out of fold on the part itself; None: too few
-    held_out: View | None  # on the conversations never learned from, the same for every part
+    view: Comparison | None  # out of fold on the part itself; None: too few
+    held_out: Comparison | None  # on the conversations never learned from, the same for every part
 
 
 class Distilled(BaseModel):
@@ -58,12 +58,14 @@ class Distilled(BaseModel):
     conversations: int
     written: int  # of our own turns learned from beside
     notes: list[str]
-    views: list[View]  # out of fold: the distilled classifier at the recipe's thresholds, then at the chosen
+    views: list[
+        Comparison
+    ]  # out of fold: the distilled classifier at the recipe's thresholds, then at the chosen
     # one if that differs, then the baselines
     gain: dict[str, Estimate]  # first view less the shipped classifier's
     hold_out: int | None
-    held_out: list[View]  # the same sets of labels on conversations never learned from
-    choice: Choice
+    held_out: list[Comparison]  # the same sets of labels on conversations never learned from
+    choice: ThresholdChoice
     targets: list[Operating]
     calibration: list[Bin]
     items: list[Named]

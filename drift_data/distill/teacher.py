@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 from drift_data.calibrate.gold import read_gold
-from drift_data.calibrate.match import ambiguous
+from drift_data.calibrate.match import find_ambiguous_hashes
 from drift_data.chats.order import TEACHER_CAP, rank
 from drift_data.labels.sample import describe_earlier_sample
 from drift_data.labels.tables import KEYS, SAMPLE, label_tables, labels_chosen, read_labels
@@ -55,7 +55,7 @@ def read_truth(workspace: Workspace, gold: str) -> Teacher:
     found = read_gold(workspace, gold)
     if found.inputs:
         return _table(workspace, found.name)
-    several = ambiguous(workspace, found)
+    several = find_ambiguous_hashes(workspace, found)
     rows = found.rows.filter(~pl.col("conversation_id").is_in(several))
     notes = (f"{found.rows.height - rows.height:,} turns are left out: {SEVERAL}.",) if several else ()
     return Teacher(

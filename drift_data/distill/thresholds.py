@@ -12,11 +12,11 @@ import polars as pl
 from pydantic import BaseModel
 
 from drift_data.calibrate.bootstrap import Estimate
-from drift_data.calibrate.metrics import f_score
+from drift_data.calibrate.metrics import compute_f_score
 from drift_data.calibrate.options import ThresholdOptions
-from drift_data.calibrate.significance import steady
-from drift_data.calibrate.summary import view
-from drift_data.calibrate.thresholds import Choice, Point, decided
+from drift_data.calibrate.significance import revert_insignificant_moves
+from drift_data.calibrate.summary import compare_labels
+from drift_data.calibrate.thresholds import ThresholdChoice, ThresholdPoint, decide_labels
 from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT
 
@@ -55,7 +55,9 @@ def precision_recall(rows: pl.DataFrame, sat: float) -> pl.DataFrame:
     )
 
 
-def operating(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions, seed: int) -> Choice:
+def operating(
+    rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions, seed: int
+) -> ThresholdChoice:
     """Return the threshold of DSAT with the highest F-score, and the curve; the one of SAT stays.
 
     It moves only where that is better beyond chance, and keeps to `min_precision` where one is asked for.
@@ -72,7 +74,7 @@ def operating(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions
     if options.min_precision is not None:
         allowed = allowed.filter(pl.col("precision") >= options.min_precision)
     if allowed.height:
-        scores = f_score(allowed["right"].to_numpy(), allowed["given"].to_numpy(), true, options.beta)
+        scores = compute_f_score(allowed["right"].to_numpy(), allowed["given"].to_numpy(), true, options.beta)
         best = float(allowed["threshold"][int(np.argmax(scores))])
         chosen = present.model_copy(update={"dsat": best})
     elif options.min_precision is not None:
@@ -80,11 +82,11 @@ def operating(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions
             f"DSAT: no threshold reaches a precision of {options.min_precision:g}; it stays {present.dsat:g}."
         )
     points = [
-        Point(**row, f1=2 * row["right"] / (row["given"] + true))
+        ThresholdPoint(**row, f1=2 * row["right"] / (row["given"] + true))
         for row in curve[:: -(-curve.height // _POINTS) or 1].iter_rows(named=True)
     ]
-    choice = Choice(present=present, chosen=chosen, notes=notes, curves={DSAT: points})
-    return steady(rows, choice, options, seed)
+    choice = ThresholdChoice(present=present, chosen=chosen, notes=notes, curves={DSAT: points})
+    return revert_insignificant_moves(rows, choice, options, seed)
 
 
 def targets(rows: pl.DataFrame, present: Thresholds, seed: int) -> list[Operating]:
@@ -97,8 +99,8 @@ def targets(rows: pl.DataFrame, present: Thresholds, seed: int) -> list[Operatin
             found.append(Operating(target=target, threshold=None, given=0, precision=None, recall=None))
             continue
         threshold = float(reached["threshold"][-1])
-        labels = rows.select(decided(present.model_copy(update={"dsat": threshold}))).to_series()
-        figures = view("", rows, labels, seed).figures
+        labels = rows.select(decide_labels(present.model_copy(update={"dsat": threshold}))).to_series()
+        figures = compare_labels("", rows, labels, seed).figures
         found.append(
             Operating(
                 target=target,

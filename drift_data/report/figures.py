@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from drift_data.calibrate.agreement import Agreement, agreement
+from drift_data.calibrate.agreement import Agreement, measure_agreement
 from drift_data.query.warehouse import Folder, connect, current_labels, finished, view_names
 from drift_data.report.alarms import AlarmOptions, Check, Replies, reply_checks
 from drift_data.report.health import Health, health_checks, read_health
@@ -132,7 +132,7 @@ def _read_labels(
     made = [name for name in stages if name not in given]
     if not given and workspace.manifest(_TRUTH):
         given = [_TRUTH]
-    figures.agreements = [agreement(workspace, name, truth) for name in made for truth in given]
+    figures.agreements = [measure_agreement(workspace, name, truth) for name in made for truth in given]
 
 
 def _samples(rows: Sequence[Row]) -> list[Row]:

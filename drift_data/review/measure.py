@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from drift_data.calibrate.summary import View, view
+from drift_data.calibrate.summary import Comparison, compare_labels
 from drift_data.review.journal import Reviewed
 from drift_data.review.queue import OPEN, Codes, Queue
 from drift_data.schema import LABELS
@@ -27,12 +27,12 @@ _SEED: Final = 0
 class Measured:
     """Agreement on two sets of turns; None where nothing is reviewed. Rows of the confusion are the person's."""
 
-    random: View | None
+    random: Comparison | None
     passed_over: int  # turns of the random sample that were seen, or jumped, and not decided
-    every: View | None
+    every: Comparison | None
     blind: int  # of all reviewed turns
-    other: View | None  # the person and the second judge, on the random sample
-    other_every: View | None
+    other: Comparison | None  # the person and the second judge, on the random sample
+    other_every: Comparison | None
 
 
 def measure(queue: Queue, reviewed: Mapping[int, Reviewed]) -> Measured:
@@ -61,7 +61,7 @@ def measure(queue: Queue, reviewed: Mapping[int, Reviewed]) -> Measured:
 
 def _view(
     title: str, queue: Queue, numbers: np.ndarray, given: Sequence[str], judged: Codes | None
-) -> View | None:
+) -> Comparison | None:
     """Return the figures of the judge's labels held against the person's."""
     if judged is None:
         return None
@@ -78,4 +78,4 @@ def _view(
         )
     )
     theirs = pl.Series([LABELS[code] for code in judged[numbers[both]]], dtype=pl.String)
-    return view(title, rows, theirs, _SEED)
+    return compare_labels(title, rows, theirs, _SEED)

@@ -10,7 +10,7 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
-from drift_data.calibrate.agreement import Agreement, agreement
+from drift_data.calibrate.agreement import Agreement, measure_agreement
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 from pipelines.recipe import Recipe
@@ -49,7 +49,7 @@ def run(workspace: Workspace, recipe: Recipe) -> None:
 def summary(workspace: Workspace, recipe: Recipe, console: Console) -> None:
     """Print what a run on simulated logs came to."""
     name = run_name(recipe, None)
-    judged = agreement(workspace, f"labels/{recipe.label.judge}", TRUTH)
+    judged = measure_agreement(workspace, f"labels/{recipe.label.judge}", TRUTH)
     for table in (_funnel(workspace, recipe, name), _judge(judged), _rewards(workspace, name)):
         console.print(table)
     console.print(f"The report: {(workspace.path('runs') / name / 'report.html').resolve()}")

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from drift_data.calibrate.bootstrap import Estimate
-from drift_data.calibrate.page import GOLD_FIGURES, interval
-from drift_data.calibrate.summary import View
+from drift_data.calibrate.page import GOLD_METRIC_TITLES, format_estimate
+from drift_data.calibrate.summary import Comparison
 from drift_data.distill.stage import REPORT, RESULT
 from drift_data.distill.stage import distill as distill_labels
 from drift_data.distill.summary import Distilled
@@ -57,7 +57,7 @@ def show(result: Distilled, console: Console) -> None:
     table.add_row("DSAT of the teacher", *(f"{v.true['DSAT']:,}" for v in views))
     table.add_row("DSAT given", *(f"{v.given['DSAT']:,}" for v in views))
     for name in _SHOWN:
-        table.add_row(GOLD_FIGURES[name], *(_cell(view, name) for view in views))
+        table.add_row(GOLD_METRIC_TITLES[name], *(_cell(view, name) for view in views))
     console.print(table)
     for said in (*result.notes, *result.choice.notes, *_money(result)):
         console.print(said, markup=False, soft_wrap=True)
@@ -66,10 +66,10 @@ def show(result: Distilled, console: Console) -> None:
         console.print(f"threshold of DSAT: {present:g} → {chosen:g} (thresholds.yaml)", soft_wrap=True)
 
 
-def _cell(shown: View, name: str) -> str:
+def _cell(shown: Comparison, name: str) -> str:
     """Return a figure, of the classifier that is reported with its interval."""
     figure = shown.figures[name]
-    return interval(figure if shown.title.startswith("distilled") else Estimate(value=figure.value), 2)
+    return format_estimate(figure if shown.title.startswith("distilled") else Estimate(value=figure.value), 2)
 
 
 def _money(result: Distilled) -> list[str]:

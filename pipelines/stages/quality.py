@@ -4,11 +4,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from drift_data.calibrate.page import figure_titles, interval
-from drift_data.calibrate.stage import REPORT, RESULT, THRESHOLDS, compare
-from drift_data.calibrate.stage import calibrate as calibrate_labels
+from drift_data.calibrate.page import choose_metric_titles, format_estimate
+from drift_data.calibrate.stage import (
+    QUALITY_FILE,
+    QUALITY_PAGE_FILE,
+    THRESHOLDS_FILE,
+    calibrate_labels,
+    report_agreement,
+)
 from drift_data.calibrate.summary import Quality
-from drift_data.calibrate.training_overlap import CAREFUL
+from drift_data.calibrate.training_overlap import WARNING_PREFIX
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import labels_chosen, latest_labels
 from drift_data.workspace import UserError, Workspace
@@ -30,12 +35,14 @@ def calibrate(
         folder = calibrate_labels(workspace, labels, gold, load_rubric(recipe.label.rubric), recipe.calibrate)
     else:
         assert against is not None
-        folder = compare(workspace, labels, labels_chosen(workspace, against, "AGAINST"), recipe.calibrate)
+        folder = report_agreement(
+            workspace, labels, labels_chosen(workspace, against, "AGAINST"), recipe.calibrate
+        )
     path = workspace.path(folder)
-    show(Quality.model_validate_json((path / RESULT).read_bytes()), Console())
-    if (path / THRESHOLDS).is_file():
-        print(f"thresholds: {(path / THRESHOLDS).resolve()}")
-    print(f"report: {(path / REPORT).resolve()}")
+    show(Quality.model_validate_json((path / QUALITY_FILE).read_bytes()), Console())
+    if (path / THRESHOLDS_FILE).is_file():
+        print(f"thresholds: {(path / THRESHOLDS_FILE).resolve()}")
+    print(f"report: {(path / QUALITY_PAGE_FILE).resolve()}")
 
 
 def show(quality: Quality, console: Console) -> None:
@@ -51,11 +58,13 @@ def show(quality: Quality, console: Console) -> None:
     for label in ("DSAT", "SAT", "NEUTRAL"):
         title = f"{label}: given / true" if quality.other_is_gold else f"{label}: these / other"
         table.add_row(title, *(f"{view.given[label]:,} / {view.true[label]:,}" for view in views))
-    for name, title in figure_titles(quality).items():
-        table.add_row(title, *(interval(view.figures[name], 2) for view in views))
+    for name, title in choose_metric_titles(quality).items():
+        table.add_row(title, *(format_estimate(view.figures[name], 2) for view in views))
     console.print(table)
     for note in quality.notes:
-        console.print(note, markup=False, soft_wrap=True, style="bold" if note.startswith(CAREFUL) else None)
+        console.print(
+            note, markup=False, soft_wrap=True, style="bold" if note.startswith(WARNING_PREFIX) else None
+        )
     for reason, count in quality.match.only_gold.items():
         console.print(
             f"{count:,} turns of {quality.other} are left out: {reason}", markup=False, soft_wrap=True

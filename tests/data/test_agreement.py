@@ -1,6 +1,6 @@
 import pytest
 
-from drift_data.calibrate.agreement import agreement
+from drift_data.calibrate.agreement import measure_agreement
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 
@@ -32,7 +32,7 @@ def test_figures_of_a_small_table_worked_out_by_hand(tmp_path):
     table(
         workspace, "simulated/truth", [*zip(keys, truth, strict=True), (("x", 2), "SAT"), (("x", 4), "SAT")]
     )
-    found = agreement(workspace, "labels/a", "simulated/truth")
+    found = measure_agreement(workspace, "labels/a", "simulated/truth")
     assert (found.turns, found.only_labels, found.only_truth) == (10, 1, 2)
     assert found.confusion["DSAT"] == {"SAT": 0, "DSAT": 3, "NEUTRAL": 1}
     assert found.confusion["NEUTRAL"] == {"SAT": 0, "DSAT": 1, "NEUTRAL": 3}
@@ -51,9 +51,9 @@ def test_nothing_to_divide_by_is_none_and_not_zero(tmp_path):
     workspace = Workspace(tmp_path)
     table(workspace, "labels/a", [(("a", 2), "NEUTRAL")])
     table(workspace, "labels/b", [(("b", 2), "NEUTRAL")])
-    found = agreement(workspace, "labels/a", "labels/b")
+    found = measure_agreement(workspace, "labels/a", "labels/b")
     assert (found.turns, found.accuracy, found.kappa, found.scores["DSAT"].precision) == (0, None, None, None)
-    found = agreement(workspace, "labels/a", "labels/a")
+    found = measure_agreement(workspace, "labels/a", "labels/a")
     assert (found.accuracy, found.kappa) == (1.0, None)
 
 
@@ -61,4 +61,4 @@ def test_two_labels_for_one_turn_are_an_error(tmp_path):
     workspace = Workspace(tmp_path)
     table(workspace, "labels/a", [(("a", 2), "NEUTRAL"), (("a", 2), "SAT")])
     with pytest.raises(UserError, match="two labels for one turn"):
-        agreement(workspace, "labels/a", "labels/a")
+        measure_agreement(workspace, "labels/a", "labels/a")

@@ -9,7 +9,7 @@ from math import sqrt
 import polars as pl
 import pytest
 
-from drift_data.calibrate.thresholds import CHOOSING, REPORTING, part_of
+from drift_data.calibrate.thresholds import CHOOSING_PART, REPORTING_PART, assign_gold_parts
 from drift_data.chats.order import (
     EARLIER_SAMPLE,
     EXCERPTS,
@@ -36,7 +36,7 @@ DEVIATIONS = 5  # from what chance gives: one pair in two million
 CHOSEN: dict[str, Callable[[], Iterable[str]]] = {
     "sample": lambda: take_first(IDS, SAMPLE, FIRST),
     "test split": lambda: (name for name in IDS if split_of(name, 0.1) == "test"),
-    "calibrate's choosing half": lambda: half(CHOOSING),
+    "calibrate's choosing half": lambda: half(CHOOSING_PART),
     "hold-out, 1 in 2": lambda: (name for name in IDS if held_out(name, 2)),
     "hold-out, 1 in 3": lambda: (name for name in IDS if held_out(name, 3)),
     "hold-out, 1 in 10": lambda: (name for name in IDS if held_out(name, 10)),
@@ -64,7 +64,7 @@ def turns() -> pl.DataFrame:
 
 def half(part: str) -> Iterator[str]:
     names = pl.Series(IDS)
-    return iter(names.filter(part_of(names) == part).to_list())
+    return iter(names.filter(assign_gold_parts(names) == part).to_list())
 
 
 @cache
@@ -74,7 +74,7 @@ def chosen(name: str) -> frozenset[str]:
 
 @cache
 def reporting() -> frozenset[str]:
-    return frozenset(half(REPORTING))
+    return frozenset(half(REPORTING_PART))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_small_sample_is_not_the_test_split() -> None:
 @pytest.mark.parametrize("one_in", [2, 3, 4, 6])
 def test_conversations_held_out_of_a_classifier_are_in_both_halves_of_the_gold(one_in: int) -> None:
     held = pl.Series([name for name in IDS if held_out(name, one_in)])
-    reported = (part_of(held) == REPORTING).sum()
+    reported = (assign_gold_parts(held) == REPORTING_PART).sum()
     assert abs(reported - len(held) / 2) < DEVIATIONS * sqrt(len(held)) / 2
 
 
@@ -157,7 +157,7 @@ def test_one_conversation_in_an_odd_number_held_out_stays_as_it_was(
 def test_the_halves_of_the_gold_stay_as_they_were() -> None:
     """The even hashes are the choosing half: the conversations that were held out by one in two."""
     names = pl.Series(NAMES)
-    choosing = names.filter(part_of(names) == CHOOSING)
+    choosing = names.filter(assign_gold_parts(names) == CHOOSING_PART)
     assert (len(choosing), fingerprint(choosing)) == (494, "ca519251ccf6c5cd")
 
 

@@ -8,7 +8,7 @@ from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_gold, write_labels
 
 from drift_data.calibrate.options import CalibrateOptions
-from drift_data.calibrate.stage import calibrate, compare
+from drift_data.calibrate.stage import calibrate_labels, report_agreement
 from drift_data.calibrate.summary import Quality
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
@@ -68,7 +68,7 @@ def gold(tmp_path):
 
 
 def test_thresholds_are_chosen_on_one_part_and_reported_on_the_other(workspace, gold):
-    folder = calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS)
+    folder = calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS)
     assert folder == "quality/test"
     quality = result(workspace, folder)
     # The reporting part alone would choose 7. The choosing part needs 3, which lets the calm turns of the other in.
@@ -92,7 +92,7 @@ def test_thresholds_are_chosen_on_one_part_and_reported_on_the_other(workspace, 
 
 
 def test_items_strengths_and_refusals_are_counted(workspace, gold):
-    quality = result(workspace, calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS))
+    quality = result(workspace, calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS))
     found = {item.name: item for item in quality.items}
     count = len(REPORTING)
     revision, style = found["Revision"], found["Style"]
@@ -114,7 +114,7 @@ def test_items_strengths_and_refusals_are_counted(workspace, gold):
 
 
 def test_the_thresholds_are_written_as_a_piece_of_a_recipe(workspace, gold):
-    folder = workspace.path(calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS))
+    folder = workspace.path(calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS))
     text = (folder / "thresholds.yaml").read_text()
     assert yaml.safe_load(text) == {"label": {"thresholds": {"sat": 5.0, "dsat": 3.0}}}
     assert text.startswith("# Thresholds for labels/test, chosen by `make calibrate`")
@@ -122,15 +122,15 @@ def test_the_thresholds_are_written_as_a_piece_of_a_recipe(workspace, gold):
 
 
 def test_the_same_again_is_up_to_date_and_other_gold_is_not(workspace, gold, capsys):
-    folder = calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS)
+    folder = calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS)
     before = workspace.require(folder)
     assert list(before.files) == ["gold.csv"] and set(before.inputs) == {"conversations", "labels/test"}
     capsys.readouterr()
-    calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS)
+    calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS)
     assert "calibrate: up to date (quality/test)" in capsys.readouterr().err
     with Path(gold).open("a") as file:
         file.write("c0,6,SAT,None,0,false\n")
-    calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS)
+    calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS)
     assert "up to date" not in capsys.readouterr().err
     assert result(workspace, folder).match.only_gold == {"no feedback turn of the labels": 1}
     assert workspace.require(folder).files != before.files
@@ -139,7 +139,7 @@ def test_the_same_again_is_up_to_date_and_other_gold_is_not(workspace, gold, cap
 def test_labels_without_scores_get_a_report_and_no_thresholds(workspace, gold):
     rows = [turn(name, 2, label="DSAT") for name in NAMES]
     write_labels(workspace, rows, "labels/dataset", thresholds=None)
-    folder = calibrate(workspace, "labels/dataset", gold, RUBRIC, OPTIONS)
+    folder = calibrate_labels(workspace, "labels/dataset", gold, RUBRIC, OPTIONS)
     quality = result(workspace, folder)
     assert quality.choice is None and quality.notes == [
         "The labels have no scores: there are no thresholds to choose."
@@ -153,20 +153,20 @@ def test_labels_without_scores_get_a_report_and_no_thresholds(workspace, gold):
 def test_labels_made_with_another_rubric_are_not_calibrated_by_this_one(workspace, gold):
     other = Rubric(name="other", items=RUBRIC.items[:3])
     with pytest.raises(UserError, match=rf"rubric {RUBRIC.hash}, and this is other \({other.hash}\)"):
-        calibrate(workspace, "labels/test", gold, other, OPTIONS)
+        calibrate_labels(workspace, "labels/test", gold, other, OPTIONS)
 
 
 def test_labels_are_not_measured_against_themselves(workspace):
     with pytest.raises(UserError, match="GOLD=test is the table that is measured"):
-        calibrate(workspace, "labels/test", "test", RUBRIC, OPTIONS)
+        calibrate_labels(workspace, "labels/test", "test", RUBRIC, OPTIONS)
     with pytest.raises(UserError, match="AGAINST=labels/test is the table"):
-        compare(workspace, "labels/test", "labels/test", OPTIONS)
+        report_agreement(workspace, "labels/test", "labels/test", OPTIONS)
 
 
 def test_two_judges_are_compared_without_calling_either_right(workspace):
     rows = [turn(name, 2, 0, 9 if n < 30 else 0, "Revision") for n, name in enumerate(NAMES)]
     write_labels(workspace, rows, "labels/other")
-    folder = compare(workspace, "labels/other", "labels/test", OPTIONS)
+    folder = report_agreement(workspace, "labels/other", "labels/test", OPTIONS)
     assert folder == "quality/other-against-test"
     quality = result(workspace, folder)
     assert not quality.other_is_gold and quality.choice is None
@@ -180,7 +180,9 @@ def test_two_judges_are_compared_without_calling_either_right(workspace):
 
 
 def test_every_cell_leads_to_its_turns_and_the_turns_are_there(workspace, gold):
-    shown = page(workspace, calibrate(workspace, "labels/test", gold, RUBRIC, CalibrateOptions(examples=3)))
+    shown = page(
+        workspace, calibrate_labels(workspace, "labels/test", gold, RUBRIC, CalibrateOptions(examples=3))
+    )
     links = [a["href"][1:] for tag, a in shown.elements if tag == "a"]
     ids = [a["id"] for _, a in shown.elements if "id" in a]
     # Disagreements first, then the larger cell.
@@ -209,7 +211,7 @@ def test_hostile_logs_names_and_answers_stay_text(tmp_path):
     ]
     write_labels(workspace, rows, "labels/human", thresholds=None)
     options = CalibrateOptions(characters=500)
-    folder = calibrate(workspace, "labels/test", "human", RUBRIC, options)
+    folder = calibrate_labels(workspace, "labels/test", "human", RUBRIC, options)
     shown = page(workspace, folder)
     assert "<script>alert(1)</script>" in shown.text and r"\u202egpj.exe" in shown.text
     cut = len(f"{ATTACK * 40} 2 of {names[0]}") - 500
@@ -236,7 +238,7 @@ def test_the_stage_wants_either_gold_or_another_judge(workspace, gold):
 
 def test_present_thresholds_that_are_the_best_are_kept_without_a_second_column(workspace, tmp_path):
     gold = write_gold(tmp_path / "g.csv", [(name, at, "NEUTRAL") for name in NAMES for at in (2, 4)])
-    quality = result(workspace, calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS))
+    quality = result(workspace, calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS))
     assert quality.choice.chosen == PRESENT and quality.gain == {}
     assert quality.views[0].title == "as labelled, reporting part"
 
@@ -251,6 +253,6 @@ def test_the_reporting_part_has_no_say_in_the_thresholds(tmp_path):
     )
     labels = [(name, at, "DSAT" if at == 2 else "NEUTRAL") for name in NAMES for at in turns]
     gold = write_gold(tmp_path / "gold.csv", labels)
-    choice = result(workspace, calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS)).choice
+    choice = result(workspace, calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS)).choice
     assert choice.chosen.dsat == 3
     assert [(point.threshold, point.given) for point in choice.curves["DSAT"]] == [(3, len(CHOOSING)), (5, 0)]

@@ -3,7 +3,7 @@ import pytest
 from quality_sample import turn, write_conversations, write_gold, write_labels
 
 from drift_data.calibrate.gold import read_gold
-from drift_data.calibrate.match import match
+from drift_data.calibrate.match import match_turns
 from drift_data.workspace import UserError, Workspace
 
 
@@ -116,7 +116,7 @@ def test_gold_that_is_nowhere_is_said(workspace):
 def test_every_gold_turn_without_a_label_has_its_reason(tmp_path, workspace):
     keys = [("a", 2), ("a", 4), ("a", 3), ("b", 4), ("c", 2), ("d", 2), ("d", 4), ("e", 2), ("x", 2)]
     path = write_gold(tmp_path / "gold.csv", [(*key, "DSAT") for key in keys])
-    every, matched, account = match(workspace, "labels/test", read_gold(workspace, path))
+    every, matched, account = match_turns(workspace, "labels/test", read_gold(workspace, path))
     assert every.height == 3
     assert matched.select("conversation_id", "turn", "label", "gold_label").rows() == [
         ("a", 2, "NEUTRAL", "DSAT"),
@@ -140,14 +140,14 @@ def test_a_hash_that_stands_for_several_conversations_is_set_aside(tmp_path):
     write_labels(workspace, [turn(name, 2) for name in names])
     rows = [(name, 2, "SAT") for name in "abc"]
     hashes = write_gold(tmp_path / "hash.csv", rows, "conversation_hash,turn,label")
-    _, matched, account = match(workspace, "labels/test", read_gold(workspace, hashes))
+    _, matched, account = match_turns(workspace, "labels/test", read_gold(workspace, hashes))
     assert matched["conversation_id"].to_list() == ["b"]
     assert account.only_gold == {"the hash stands for several conversations": 2}
     ids = write_gold(tmp_path / "id.csv", rows)
-    assert match(workspace, "labels/test", read_gold(workspace, ids))[2].turns == 3
+    assert match_turns(workspace, "labels/test", read_gold(workspace, ids))[2].turns == 3
 
 
 def test_nothing_in_common_is_an_error_that_shows_both_sides(tmp_path, workspace):
     path = write_gold(tmp_path / "gold.csv", [("x", 2, "SAT"), ("d", 2, "SAT")])
     with pytest.raises(UserError, match=r"no turn in common: .*not in the workspace 1.*\['x'\].*\['a'\]"):
-        match(workspace, "labels/test", read_gold(workspace, path))
+        match_turns(workspace, "labels/test", read_gold(workspace, path))

@@ -7,7 +7,7 @@ import pytest
 from quality_sample import RUBRIC, turn, write_conversations, write_gold, write_labels
 
 from drift_data.calibrate.options import CalibrateOptions
-from drift_data.calibrate.stage import calibrate, compare
+from drift_data.calibrate.stage import calibrate_labels, report_agreement
 from drift_data.calibrate.summary import Quality
 from drift_data.judge.local.model import fingerprint, load_model
 from drift_data.schema import PREDICTIONS
@@ -43,7 +43,7 @@ def measured(tmp_path: Path, learned: list[str] | None, llm: bool = False) -> tu
     rows = [turn(name, 2, 0, 9 if name in (learned or ()) else 1, "Style") for name in NAMES]
     write_labels(workspace, rows, made_by=judge)
     gold = write_gold(tmp_path / "gold.csv", [(name, 2, "DSAT") for name in NAMES])
-    folder = workspace.path(calibrate(workspace, "labels/test", gold, RUBRIC, OPTIONS))
+    folder = workspace.path(calibrate_labels(workspace, "labels/test", gold, RUBRIC, OPTIONS))
     page = (folder / "report.html").read_text(encoding="utf-8")
     return Quality.model_validate_json((folder / "quality.json").read_bytes()), page
 
@@ -83,7 +83,7 @@ def test_agreement_of_a_classifier_with_its_teacher_has_the_note_too(tmp_path: P
     measured(tmp_path, NAMES[:20])
     workspace = Workspace(tmp_path / "work")
     write_labels(workspace, [turn(name, 2, 0, 9, "Style") for name in NAMES], "labels/teacher")
-    folder = workspace.path(compare(workspace, "labels/teacher", "labels/test", OPTIONS))
+    folder = workspace.path(report_agreement(workspace, "labels/teacher", "labels/test", OPTIONS))
     found = Quality.model_validate_json((folder / "quality.json").read_bytes())
     assert "the classifier of labels/test (local:mine) has learned" in found.notes[0]
 

@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from drift_data.calibrate.options import ThresholdOptions
-from drift_data.calibrate.significance import steady
-from drift_data.calibrate.thresholds import choose
+from drift_data.calibrate.significance import revert_insignificant_moves
+from drift_data.calibrate.thresholds import choose_thresholds
 from drift_data.judge.label_rule import Thresholds
 
 PRESENT = Thresholds(sat=5, dsat=5)
@@ -30,7 +30,7 @@ def rows(*conversations):
 
 
 def moved(frame, options=OPTIONS):
-    return steady(frame, choose(frame, PRESENT, options), options, seed=0)
+    return revert_insignificant_moves(frame, choose_thresholds(frame, PRESENT, options), options, seed=0)
 
 
 def test_a_move_that_many_conversations_bear_out_is_made():
@@ -39,7 +39,7 @@ def test_a_move_that_many_conversations_bear_out_is_made():
 
 def test_a_move_that_hangs_on_one_conversation_is_not_made_and_the_report_says_so():
     frame = rows([("DSAT", 4)] * 5, *[[("DSAT", 6), ("NEUTRAL", 4)]] * 4, *[[("DSAT", 6)]] * 6)
-    assert choose(frame, PRESENT, OPTIONS).chosen.dsat == 4
+    assert choose_thresholds(frame, PRESENT, OPTIONS).chosen.dsat == 4
     choice = moved(frame)
     assert choice.chosen == PRESENT
     assert "not beyond chance" in choice.notes[-1] and "stays 5" in choice.notes[-1]

@@ -9,7 +9,7 @@ from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_lab
 from review_sample import answer, build_conversations, build_labels, session, to_review
 
 from drift_data.calibrate.options import CalibrateOptions
-from drift_data.calibrate.stage import calibrate, compare
+from drift_data.calibrate.stage import calibrate_labels, report_agreement
 from drift_data.calibrate.summary import Quality
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
@@ -220,7 +220,7 @@ def test_calibrate_compares_the_reviewed_turns_only(workspace, ann):
     decide(ann, ("a", 2), "DSAT")
     decide(ann, ("b", 2), "NEUTRAL", parse("order=uncertain"))
     for name in ("human:ann", "human-ann", TABLE):
-        folder = calibrate(workspace, "labels/test", name, RUBRIC, CalibrateOptions())
+        folder = calibrate_labels(workspace, "labels/test", name, RUBRIC, CalibrateOptions())
         quality = Quality.model_validate_json((workspace.path(folder) / "quality.json").read_bytes())
         assert (quality.match.turns, quality.match.only_labels, quality.match.only_gold) == (2, 4, {})
         everywhere = quality.views[-1]
@@ -235,23 +235,23 @@ def test_calibrate_says_nothing_of_turns_that_were_drawn_and_decided_blind(works
     ann = session(workspace, blind=True)
     decide(ann, ("a", 2), "DSAT")
     ann.close()
-    folder = calibrate(workspace, "labels/test", "human:ann", RUBRIC, CalibrateOptions())
+    folder = calibrate_labels(workspace, "labels/test", "human:ann", RUBRIC, CalibrateOptions())
     quality = json.loads((workspace.path(folder) / "quality.json").read_text())
     assert not [note for note in quality["notes"] if "labels/human-ann" in note]
 
 
 def test_calibrate_after_more_reviews_is_made_anew(workspace, ann):
     decide(ann, ("a", 2), "DSAT")
-    folder = calibrate(workspace, "labels/test", "human:ann", RUBRIC, CalibrateOptions())
+    folder = calibrate_labels(workspace, "labels/test", "human:ann", RUBRIC, CalibrateOptions())
     decide(ann, ("b", 2), "NEUTRAL")
-    calibrate(workspace, "labels/test", "human:ann", RUBRIC, CalibrateOptions())
+    calibrate_labels(workspace, "labels/test", "human:ann", RUBRIC, CalibrateOptions())
     quality = json.loads((workspace.path(folder) / "quality.json").read_text())
     assert quality["match"]["turns"] == 2
 
 
 def test_turns_that_nobody_reviewed_are_called_so_when_a_person_is_compared(workspace, ann):
     decide(ann, ("a", 2), "DSAT")
-    folder = compare(workspace, TABLE, "labels/test", CalibrateOptions())
+    folder = report_agreement(workspace, TABLE, "labels/test", CalibrateOptions())
     quality = Quality.model_validate_json((workspace.path(folder) / "quality.json").read_bytes())
     assert quality.match.turns == 1 and quality.match.only_gold == {"not reviewed": 5}
 

@@ -12,7 +12,7 @@ from quality_sample import PRESENT, RUBRIC, write_gold
 from test_label import ScriptedJudge, make_workspace
 
 from drift_data.calibrate.options import CalibrateOptions, ThresholdOptions
-from drift_data.calibrate.stage import calibrate
+from drift_data.calibrate.stage import calibrate_labels
 from drift_data.calibrate.summary import Quality
 from drift_data.chats.order import SAMPLE, rank, split_of
 from drift_data.distill.examples import held_out
@@ -242,7 +242,7 @@ def test_a_classifier_of_an_earlier_version_is_kept_until_something_else_changes
 
 
 def reported(workspace: Workspace, gold: str) -> Quality:
-    folder = calibrate(workspace, "labels/local-x", gold, RUBRIC, CalibrateOptions(min_label=5))
+    folder = calibrate_labels(workspace, "labels/local-x", gold, RUBRIC, CalibrateOptions(min_label=5))
     return Quality.model_validate_json((workspace.path(folder) / "quality.json").read_bytes())
 
 

@@ -11,7 +11,7 @@ import pytest
 from converted import converted
 from real_chats import GOLD, LOGS, needs_data
 
-from drift_data.calibrate.summary import View
+from drift_data.calibrate.summary import Comparison
 from drift_data.distill.examples import taught
 from drift_data.distill.stage import distill
 from drift_data.distill.summary import Distilled
@@ -24,7 +24,7 @@ RECIPE = Path(model.__file__).with_name("shipped.yaml")
 pytestmark = [pytest.mark.real, needs_data]
 
 
-def shown(view: View) -> None:
+def shown(view: Comparison) -> None:
     print(f"\n{view.title}: {view.turns} turns of {view.conversations} conversations, {view.true}")
     for name in ("precision_DSAT", "recall_DSAT", "kappa_dsat", "kappa", "macro_f1"):
         print(f"  {name} {view.figures[name]}")

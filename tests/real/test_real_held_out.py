@@ -9,8 +9,8 @@ import pytest
 from converted import converted
 from real_chats import GOLD, LOGS, annotations, needs_data
 
-from drift_data.calibrate.summary import View, view
-from drift_data.calibrate.thresholds import decided
+from drift_data.calibrate.summary import Comparison, compare_labels
+from drift_data.calibrate.thresholds import decide_labels
 from drift_data.distill.comparisons import PHRASES, SHIPPED, baselines, scored
 from drift_data.distill.examples import taught
 from drift_data.distill.teacher import read_teacher
@@ -35,7 +35,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return scored(held, held["shipped"], held["shipped_item"], CHANGE)
 
 
-def shown(found: View) -> View:
+def shown(found: Comparison) -> Comparison:
     print(f"\n{found.title}: {found.turns} turns of {found.conversations} conversations")
     for label in found.true:
         print(f"  {label}: given {found.given[label]}, annotated {found.true[label]}")
@@ -48,7 +48,7 @@ def shown(found: View) -> View:
 
 def test_the_shipped_classifier_is_worth_more_than_phrases_and_one_label_for_all(rows: pl.DataFrame) -> None:
     labels = baselines(rows, Thresholds(), CHANGE, USUAL)
-    found = {name: shown(view(name, rows, given, 0)) for name, given in labels.items()}
+    found = {name: shown(compare_labels(name, rows, given, 0)) for name, given in labels.items()}
     kappa = {name: each.figures["kappa_dsat"].value for name, each in found.items()}
     assert (found[SHIPPED].turns, found[SHIPPED].true["DSAT"]) == (383, 69)
     assert kappa[SHIPPED] > kappa[PHRASES] > kappa[f"all {USUAL}"] == 0
@@ -68,8 +68,8 @@ def test_a_cascade_can_only_mend_what_the_classifier_doubts(rows: pl.DataFrame) 
     asked = (score >= band.low) & (score < band.high)
     uncertain, certain = rows.filter(asked), rows.filter(score < band.low)
     missed = certain.filter(gold_label="DSAT").height
-    perfect = pl.when(asked).then("gold_label").otherwise(decided(Thresholds()))
-    found = shown(view("with a model without errors", rows, rows.select(perfect).to_series(), 0))
+    perfect = pl.when(asked).then("gold_label").otherwise(decide_labels(Thresholds()))
+    found = shown(compare_labels("with a model without errors", rows, rows.select(perfect).to_series(), 0))
     print(
         f"asked: {uncertain.height} of {rows.height} turns, {uncertain['conversation_id'].n_unique()} of "
         f"{rows['conversation_id'].n_unique()} conversations; {missed} of {found.true['DSAT']} DSAT turns score below "

@@ -7,7 +7,7 @@ printed with `-s`; on the rest they are those of training data. The bounds are a
 import pytest
 from real_chats import annotated, needs_data
 
-from drift_data.calibrate.agreement import agreement
+from drift_data.calibrate.agreement import measure_agreement
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
@@ -28,13 +28,15 @@ def workspace(tmp_path_factory):
 def test_every_annotated_turn_is_labelled_and_nothing_else(workspace):
     manifest = workspace.require("labels/local")
     assert manifest.rows_in == manifest.rows_out == 1_063
-    held, seen = (agreement(workspace, "labels/local", name) for name in ("labels/held", "labels/seen"))
+    held, seen = (
+        measure_agreement(workspace, "labels/local", name) for name in ("labels/held", "labels/seen")
+    )
     assert (held.turns, held.only_truth) == (396, 0) and (seen.turns, seen.only_truth) == (667, 0)
 
 
 @pytest.mark.parametrize(("part", "precision"), [("labels/held", 0.5), ("labels/seen", 0.7)])
 def test_the_judge_is_worth_more_than_chance(workspace, part, precision):
-    found = agreement(workspace, "labels/local", part)
+    found = measure_agreement(workspace, "labels/local", part)
     print(part, found.scores["DSAT"], "kappa of DSAT", found.kappa_dsat, found.scores["SAT"])
     base_rate = found.scores["DSAT"].true / found.turns
     assert found.scores["DSAT"].precision > max(precision, 2 * base_rate)

@@ -5,7 +5,7 @@ from converted import converted, rows
 from real_chats import LOGS, needs_data
 from review_page import chromium, needs_chromium, press, reviewing, watched
 
-from drift_data.calibrate.agreement import agreement
+from drift_data.calibrate.agreement import measure_agreement
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
@@ -47,7 +47,7 @@ def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
             press(page, key)
         page.reload()
         assert page.locator("#progress").inner_text() == "10 of 1,016 reviewed"
-        found = agreement(workspace, "labels/local", TABLE)
+        found = measure_agreement(workspace, "labels/local", TABLE)
         assert found.turns == 10 and found.kappa is not None and found.kappa_dsat is not None
         assert page.locator("#random-three").inner_text() == f"{found.kappa:.2f}"
         assert page.locator("#random-dsat").inner_text() == f"{found.kappa_dsat:.2f}"
