@@ -21,7 +21,7 @@ class ThresholdOptions(BaseModel):
         None,
         gt=0,
         le=1,
-        description="Least precision of DSAT on the choosing part (0 to 1); none: any precision will do",
+        description="Least precision of DSAT on the choosing part (0 to 1); null: no such condition",
         json_schema_extra={"source": "ours"},
     )
     min_label: int = Field(
