@@ -6,13 +6,11 @@ The release's own keys come first; our ids, items and reasons follow, so that no
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drift_data.workspace import UserError, Workspace
+from drift_data.workspace import UserError, Workspace, replaced_folder
 
 FILES = ("dsat_data.jsonl", "sat_data.jsonl", "seed-data/train.jsonl", "seed-data/test.jsonl")
 Row = Mapping[str, Any]
@@ -42,11 +40,8 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
     if strangers or (folder.exists() and not folder.is_dir()):
         what = f"holds {', '.join(strangers[:3])}" if strangers else "is a file"
         raise UserError(f"{folder} {what}, which is no earlier export. Choose an empty or new folder.")
-    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
-    for left_behind in (new, old):
-        shutil.rmtree(left_behind, ignore_errors=True)
-    (new / "seed-data").mkdir(parents=True)
-    try:
+    with replaced_folder(folder) as new:
+        (new / "seed-data").mkdir()
         seeds = {split: _rows(workspace, "seed", _seed, split) for split in ("train", "test")}
         contents = (
             _rows(workspace, "dsat", _dsat),
@@ -54,14 +49,7 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
             seeds["train"],
             seeds["test"],
         )
-        lines = {name: _write(new / name, rows) for name, rows in zip(FILES, contents, strict=True)}
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return lines
+        return {name: _write(new / name, rows) for name, rows in zip(FILES, contents, strict=True)}
 
 
 def _dsat(row: Row) -> dict[str, Any]:
@@ -108,6 +96,4 @@ def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             lines += 1
-        file.flush()
-        os.fsync(file.fileno())
     return lines

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from drift_data.chats.safe_text import visible
 from drift_data.query.warehouse import MADE_BY, connect, literal, view_names
-from drift_data.workspace import UserError, Workspace
+from drift_data.workspace import UserError, Workspace, replaced_file
 
 ROWS_SHOWN = 50
 _CELL = 120  # characters of a cell that are shown
@@ -57,17 +57,13 @@ def save_query(workspace: Workspace, sql: str, out: Path) -> int:
     if not out.parent.is_dir():
         raise UserError(f"OUT={out}: there is no folder {out.parent}.")
     options = f"FORMAT {kind}" + (", ARRAY true" if out.suffix.lower() == ".json" else "")
-    part = out.with_name(f".{out.name}.part")
     with tempfile.TemporaryDirectory(prefix="drift-query-") as folder:
         spool = Path(folder) / "rows.arrow"
         rows = _spool(workspace, sql, spool)
         with duckdb.connect(":memory:") as writer, pa.memory_map(str(spool)) as file:
             writer.register("result", pa.ipc.open_file(file).read_all())
-            try:
+            with replaced_file(out) as part:
                 writer.execute(f"COPY (FROM result) TO {literal(str(part))} ({options})")
-                part.replace(out)
-            finally:
-                part.unlink(missing_ok=True)
     return rows
 
 

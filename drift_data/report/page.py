@@ -7,7 +7,6 @@ This module knows how things look, not how they are counted.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from drift_data.html.environment import environment
 from drift_data.report.alarms import AlarmOptions, ends
 from drift_data.report.figures import Figures, read_figures
 from drift_data.report.health import Health, health_table
-from drift_data.workspace import UserError, Workspace, tool_version
+from drift_data.workspace import UserError, Workspace, replaced_file, tool_version
 
 _LN2 = math.log(2)
 _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
@@ -86,15 +85,8 @@ def write_report(
         )
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced_file(out) as part:
+        part.write_text(page, encoding="utf-8")
     return out
 
 

@@ -5,6 +5,7 @@ renamed into place with its `manifest.json` inside. A folder with a manifest is 
 killed at any moment leaves nothing half-written. This package knows nothing about what the tables mean.
 """
 
+from drift_data.workspace.atomic import part_path, replaced_file, replaced_folder
 from drift_data.workspace.errors import AccountingError, UserError
 from drift_data.workspace.manifest import (
     CARD,
@@ -31,6 +32,9 @@ __all__ = [
     "Workspace",
     "file_digest",
     "folder_digest",
+    "part_path",
     "peak_memory_bytes",
+    "replaced_file",
+    "replaced_folder",
     "tool_version",
 ]

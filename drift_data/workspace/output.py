@@ -5,7 +5,6 @@ A process killed at any moment leaves either the old folders or the new ones, ne
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from drift_data.workspace.atomic import sync_to_disk
 from drift_data.workspace.errors import AccountingError
 from drift_data.workspace.manifest import MANIFEST, Manifest
 from drift_data.workspace.table import TableWriter
@@ -151,7 +151,7 @@ class Staging:
         for output, manifest in zip(self.outputs.values(), manifests, strict=True):
             (output.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
             for path in (*output.folder.rglob("*"), *output.dropped_folder.rglob("*")):
-                _sync(path)
+                sync_to_disk(path)
         for output in self.outputs.values():  # from here on the old outputs count as unfinished
             old = self.root / output.name
             if old.is_symlink():  # to a table of another workspace, which stays as it is
@@ -170,18 +170,9 @@ class Staging:
         if new.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             new.rename(target)
-            _sync(target.parent)
+            sync_to_disk(target.parent)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder entry to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from drift_data.workspace import peak_memory_bytes
+from drift_data.workspace import peak_memory_bytes, replaced_file
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 
 _PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
@@ -100,9 +100,10 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_suffix(".cut")  # the old file stays until the new one is there
-        whole.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
-        whole.replace(self.path)
+        with replaced_file(
+            self.path
+        ) as part:  # a kill in here must not lose the rows of the run that was cut
+            part.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._file = self.path.open("a")
         self._bar = tqdm(
             total=state.max_steps,

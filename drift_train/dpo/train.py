@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from drift_data.workspace import UserError
+from drift_data.workspace import UserError, replaced_file
 from drift_train.dpo.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo.checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo.metrics import MetricsWriter
@@ -79,9 +79,9 @@ def train(
             "unfinished": unfinished,
         }
     )
-    partial, whole = partial_of(metrics), metrics.with_suffix(".whole")
-    shutil.copyfile(partial, whole)
-    whole.replace(metrics)
+    partial = partial_of(metrics)
+    with replaced_file(metrics) as part:
+        shutil.copyfile(partial, part)
     if unfinished is None:
         partial.unlink()
     return result

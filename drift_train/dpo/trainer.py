@@ -24,7 +24,7 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from drift_data.workspace import UserError
+from drift_data.workspace import UserError, replaced_file
 from drift_train.dpo.checkpoints import mark_complete
 from drift_train.models.load import device, fsdp, load_model, sharded
 from drift_train.options import TrainOptions
@@ -239,9 +239,8 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
             }
             if self.accelerator.is_main_process:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                whole = path.with_suffix(".tmp")
-                save_file(kept, whole)
-                whole.replace(path)
+                with replaced_file(path) as part:
+                    save_file(kept, part)
             self.accelerator.wait_for_everyone()
         for side in ("chosen", "rejected"):
             dataset = dataset.add_column(f"ref_{side}_logps", kept[side].tolist())

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from drift_data.workspace import replaced_file
 from drift_train.dpo.launch import ERRORS, FOLDERS, PAIRS, RESULT
 from drift_train.options import TrainOptions
 
@@ -62,10 +63,9 @@ def _end_with(parent: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all: another process reads it, perhaps after this one was ended."""
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(content))
-    part.replace(path)
+    """Write a JSON file whole or not at all: another process reads it, perhaps after this one was ended."""
+    with replaced_file(path) as part:
+        part.write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drift_data.workspace import replaced_file
 from drift_train.rollout.engine import Reply, ShardReplies
 
 _SCHEMA = pa.schema(
@@ -29,12 +29,8 @@ def write_shard(path: Path, shard: ShardReplies) -> None:
         {name: [getattr(reply, name) for reply in shard.replies] for name in _SCHEMA.names}, _SCHEMA
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    with half.open("wb") as file:
-        pq.write_table(table.replace_schema_metadata({_MADE: made}), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    half.rename(path)
+    with replaced_file(path) as part:
+        pq.write_table(table.replace_schema_metadata({_MADE: made}), part, compression="zstd")
 
 
 def read_shard(path: Path) -> ShardReplies:

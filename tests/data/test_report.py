@@ -191,7 +191,7 @@ def test_a_failed_report_leaves_the_old_page(tmp_path, monkeypatch):
     def full(handle):
         raise OSError("disk full")
 
-    monkeypatch.setattr("drift_data.report.page.os.fsync", full)
+    monkeypatch.setattr("drift_data.workspace.atomic.os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         write_report(workspace, RUN, out)
     assert out.read_text() == "old"

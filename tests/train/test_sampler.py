@@ -9,6 +9,7 @@ import pytest
 from asking import OPTIONS, make_requests, sample
 from conftest import make_policy
 
+from drift_data.workspace import part_path
 from drift_train.models.log_probs import CheckError
 from drift_train.options import EvalOptions, SamplingOptions
 from drift_train.rollout import sampler as sampler_module
@@ -94,7 +95,7 @@ def test_a_shard_that_was_written_by_half_is_not_taken(policy: Path, tmp_path: P
     (whole,) = keep.iterdir()
     content = whole.read_bytes()
     whole.unlink()
-    whole.with_suffix(".half").write_bytes(content[: len(content) // 2])
+    part_path(whole).write_bytes(content[: len(content) // 2])
     assert sample(policy, asked, OPTIONS, tmp_path, keep).replies == undisturbed.replies
     assert [path.name for path in keep.iterdir()] == [whole.name]
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from drift_data.chats.safe_text import visible
 from drift_data.llm.batch.files import URL, RequestFile, Round
 from drift_data.llm.server import ServerOptions
-from drift_data.workspace import UserError
+from drift_data.workspace import UserError, replaced_file
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -131,10 +131,11 @@ class BatchAPI:
         with self._told(sent):
             for file_id, target in zip((batch.output_file_id, batch.error_file_id), targets, strict=True):
                 if file_id:
-                    new = target.with_suffix(".part")
-                    with self._client.files.with_streaming_response.content(file_id) as response:
-                        response.stream_to_file(new)
-                    new.replace(target)
+                    with (
+                        replaced_file(target) as part,
+                        self._client.files.with_streaming_response.content(file_id) as response,
+                    ):
+                        response.stream_to_file(part)
         sent.note(status="collected")
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drift_data.llm.request import Request
-from drift_data.workspace import UserError
+from drift_data.workspace import UserError, replaced_file
 
 URL: Final = "/v1/chat/completions"
 STATE: Final = "round.json"
@@ -63,12 +63,8 @@ class Round:
 
     def save(self) -> None:
         """Write the state; it is with the disk when this returns."""
-        new = self.folder / f"{STATE}{_NEW}"
-        with new.open("w", encoding="utf-8") as file:
-            file.write(self.state.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.folder / STATE)
+        with replaced_file(self.folder / STATE) as part:
+            part.write_text(self.state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def results(self) -> list[Path]:
         """Return what has come back whole: result and error files of the collected batches."""

@@ -15,7 +15,7 @@ import yaml
 from drift_data.publish.cards.data import card_environment, card_text, known_sources
 from drift_data.report.alarms import AlarmOptions
 from drift_data.report.health import health_checks, health_table, read_health
-from drift_data.workspace import CARD, Manifest, UserError, Workspace
+from drift_data.workspace import CARD, Manifest, UserError, Workspace, replaced_file
 
 # Where and how fast it was computed: it determines nothing.
 _OF_THE_MACHINE = {
@@ -32,10 +32,9 @@ def write_model_card(workspace: Workspace, run: str, iteration: int, options: Al
     folder = workspace.path(_model(run, iteration))
     card, path = render_model_card(workspace, run, iteration, options), folder / CARD
     if not path.is_file() or path.read_text(encoding="utf-8") != card:
-        # Replaced, not written into: it may be a hard link to the base model's. Aside, as a kill may leave a part.
-        part = folder.with_name(f".{CARD}.part")
-        part.write_text(card, encoding="utf-8")
-        part.replace(path)
+        # The temporary file lies beside the model's folder: one that a kill leaves inside would change its digest.
+        with replaced_file(path, folder.parent) as part:
+            part.write_text(card, encoding="utf-8")
     return path
 
 
