@@ -7,8 +7,6 @@ workspace's `requests` view in DuckDB.
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from drift_data.llm.request import Answer, Request
-from drift_data.workspace import UserError
+from drift_data.workspace.sqlite import open_versioned, transaction
 
 FILE: Final = "judge.sqlite"
 _VERSION = 1
@@ -62,52 +60,10 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            # The write-ahead log is with the system when `put` returns, so a killed process loses nothing;
-            # after a power cut the last seconds may be missing, and are asked again.
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._open()
-        except sqlite3.DatabaseError as error:
-            raise self._unusable(error) from error
+        # NORMAL: the write-ahead log is with the system when `put` returns, so a killed process loses nothing;
+        # after a power cut the last seconds may be missing, and are asked again.
+        self._database = open_versioned(path, _TABLES, _VERSION, "store of requests", synchronous="NORMAL")
         self._texts: dict[str, int] = {}
-
-    def _open(self) -> None:
-        version = self._version()
-        if version == 0:
-            with self._database:
-                self._database.execute("BEGIN IMMEDIATE")
-                version = self._version()  # another process may have made it meanwhile
-                if version == 0:
-                    for statement in _TABLES.split(";"):
-                        self._database.execute(statement)
-                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
-                    version = _VERSION
-        if version != _VERSION:
-            raise UserError(
-                f"{self.path} was written by another version of the tool (layout {version}, this one reads "
-                f"{_VERSION}). Move it away; a new one will be made."
-            )
-
-    def _version(self) -> int:
-        return int(self._database.execute("PRAGMA user_version").fetchone()[0])
-
-    def _unusable(self, error: sqlite3.DatabaseError) -> Exception:
-        """Return what it means that the file cannot be opened."""
-        code = error.sqlite_errorcode & 0xFF  # without the details
-        if code == sqlite3.SQLITE_FULL:
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return UserError(f"{self.path} is held by another process. Wait for it to end, and run again.")
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
-            return UserError(
-                f"{self.path} is no store of requests: {error}. Move it away; a new one will be made."
-            )
-        return UserError(
-            f"{self.path} cannot be opened: {error}. Is it a file that you may write, on a disk that works?"
-        )
 
     def get(self, key: str) -> Answer | None:
         """Return the stored answer to a request."""
@@ -133,16 +89,13 @@ class Store:
             raise ValueError(f"an error is no answer: {answer.error}")
         try:
             self._insert(request, answer, backend, seconds)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError):
             self._texts.clear()  # what was added to the texts has been rolled back
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             raise
 
     def _insert(self, request: Request, answer: Answer, backend: str, seconds: float | None) -> None:
         sampling = request.sampling
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
+        with transaction(self._database, self.path):
             system = self._text(request.system)
             schema = None if request.schema is None else self._text(request.schema.text)
             self._database.execute(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from drift_data.workspace import UserError
+from drift_data.workspace.sqlite import open_versioned, transaction
 
 FILE: Final = "review.sqlite"
 _VERSION = 1
@@ -98,45 +98,30 @@ class Journal:
         path: of the SQLite file; made when it is not there.
 
     Raises:
-        UserError: the file is no such journal, or cannot be written.
+        UserError: the file is not such a journal, cannot be written, or another process holds it.
+        OSError: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._open()
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise UserError(
-                f"{path} cannot be used as a journal of reviews: {error}. If it is none, move it away."
-            ) from error
+        self._database = open_versioned(
+            path,
+            _TABLE,
+            _VERSION,
+            "journal of reviews",
+            synchronous="FULL",
+            wait_seconds=30,
+            check_same_thread=False,
+        )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the file for writing: what is done inside is done as a whole or not at all."""
         try:
-            with self._database:
-                self._database.execute("BEGIN IMMEDIATE")
+            with transaction(self._database, self.path):
                 yield
         except sqlite3.OperationalError as error:
-            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(self.path)) from error
-
-    def _open(self) -> None:
-        with self._writing():  # two processes may come to make it
-            version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
-            if version == 0:
-                for statement in _TABLE.split(";\n"):
-                    self._database.execute(statement)
-                self._database.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise UserError(
-                    f"{self.path} was written by another version of the tool (layout {version}, this one reads "
-                    f"{_VERSION})."
-                )
+            raise OSError(errno.EIO, str(error), str(self.path)) from error
 
     def close(self) -> None:
         """Close the file; what was added is in it."""

@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_tasks import request
 
+from drift_data.llm import store as store_module
 from drift_data.llm.request import Answer, Request, Sampling, Schema
 from drift_data.llm.store import _TABLES, _VERSION, Store
 from drift_data.workspace import UserError
+from drift_data.workspace.sqlite import open_versioned
 
 ANSWER = Answer("yes", "stop", 100, 40, 3, 0.25)
 BASE = Request(
@@ -164,7 +166,7 @@ def test_full_disk_is_told_and_what_was_kept_stays(tmp_path: Path) -> None:
 
 def test_other_files_and_other_versions_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("this is no database, but a text that is long enough" * 100)
-    with pytest.raises(UserError, match="is no store of requests"):
+    with pytest.raises(UserError, match="is not a store of requests"):
         Store(tmp_path / "text.sqlite")
     with sqlite3.connect(tmp_path / "new.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
@@ -175,7 +177,7 @@ def test_other_files_and_other_versions_are_refused(tmp_path: Path) -> None:
 def test_store_that_another_process_holds_is_not_called_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.1))
+    monkeypatch.setattr(store_module, "open_versioned", partial(open_versioned, wait_seconds=0.1))
     with closing(sqlite3.connect(tmp_path / "judge.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UserError, match="held by another process") as raised:

@@ -5,8 +5,6 @@ A scratch SQLite file, so that memory stays flat however many requests there are
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +13,7 @@ from typing import Final
 
 from drift_data.llm.batch.results import Failure, Malformed, Result, read_results
 from drift_data.llm.request import Answer
+from drift_data.workspace.sqlite import full_disk_as_oserror
 
 FILE: Final = ".run.sqlite"
 _CACHE: Final = 32_000  # KiB of memory
@@ -165,12 +164,8 @@ class Ledger:
         return int(self._database.execute(query).fetchone()[0])
 
     def _write(self, query: str, values: Sequence[str | int | None]) -> sqlite3.Cursor:
-        try:
+        with full_disk_as_oserror(self._path):
             return self._database.execute(query, values)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
-            raise
 
     def close(self) -> None:
         """Remove the scratch file."""
