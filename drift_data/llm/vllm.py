@@ -6,7 +6,6 @@ The engine starts with the first request that the store has no answer to; a fini
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from drift_data.llm.backend import T, feed_from_store
 from drift_data.llm.cost import Meter
 from drift_data.llm.request import LENGTH, STOP, Answer, Request
 from drift_data.llm.store import Store
+from drift_data.machine import vllm_cpu_settings
 from drift_data.workspace import UserError
 
 
@@ -174,15 +174,7 @@ def _start(model: str, options: VllmOptions) -> Any:
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if current_platform.is_cpu():
-        # With chunked prefill, per-request seeds fail on the CPU: "CPU Generator does not use offset".
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        settings |= {
-            "dtype": "float32",
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": options.max_model_len,
-        }
+        settings |= vllm_cpu_settings(options.max_model_len)
     try:
         return LLM(**(settings | options.engine))
     except (OSError, ValueError) as error:

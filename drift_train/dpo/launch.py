@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drift_data.machine import end_process
 from drift_data.workspace import UserError
 from drift_train.models.log_probs import CheckError
-from drift_train.rollout.engines.vllm import end_process
 
 SHIPPED = Path(__file__).with_name("accelerate")  # configurations, by name
 JOB, PAIRS, RESULT = "job.json", "pairs.jsonl", "result.json"

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from drift_data.machine import leave_with_parent
 from drift_data.workspace import replaced_file
 from drift_train.dpo.launch import ERRORS, FOLDERS, PAIRS, RESULT
 from drift_train.options import TrainOptions
@@ -23,7 +22,7 @@ from drift_train.options import TrainOptions
 def main(job: Path) -> int:
     """Train as the job says; return the exit code."""
     described = json.loads(job.read_text())
-    _end_with(described["parent"])
+    _leave_with(described["parent"])
     rank = int(os.environ.get("RANK", "0"))
     try:
         from drift_train.dpo.train import train_here
@@ -49,17 +48,13 @@ def _arguments(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _end_with(parent: dict[str, Any]) -> None:
-    """Leave when the run that started this is gone: a killed run must not keep its GPUs, nor write checkpoints."""
-    if parent["host"] != os.uname().nodename:
-        return
+def _leave_with(parent: dict[str, Any]) -> None:
+    """Have this process end when the run that started it is gone: it must not go on writing checkpoints.
 
-    def watch() -> None:
-        while psutil.pid_exists(parent["pid"]):
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    A process on another machine than the run (`host`) cannot see the run and stays.
+    """
+    if parent["host"] == os.uname().nodename:
+        leave_with_parent(lambda: psutil.pid_exists(parent["pid"]), lambda: os._exit(1))
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

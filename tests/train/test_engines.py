@@ -19,6 +19,7 @@ from asking import OPTIONS, Samples, make_requests, sample
 from conftest import make_policy
 from test_dpo import make_pairs, train
 
+from drift_data.machine import end_process
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import CheckError, log_probs
 from drift_train.options import TrainOptions
@@ -271,7 +272,7 @@ def test_the_engine_leaves_when_the_tool_was_killed_before_it_could_look(
     assert json.loads((tmp_path / "job.json").read_text())["parent"] == os.getpid()
     ended: list[int] = []
     monkeypatch.setattr(vllm_worker, "end_process", ended.append)
-    vllm_worker._end_with_parent(os.getpid())  # not our parent: it is gone
+    vllm_worker._leave_with_parent(os.getpid()).join(timeout=10)  # not our parent: it is gone
     assert ended == [os.getpid()]
 
 
@@ -281,10 +282,10 @@ def test_an_engine_ends_with_all_its_processes(tmp_path: Path) -> None:
         while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().strip():
             time.sleep(0.01)
         inner = psutil.Process(int((tmp_path / "pid").read_text()))
-        vllm_engine.end_process(child.pid)
+        end_process(child.pid)
     assert child.returncode == -signal.SIGKILL
     inner.wait(timeout=10)
-    vllm_engine.end_process(child.pid)  # gone already: nothing happens
+    end_process(child.pid)  # gone already: nothing happens
 
 
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from drift_data.chats.safe_text import visible
 from drift_data.llm.batch.files import URL, RequestFile, Round
 from drift_data.llm.server import ServerOptions
+from drift_data.machine import MAX_SERVER_WORDS, hide_key
 from drift_data.workspace import UserError, replaced_file
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ _GROWTH: Final = 1.5
 _RETRIES: Final = 6  # of one call
 _LOST_LOOKS: Final = 60  # in a row, before the API counts as gone
 _TIMEOUT: Final = 600.0  # seconds
-_WORDS: Final = 300  # characters of the API's own words that are shown
 
 
 class Later(Exception):
@@ -173,7 +173,7 @@ class BatchAPI:
             ) from error
 
     def _shown(self, text: str) -> str:
-        return visible(text.replace(self._key, "…") if self._key != "none" else text, _WORDS)
+        return visible(hide_key(text, self._key), MAX_SERVER_WORDS)
 
 
 class Sender:
@@ -276,13 +276,13 @@ class Sender:
             for error in errors[:3]
         )
         raise UserError(
-            f"The Batch API found fault with {sent.path}: {visible(told or 'it does not say what', _WORDS)}. "
+            f"The Batch API found fault with {sent.path}: {visible(told or 'it does not say what', MAX_SERVER_WORDS)}. "
             "Check the model's name and parameters and run again: the file will be written and sent anew."
         )
 
     def _put_off(self, sent: Sent, words: str) -> None:
         """Send a file later that the API does not take now; each time a longer while later."""
-        now, words = time.monotonic(), visible(words, _WORDS)
+        now, words = time.monotonic(), visible(words, MAX_SERVER_WORDS)
         if any(other.file.status == "submitted" for other in self._open):
             self._refused_since = 0.0
         self._refused_since = self._refused_since or now

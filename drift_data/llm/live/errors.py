@@ -19,6 +19,7 @@ from drift_data.chats.safe_text import visible
 from drift_data.llm.request import CONTENT_FILTER, Answer
 from drift_data.llm.response import REQUEST_REFUSED, APIError, error_of, refusal_of
 from drift_data.llm.server import ServerOptions
+from drift_data.machine import MAX_SERVER_WORDS, hide_key
 from drift_data.workspace import UserError
 
 NO_CONNECTION: Final = "no connection"  # reason of a failure
@@ -26,7 +27,6 @@ _NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"
 _BUSY: Final = frozenset({429, 503, 504, 529})
 _THROTTLED: Final = frozenset({429, 529})
 _GONE: Final = frozenset({502, 503, 504})  # a gateway has nobody behind it
-_WORDS: Final = 300  # characters of the server's own words that are shown
 _GO_ON: Final = "What was answered is kept; run the same command again to go on."
 
 
@@ -103,7 +103,7 @@ class Faults:
         """Return a server's words as they may be shown."""
         if not text:
             return None
-        return visible(text.replace(self._key, "…") if len(self._key) > 4 else text, _WORDS)
+        return visible(hide_key(text, self._key), MAX_SERVER_WORDS)
 
     def end(self, failure: Failure, in_a_row: int) -> UserError:
         """Return why a run ends in which so many requests in a row have failed."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from drift_data.machine import MAX_SERVER_WORDS, hide_key
 from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
 from drift_train.models.render import Renderer
 from drift_train.options import PolicyServerOptions, SamplingOptions
@@ -22,7 +23,6 @@ from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Req
 from drift_train.rollout.recheck import check_prompt_tokens
 
 _KEY = "OPENAI_API_KEY"
-_SHOWN = 300  # characters of a server's words
 _CONNECT = 10.0  # seconds
 # What other servers ignore: no sampling defaults of the model's own, and the tokens themselves.
 _VLLM: dict[str, Any] = {
@@ -248,9 +248,8 @@ class ServerEngine:
             case openai.NotFoundError():
                 return f"The server at {self._host} has no {self._model} (any more); wanted is {self._wanted()}\n"
             case openai.APIStatusError():
-                words = " ".join(str(error.message).split())
-                words = words.replace(self._key, "…") if self._key else words
-                return f"The server at {self._host} answers {error.status_code}: {words[:_SHOWN]}."
+                words = hide_key(" ".join(str(error.message).split()), self._key)[:MAX_SERVER_WORDS]
+                return f"The server at {self._host} answers {error.status_code}: {words}."
             case _:
                 return f"The server at {self._host} sent what is no answer: {type(error).__name__}."
 

@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-import psutil
-
+from drift_data.machine import end_process
 from drift_train.models.log_probs import CheckError
 from drift_train.options import SamplingOptions
 from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
@@ -199,15 +198,6 @@ class VllmEngine:
             end_process(self._child.pid)
             code = self._child.wait()
         return f"exit code {code}: {_cause(self._log)}"
-
-
-def end_process(pid: int) -> None:
-    """Kill a process and all that it started: on a GPU vllm computes in processes of its own."""
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for each in [*process.children(recursive=True), process]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
 
 
 def _cause(log: Path) -> str:

@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-import time
 from pathlib import Path
+from threading import Thread
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from drift_train.rollout.engines.vllm import DONE, REPLIES, UP, end_process
+from drift_data.machine import end_process, leave_with_parent, vllm_cpu_settings
+from drift_train.rollout.engines.vllm import DONE, REPLIES, UP
 
 
 def start(job: dict[str, Any]) -> Any:
@@ -32,16 +32,7 @@ def start(job: dict[str, Any]) -> Any:
         "disable_log_stats": True,
     }
     if current_platform.is_cpu():
-        # in-process: one process to start and to end. With chunked prefill per-request seeds fail on the CPU:
-        # "CPU Generator does not use offset".
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        settings |= {
-            "dtype": "float32",
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(2048, job["max_model_len"]),
-        }
+        settings |= vllm_cpu_settings(max(2048, job["max_model_len"]))
     from vllm import LLM
 
     return LLM(**{**settings, **job["llm"]})
@@ -67,20 +58,15 @@ def _say(pipe: TextIO, *words: object) -> None:
     print(*words, file=pipe, flush=True)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Leave when the process that started this one is gone: a killed run must not keep a GPU.
-
-    The job says who that was: asked here, after seconds of imports, it may be gone already.
-    """
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    end_process(os.getpid())
+def _leave_with_parent(parent: int) -> Thread:
+    """Have this process and all that vLLM has started end when the process `parent` is gone."""
+    return leave_with_parent(lambda: os.getppid() == parent, lambda: end_process(os.getpid()))
 
 
 def main(folder: Path, pipe: TextIO) -> None:
     """Answer all shards of a job."""
     job = json.loads((folder / "job.json").read_text())
-    threading.Thread(target=_end_with_parent, args=(job["parent"],), daemon=True).start()
+    _leave_with_parent(job["parent"])
     llm = start(job)
     _say(pipe, UP, str(llm.model_config.dtype).removeprefix("torch."))
     for line in sys.stdin:
