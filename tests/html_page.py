@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta", "br", "use", "path", "line", "rect", "input", "link"}
+VOID = {"meta", "br", "img", "input", "link"}
 ATTACK = (
     "<script>alert(1)</script><img src=x onerror=alert(2)></dd></article></style>"
     "<style>@import url(https://evil.example/x.css);</style>{{ 7 * 7 }}"
@@ -56,12 +56,14 @@ def assert_inert(page, html):
         "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "nav", "article",
         "h1", "h2", "h3", "p", "dl", "dt", "dd", "div", "span", "strong", "ul", "li", "a", "code", "bdi", "i",
         "table", "caption", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "details", "summary",
-        "svg", "g", "path", "defs", "use", "text", "tspan", "rect",
+        "img",
     }  # fmt: skip
     assert {tag for tag, _ in page.elements} <= allowed
     assert page.stack == []
     for tag, attributes in page.elements:
         assert not {name for name in attributes if name.startswith("on")}
+        if tag == "img":  # a chart: a browser runs no script in it and lets it load nothing
+            assert attributes.pop("src").startswith("data:image/svg+xml;base64,")
         assert not {"src", "srcset", "action", "formaction", "xlink:href", "data", "background"} & set(
             attributes
         )
@@ -71,7 +73,9 @@ def assert_inert(page, html):
     assert len(page.styles) == 1
     assert not re.search(r"url\(|https?:|//|@import", page.styles[0])
     policies = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
+    assert policies == [
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = {attributes["href"][1:] for _, attributes in page.elements if "href" in attributes}

@@ -1,19 +1,21 @@
-"""Draws charts as inline SVG with the colours and font of their page. Knows numbers, not where they are from.
+"""Draws charts as SVG images inside a page, in the colours and the font of the pages.
 
-Matplotlib draws with stand-in colours; they become CSS variables, so that a chart follows light and dark
-mode. Nothing in a chart refers to anything outside it.
+Matplotlib draws with stand-in colours; they become CSS variables, so that a chart follows light and dark mode. Nothing
+in a chart refers to anything outside it.
 """
 
 from __future__ import annotations
 
 import io
-import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from itertools import pairwise
 
 import matplotlib
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -26,7 +28,7 @@ _SIZE = (3.6, 2.3)  # inches at 100 dots: small enough to stay readable on a pho
 _POINTS = 300  # of a curve; more are averaged
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: searchable, small, in the page's font
-    "font.family": "sans-serif",
+    "font.family": "DejaVu Sans",  # which comes with Matplotlib; browsers take `_read_style`'s
     "font.size": 9,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -78,7 +80,7 @@ def lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
                 name = "_"  # one entry a curve in the legend
         if len(curves) > 1:
             axes.legend(loc="best", fontsize=8, handlelength=1.6)
-        return _svg(figure, plot)
+        return _render(figure, plot)
 
 
 def bars(plot: Plot, groups: Mapping[str, Sequence[float]]) -> Markup:
@@ -94,7 +96,7 @@ def bars(plot: Plot, groups: Mapping[str, Sequence[float]]) -> Markup:
         ):
             axes.hist(values, bins=edges, histtype="step", color=colour, linestyle=style, lw=1.6, label=name)
         axes.legend(loc="best", fontsize=8, handlelength=1.6)
-        return _svg(figure, plot)
+        return _render(figure, plot)
 
 
 def scores(plot: Plot, values: Sequence[tuple[str, float, float]]) -> Markup:
@@ -117,7 +119,7 @@ def scores(plot: Plot, values: Sequence[tuple[str, float, float]]) -> Markup:
         )
         axes.set_xticks(list(places), [name for name, _, _ in values])
         axes.margins(x=0.15)
-        return _svg(figure, plot)
+        return _render(figure, plot)
 
 
 def _figure(plot: Plot) -> tuple[Figure, Axes]:
@@ -155,8 +157,11 @@ def _thin(curve: Curve) -> Curve:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _svg(figure: Figure, plot: Plot) -> Markup:
-    """Return the figure as an <svg> element fit for a page that holds several."""
+def _render(figure: Figure, plot: Plot) -> Markup:
+    """Return the figure as an <img> element that holds its SVG.
+
+    The SVG is a document of its own, so ids and styles of two charts on a page cannot clash.
+    """
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": plot.name}):
         figure.savefig(
@@ -166,19 +171,19 @@ def _svg(figure: Figure, plot: Plot) -> Markup:
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     svg = out.getvalue()
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    # What a page with several charts must not have: styles for every element, ids that repeat. Nothing lies
-    # outside the axes, so clipping goes too.
-    for unwanted in ("metadata", "style", "clipPath"):
-        body = re.sub(rf"<{unwanted}\b.*?</{unwanted}>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<!--.*?-->| clip-path="[^"]*"', "", body, flags=re.DOTALL)
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
-    body = re.sub(r"font-family: [^;\"]*(; )?", "", body)
-    used = set(re.findall(r'href="#([^"]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{plot.name}-{m[1]}"' if m[1] in used else "", body)
-    body = body.replace('xlink:href="#', f'href="#{plot.name}-')
+    svg = svg[svg.index("<svg") :].replace("<defs>", f"<style>{_read_style()}</style><defs>", 1)
     for stand_in, variable in _VARIABLES.items():
-        body = body.replace(stand_in, f"var({variable})")
-    width, height = (round(72 * inches, 1) for inches in _SIZE)  # matplotlib's SVG counts points
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(plot.summary)}">'
-    return Markup(head + re.sub(r"\s*\n\s*", "\n", body))  # made here, from numbers and fixed words
+        svg = svg.replace(stand_in, f"var({variable})")
+    data = b64encode(svg.encode()).decode()
+    width, height = (round(100 * inches) for inches in _SIZE)
+    return Markup(
+        '<img class="chart" src="data:image/svg+xml;base64,{}" alt="{}" width="{}" height="{}">'
+    ).format(data, plot.summary, width, height)
+
+
+@cache
+def _read_style() -> str:
+    """Return the style sheet of every chart: the colours and the font of the pages."""
+    colours = files("drift_data.html").joinpath("colours.css").read_text(encoding="utf-8")
+    # Matplotlib writes its own font into each element.
+    return f"{colours} text {{ font-family: system-ui, sans-serif !important; }}"

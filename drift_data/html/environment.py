@@ -48,4 +48,5 @@ def environment(characters: int, package: str) -> Environment:
 def _style(environment: Environment) -> Markup:
     """Return the style sheet, which is ours and stands inside <style>, where nothing is escaped."""
     assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, "page.css")[0])
+    sheets = (environment.loader.get_source(environment, name)[0] for name in ("colours.css", "page.css"))
+    return Markup("".join(sheets))
