@@ -19,7 +19,7 @@ from drift_data.distill.options import DistillOptions
 from drift_data.judge.options import LabelOptions
 from drift_data.mine.options import MineOptions
 from drift_data.publish.options import PublishOptions
-from drift_data.report.alarms import AlarmOptions
+from drift_data.report.options import AlarmOptions
 from drift_data.rubric.options import LearnOptions
 from drift_data.simulate.options import SimulateOptions
 from drift_data.workspace import UserError

@@ -11,7 +11,7 @@ from drift_data.calibrate.excerpts import ConfusionCell
 from drift_data.calibrate.summary import Quality
 from drift_data.calibrate.thresholds import ThresholdChoice, ThresholdPoint
 from drift_data.html import charts
-from drift_data.html.environment import environment
+from drift_data.html.environment import make_environment
 from drift_data.schema import DSAT, LABELS, SAT
 
 _MAX_THRESHOLD_ROWS = 40  # thresholds that the page shows of each label
@@ -57,7 +57,7 @@ def render_quality_page(quality: Quality, cells: Sequence[ConfusionCell], charac
         cells: turns of each cell of the confusion table, in the order in which the page shows them.
         characters: number of characters to show of a message.
     """
-    pages = environment(characters, "drift_data.calibrate")
+    pages = make_environment(characters, "drift_data.calibrate")
     pages.filters["estimate"] = format_estimate
     return pages.get_template("quality.html.jinja").render(
         quality=quality,
@@ -96,4 +96,4 @@ def _draw_curve(label: str, chosen: float, points: Sequence[ThresholdPoint], cur
     summary += " and ".join(
         "none" if value is None else f"{value:.3f}" for value in (at.precision, at.recall)
     )
-    return charts.lines(charts.Plot(f"curve{label}", summary, x_label="recall"), {"precision": curve})
+    return charts.draw_lines(charts.Plot(f"curve{label}", summary, x_label="recall"), {"precision": curve})

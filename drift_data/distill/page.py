@@ -13,7 +13,7 @@ from drift_data.distill.comparisons import DISTILLED
 from drift_data.distill.student import APART, LEAST
 from drift_data.distill.summary import Distilled
 from drift_data.html import charts
-from drift_data.html.environment import environment
+from drift_data.html.environment import make_environment
 
 _SHARE = (0.0, 1.03)  # a curve at 1 is seen whole
 LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
@@ -24,7 +24,7 @@ _FIGURES = {
 
 def render(result: Distilled) -> str:
     """Return the page."""
-    pages = environment(600, "drift_data.distill")
+    pages = make_environment(600, "drift_data.distill")
     pages.filters["interval"] = format_estimate
     return pages.get_template("distill.html.jinja").render(
         result=result,
@@ -48,7 +48,7 @@ def _precision_recall(result: Distilled) -> Markup | None:
         f"{_said(here['precision_DSAT'].value)} and {_said(here['recall_DSAT'].value)}"
     )
     plot = charts.Plot("curve", summary, x_label="recall", y_range=_SHARE)
-    return charts.lines(plot, {who: sorted(curve) for who, curve in result.curves.items() if curve})
+    return charts.draw_lines(plot, {who: sorted(curve) for who, curve in result.curves.items() if curve})
 
 
 def _calibration(result: Distilled) -> Markup | None:
@@ -61,7 +61,7 @@ def _calibration(result: Distilled) -> Markup | None:
         f"{observed:.2f} at {predicted:.2f}" for predicted, observed in points
     )
     plot = charts.Plot("calibration", summary, x_label="predicted probability")
-    return charts.lines(plot, {"share that is DSAT": points, "if exact": [(0, 0), (1, 1)]})
+    return charts.draw_lines(plot, {"share that is DSAT": points, "if exact": [(0, 0), (1, 1)]})
 
 
 def _cascade(bands: Sequence[CascadeRow]) -> list[tuple[str, Markup]]:
@@ -99,7 +99,7 @@ def _chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
         f"{title} from {curve[0][1]:.2f} to {curve[-1][1]:.2f}" for title, curve in curves.items() if curve
     ]
     summary = f"Over the share of requests, in percent: {', '.join(ends)}"
-    return charts.lines(
+    return charts.draw_lines(
         charts.Plot(name, summary, x_label="requests, % of all", y_range=_SHARE),
         {k: v for k, v in curves.items() if v},
     )

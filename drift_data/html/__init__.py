@@ -1,1 +1,1 @@
-"""The look that all pages share: the template environment, the style sheet, the charts."""
+"""The look that all HTML pages share: the template environment, the style sheet, the charts."""

@@ -21,14 +21,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[float, float]]
-# Stand-in → variable of the page's style sheet. No other colour may appear.
+# Stand-in colours and the CSS variables that replace them. A chart uses no other colour.
 INK, MUTED, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", FIRST: "--first", SECOND: "--second"}
-_SIZE = (3.6, 2.3)  # inches at 100 dots: small enough to stay readable on a phone
-_POINTS = 300  # of a curve; more are averaged
+_SIZE_INCHES = (3.6, 2.3)  # width and height: small enough to stay readable on a phone
+_MAX_POINTS = 300  # of a curve; neighbouring points of a longer one are averaged
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: searchable, small, in the page's font
-    "font.family": "DejaVu Sans",  # which comes with Matplotlib; browsers take `_read_style`'s
+    "font.family": "DejaVu Sans",  # comes with Matplotlib; a browser uses the font of `_read_style`
     "font.size": 9,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -48,25 +48,25 @@ _STYLE = {
 
 @dataclass
 class Plot:
-    """One chart: the label of the x axis, a horizontal line to compare with, and what it shows in words."""
+    """What a chart shows besides its curves."""
 
-    name: str  # a word that no other chart of the page has; ids begin with it
-    summary: str  # for people who do not see it
+    name: str  # makes the ids in the SVG the same in every run
+    summary: str  # what the chart shows, in words, for people who do not see it
     x_label: str = "step"
-    reference: float | None = None
-    breaks: Sequence[tuple[float, str]] = field(default_factory=list)  # where a part begins, and its name
-    y_range: tuple[float, float] | None = None  # that is always shown; None: what the curves take
+    reference: float | None = None  # y of a horizontal line to compare with
+    breaks: Sequence[tuple[float, str]] = field(default_factory=list)  # (x where a part begins, its name)
+    y_range: tuple[float, float] | None = None  # y axis from, to; None: as far as the curves go
 
 
-def lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
+def draw_lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
     """Return a chart of one to three named curves over x."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(plot)
+        figure, axes = _make_figure(plot)
         for (name, curve), colour, style in zip(
             curves.items(), (FIRST, SECOND, MUTED), ("-", (0, (4, 1.5)), (0, (1, 1.2))), strict=False
         ):
-            for part in _parts(curve, [x for x, _ in plot.breaks]):
-                thin = _thin(part)
+            for part in _cut_at_breaks(curve, [x for x, _ in plot.breaks]):
+                thin = _average_neighbours(part)
                 marker = "o" if len(thin) == 1 else ""
                 axes.plot(
                     *zip(*thin, strict=True),
@@ -77,16 +77,16 @@ def lines(plot: Plot, curves: Mapping[str, Curve]) -> Markup:
                     ms=3,
                     label=name,
                 )
-                name = "_"  # one entry a curve in the legend
+                name = "_"  # Matplotlib leaves such names out of the legend: one entry a curve
         if len(curves) > 1:
             axes.legend(loc="best", fontsize=8, handlelength=1.6)
         return _render(figure, plot)
 
 
-def bars(plot: Plot, groups: Mapping[str, Sequence[float]]) -> Markup:
+def draw_histogram(plot: Plot, groups: Mapping[str, Sequence[float]]) -> Markup:
     """Return a histogram of one or two named groups of numbers, as outlines over the same bins."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(plot)
+        figure, axes = _make_figure(plot)
         everything = [value for values in groups.values() for value in values]
         low, high = min(everything), max(everything)
         count = int(min(24, max(1, high - low + 1)))
@@ -99,10 +99,10 @@ def bars(plot: Plot, groups: Mapping[str, Sequence[float]]) -> Markup:
         return _render(figure, plot)
 
 
-def scores(plot: Plot, values: Sequence[tuple[str, float, float]]) -> Markup:
+def draw_scores(plot: Plot, values: Sequence[tuple[str, float, float]]) -> Markup:
     """Return a chart of named values, each with a bar of two standard errors to both sides."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(plot)
+        figure, axes = _make_figure(plot)
         places = range(len(values))
         axes.errorbar(
             places,
@@ -122,8 +122,8 @@ def scores(plot: Plot, values: Sequence[tuple[str, float, float]]) -> Markup:
         return _render(figure, plot)
 
 
-def _figure(plot: Plot) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, dpi=100, layout="constrained")
+def _make_figure(plot: Plot) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE_INCHES, dpi=100, layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.set_xlabel(plot.x_label)
@@ -143,16 +143,16 @@ def _figure(plot: Plot) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _parts(curve: Curve, starts: Sequence[float]) -> list[Curve]:
-    """Return a curve cut where a new part begins: no line joins two iterations."""
+def _cut_at_breaks(curve: Curve, starts: Sequence[float]) -> list[Curve]:
+    """Return the parts of a curve between breaks, so that no line joins two iterations."""
     bounds = [*starts, float("inf")]
     cut = [[point for point in curve if low <= point[0] < high] for low, high in pairwise(bounds)]
     return [part for part in cut if part] if starts else [curve]
 
 
-def _thin(curve: Curve) -> Curve:
-    """Return at most `_POINTS` points, each the mean of its neighbours."""
-    size = -(-len(curve) // _POINTS)
+def _average_neighbours(curve: Curve) -> Curve:
+    """Return at most `_MAX_POINTS` points, each the mean of neighbouring points of the curve."""
+    size = -(-len(curve) // _MAX_POINTS)
     groups = [curve[start : start + size] for start in range(0, len(curve), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
@@ -175,7 +175,7 @@ def _render(figure: Figure, plot: Plot) -> Markup:
     for stand_in, variable in _VARIABLES.items():
         svg = svg.replace(stand_in, f"var({variable})")
     data = b64encode(svg.encode()).decode()
-    width, height = (round(100 * inches) for inches in _SIZE)
+    width, height = (round(100 * inches) for inches in _SIZE_INCHES)
     return Markup(
         '<img class="chart" src="data:image/svg+xml;base64,{}" alt="{}" width="{}" height="{}">'
     ).format(data, plot.summary, width, height)
@@ -183,7 +183,7 @@ def _render(figure: Figure, plot: Plot) -> Markup:
 
 @cache
 def _read_style() -> str:
-    """Return the style sheet of every chart: the colours and the font of the pages."""
+    """Return the style sheet of every chart: the colours of the pages and their font."""
     colours = files("drift_data.html").joinpath("colours.css").read_text(encoding="utf-8")
     # Matplotlib writes its own font into each element.
     return f"{colours} text {{ font-family: system-ui, sans-serif !important; }}"

@@ -1,6 +1,7 @@
-"""The look that all pages share: escaping, filters, style sheet, content policy. Knows no page.
+"""Makes the Jinja environment that renders every HTML page: escaping, filters and the style sheet.
 
-Logs are hostile text: every value is escaped by Jinja, bounded, and its control and bidi characters spelled out.
+Logs are hostile text. Jinja escapes every value; the filters bound its length and spell out its control and bidi
+characters.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from markupsafe import Markup
 from drift_data.chats.safe_text import visible
 
 
-def environment(characters: int, package: str) -> Environment:
+def make_environment(characters: int, package: str) -> Environment:
     """Return the environment that renders a page.
 
     Args:
-        characters: of a message that the filter `said` shows.
-        package: where the page's own template lies.
+        characters: how many characters of a message the filter `said` shows.
+        package: the dotted name of the package that holds the page's template.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("drift_data.html", ".")]),
@@ -41,11 +42,11 @@ def environment(characters: int, package: str) -> Environment:
         "json": lambda value: visible(json.dumps(value, ensure_ascii=False, sort_keys=True), 2_000),
     }
     environment.filters.update(filters)
-    environment.globals["style"] = _style(environment)
+    environment.globals["style"] = _read_style_sheet(environment)
     return environment
 
 
-def _style(environment: Environment) -> Markup:
+def _read_style_sheet(environment: Environment) -> Markup:
     """Return the style sheet, which is ours and stands inside <style>, where nothing is escaped."""
     assert environment.loader is not None
     sheets = (environment.loader.get_source(environment, name)[0] for name in ("colours.css", "page.css"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from drift_data.publish.cards.model import render_model_card
 from drift_data.publish.options import PublishOptions
 from drift_data.publish.stage import STAGING
-from drift_data.report.alarms import AlarmOptions
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import CARD, MANIFEST, UserError, Workspace, folder_digest
 
 _WEIGHTS = "model*.safetensors"

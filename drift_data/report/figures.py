@@ -14,8 +14,9 @@ import duckdb
 
 from drift_data.calibrate.agreement import Agreement, measure_agreement
 from drift_data.query.warehouse import Folder, connect, current_labels, finished, view_names
-from drift_data.report.alarms import AlarmOptions, Check, Replies, reply_checks
-from drift_data.report.health import Health, health_checks, read_health
+from drift_data.report.alarms import Check, ModelReplies, check_replies
+from drift_data.report.health import Health, check_health, read_health
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import Workspace
 
 Row = dict[str, Any]
@@ -35,7 +36,7 @@ _SHARE_OF = {
 
 @dataclass
 class Figures:
-    """The numbers and texts of one run. Lists are in the order in which they are shown."""
+    """The numbers and texts of one run. Lists are in the order in which the page shows them."""
 
     run: str
     folders: list[Folder]  # of the data and of this run
@@ -51,17 +52,17 @@ class Figures:
     pairs: list[Row] = field(default_factory=list)
     lengths: dict[int, list[Row]] = field(default_factory=dict)  # iteration → chosen and rejected tokens
     drops: list[Row] = field(default_factory=list)
-    steps: dict[int, list[dict[str, float]]] = field(default_factory=dict)  # iteration → metrics
+    steps: dict[int, list[dict[str, float]]] = field(default_factory=dict)  # iteration → metrics of each step
     health: list[Health] = field(default_factory=list)  # by iteration
     scores: list[Row] = field(default_factory=list)
-    samples: list[Row] = field(default_factory=list)  # a prompt, and what each model replied to it
+    samples: list[Row] = field(default_factory=list)  # a prompt, and the reply of each model to it
     checks: list[Check] = field(default_factory=list)
 
 
 def read_figures(
     workspace: Workspace, run: str, examples: int, samples: int, options: AlarmOptions
 ) -> Figures:
-    """Return what there is to show of a run.
+    """Return everything that the page shows of a run.
 
     Args:
         workspace: any part of it may be missing.
@@ -92,7 +93,7 @@ def read_figures(
     figures.health = read_health(workspace, run)
     figures.steps = {row.iteration: row.steps for row in figures.health if row.steps and not row.stale}
     _add_results(figures)
-    figures.checks = _run_checks(figures, options)
+    figures.checks = _check_run(figures, options)
     return figures
 
 
@@ -170,11 +171,11 @@ def _add_results(figures: Figures) -> None:
                     )
 
 
-def _run_checks(figures: Figures, options: AlarmOptions) -> list[Check]:
+def _check_run(figures: Figures, options: AlarmOptions) -> list[Check]:
     measure = figures.scores[0]["measure"] if figures.scores else None
     models = [
-        Replies(row["model"], row["mean"], row["stderr"], row["tokens"], row["distinct"])
+        ModelReplies(row["model"], row["mean"], row["stderr"], row["tokens"], row["distinct"])
         for row in figures.scores
         if row["measure"] == measure
     ]
-    return health_checks(figures.health, options) + reply_checks(models, options)
+    return check_health(figures.health, options) + check_replies(models, options)

@@ -1,7 +1,7 @@
-"""Reads how a run is doing, iteration by iteration, from manifests and metrics, and checks it. Shows nothing itself.
+"""Reads how a run is doing, iteration by iteration, from manifests and metrics, and checks it.
 
-M_k stands for the k-th policy. It is trained on pairs made of replies by M_(k-1), so a column of the table says what
-M_(k-1) said, what the filters took of it, and how the training of M_k ended.
+M_k is the k-th policy. It is trained on pairs made of replies by M_(k-1). So a column of the table tells how M_(k-1)
+replied, which of its pairs the filters took, and how the training of M_k ended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drift_data.report.alarms import AlarmOptions, Check, ends, length_check, training_checks
+from drift_data.report.alarms import Check, check_length_ratio, check_training, end_medians
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import UserError, Workspace
 
 Steps = list[dict[str, float]]
@@ -19,7 +20,7 @@ Steps = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Health:
-    """One iteration. What was not measured is None or empty: the warm start samples nothing."""
+    """What is known of one iteration. A figure that was not measured is None or empty: the warm start samples no reply."""
 
     iteration: int
     asked: int | None = None  # candidate pairs
@@ -28,7 +29,7 @@ class Health:
     length_ratio: float | None = None  # mean tokens of chosen to those of rejected replies
     measured: Mapping[str, Any] = field(default_factory=dict)  # results of the folder `health`
     steps: Steps = field(default_factory=list)
-    stale: bool = False  # something that it was made from has changed since: it is of another chain of models
+    stale: bool = False  # its inputs have changed since, so its figures belong to another chain of models
 
     @property
     def model(self) -> str:
@@ -37,12 +38,12 @@ class Health:
 
     @property
     def heading(self) -> str:
-        """Its name, and whether it is stale."""
+        """The name of the policy, marked when it is stale."""
         return f"{self.model}, stale" if self.stale else self.model
 
     @property
     def sampled(self) -> str:
-        """The policy that said what was measured."""
+        """The policy whose replies were measured."""
         return f"M{self.iteration - 1}"
 
     @property
@@ -58,18 +59,18 @@ class Health:
 
     @property
     def distinct(self) -> float | None:
-        """Mean share of a reply's pairs of neighbouring tokens that are no repeats."""
+        """Mean share of a reply's pairs of neighbouring tokens that do not repeat an earlier pair."""
         share: float | None = self.measured.get("distinct", {}).get("reply", {}).get("2")
         return share
 
     def curve(self, name: str) -> float | None:
         """Return the end of a training curve: the median of its last fifth."""
         values = [row[name] for row in self.steps if name in row]
-        return ends(values)[1] if values else None
+        return end_medians(values)[1] if values else None
 
 
 def read_health(workspace: Workspace, run: str) -> list[Health]:
-    """Return what there is of each iteration of a run that has made pairs or a model, in order."""
+    """Return the health of every iteration of a run that has pairs or a model, in order."""
     folders = [path for path in workspace.path(f"runs/{run}").glob("iter*") if path.name[4:].isdecimal()]
     rows = []
     for folder in sorted(folders, key=lambda path: int(path.name[4:])):
@@ -89,7 +90,7 @@ def read_health(workspace: Workspace, run: str) -> list[Health]:
                 kept=pairs.rows_out if pairs else 0,
                 dropped=pairs.dropped if pairs else {},
                 length_ratio=chosen / rejected if chosen and rejected else None,
-                # of models that are no more: no figures of an iteration that is itself current
+                # A current iteration shows no figures of models that have been replaced.
                 measured=health.results
                 if health and (stale or _is_current(workspace, f"{name}/health"))
                 else {},
@@ -101,7 +102,7 @@ def read_health(workspace: Workspace, run: str) -> list[Health]:
 
 
 def _is_current(workspace: Workspace, name: str) -> bool:
-    """Say whether all that a folder was made from is as it was; so it is of one that was not made."""
+    """Say whether the inputs of a folder are unchanged. A folder that was not made counts as current."""
     if workspace.manifest(name) is None:
         return True
     try:
@@ -112,7 +113,7 @@ def _is_current(workspace: Workspace, name: str) -> bool:
 
 
 def read_steps(workspace: Workspace, folder: str) -> Steps:
-    """Return the logged steps of an iteration, numbers only; none while its model is not finished."""
+    """Return the numbers of each logged training step of an iteration; no step while its model is unfinished."""
     path = workspace.path(folder) / "metrics.jsonl"
     if workspace.manifest(f"{folder}/model") is None or not path.is_file():
         return []
@@ -124,44 +125,50 @@ def read_steps(workspace: Workspace, folder: str) -> Steps:
     ]
 
 
-def health_checks(rows: Sequence[Health], options: AlarmOptions) -> list[Check]:
-    """Return the checks of every iteration that is current: its training, its pairs, the replies it learned from."""
+def check_health(rows: Sequence[Health], options: AlarmOptions) -> list[Check]:
+    """Return the checks of every current iteration: of its training, its pairs, and the replies it learned from."""
     rows = [row for row in rows if not row.stale]
-    checks = training_checks({row.iteration: row.steps for row in rows if row.steps}, options)
+    checks = check_training({row.iteration: row.steps for row in rows if row.steps}, options)
     first: Health | None = None
     for row in rows:
         if row.length_ratio is not None:
             name = "chosen replies longer or shorter than rejected ones"
-            checks.append(length_check(name, f"{row.model} pairs", row.length_ratio, options))
+            checks.append(check_length_ratio(name, f"{row.model} pairs", row.length_ratio, options))
         if row.iteration and row.filtered is not None:
-            checks.append(_above("pairs filtered out", f"{row.model} pairs", row.filtered, options.filtered))
+            checks.append(
+                _check_above("pairs filtered out", f"{row.model} pairs", row.filtered, options.filtered)
+            )
         if row.length_stops is not None:
             name = "replies cut for length"
-            checks.append(_above(name, row.sampled, row.length_stops, options.length_stops))
+            checks.append(_check_above(name, row.sampled, row.length_stops, options.length_stops))
         if row.measured:
             limit = options.kl
             checks.append(
-                _above("KL to the base model, a token", row.sampled, row.measured["kl_base"]["mean"], limit)
+                _check_above(
+                    "KL to the base model, a token", row.sampled, row.measured["kl_base"]["mean"], limit
+                )
             )
             checks.append(
-                _above("KL of one iteration, a token", row.model, row.measured["kl_step"]["mean"], limit)
+                _check_above(
+                    "KL of one iteration, a token", row.model, row.measured["kl_step"]["mean"], limit
+                )
             )
-            checks += _against(first, row, options) if first else []
+            checks += _compare_with_first(first, row, options) if first else []
             first = first or row
     return checks
 
 
-def _above(name: str, where: str, value: float, limit: float) -> Check:
+def _check_above(name: str, where: str, value: float, limit: float) -> Check:
     return Check(name, where, f"{value:.3g}", f"> {limit:.3g}", value > limit)
 
 
-def _against(first: Health, row: Health, options: AlarmOptions) -> list[Check]:
-    """Hold an iteration's samples against those of the first."""
+def _compare_with_first(first: Health, row: Health, options: AlarmOptions) -> list[Check]:
+    """Return the checks of an iteration's samples against those of the first iteration."""
     checks = []
     before, now = first.measured["tokens"]["mean"], row.measured["tokens"]["mean"]
     if before:
         name = f"samples longer or shorter than {first.sampled}'s"
-        checks.append(length_check(name, row.sampled, now / before, options))
+        checks.append(check_length_ratio(name, row.sampled, now / before, options))
     for name, old, new in (
         ("samples repeat themselves more", first.distinct, row.distinct),
         ("samples resemble each other more", first.measured["diversity"], row.measured["diversity"]),
@@ -172,50 +179,50 @@ def _against(first: Health, row: Health, options: AlarmOptions) -> list[Check]:
     return checks
 
 
-def health_table(rows: Sequence[Health]) -> list[tuple[str, list[str]]]:
-    """Return the figures as lines: what is measured, then a text for each iteration; "–" where there is nothing."""
+def tabulate_health(rows: Sequence[Health]) -> list[tuple[str, list[str]]]:
+    """Return the figures as lines: the name of a figure, then its text for each iteration, "–" where there is none."""
     lines: list[tuple[str, list[str]]] = [
         ("pairs kept", [f"{row.kept:,}" for row in rows]),
-        ("pairs filtered out", [_percent(row.filtered) for row in rows]),
+        ("pairs filtered out", [_format_percent(row.filtered) for row in rows]),
         ("  by reason", [", ".join(f"{why} {n:,}" for why, n in row.dropped.items()) or "–" for row in rows]),
-        ("margin at the end", [_number(row.curve("rewards/margins")) for row in rows]),
-        ("accuracy at the end", [_number(row.curve("rewards/accuracies")) for row in rows]),
-        ("chosen reward at the end", [_number(row.curve("rewards/chosen")) for row in rows]),
+        ("margin at the end", [_format_number(row.curve("rewards/margins")) for row in rows]),
+        ("accuracy at the end", [_format_number(row.curve("rewards/accuracies")) for row in rows]),
+        ("chosen reward at the end", [_format_number(row.curve("rewards/chosen")) for row in rows]),
     ]
     if not any(row.measured for row in rows):
         return lines
     return [
         *lines,
-        ("KL of this iteration, nats a token", [_stated(row, "kl_step") for row in rows]),
+        ("KL of this iteration, nats a token", [_format_with_error(row, "kl_step") for row in rows]),
         ("learned from replies of", [row.sampled if row.measured else "–" for row in rows]),
-        ("  their KL to the base, nats a token", [_stated(row, "kl_base") for row in rows]),
-        ("  tokens: mean", [_number(row.measured.get("tokens", {}).get("mean")) for row in rows]),
-        ("  tokens: 10 %, 50 %, 90 % quantile", [_quantiles(row) for row in rows]),
-        ("  cut for length", [_percent(row.length_stops) for row in rows]),
-        ("  distinct-1, -2, -3 within a reply", [_distinct(row, "reply") for row in rows]),
-        ("  distinct-1, -2, -3 over all", [_distinct(row, "corpus") for row in rows]),
-        ("  mean cosine distance", [_number(row.measured.get("diversity")) for row in rows]),
+        ("  their KL to the base, nats a token", [_format_with_error(row, "kl_base") for row in rows]),
+        ("  tokens: mean", [_format_number(row.measured.get("tokens", {}).get("mean")) for row in rows]),
+        ("  tokens: 10 %, 50 %, 90 % quantile", [_format_quantiles(row) for row in rows]),
+        ("  cut for length", [_format_percent(row.length_stops) for row in rows]),
+        ("  distinct-1, -2, -3 within a reply", [_format_distinct(row, "reply") for row in rows]),
+        ("  distinct-1, -2, -3 over all", [_format_distinct(row, "corpus") for row in rows]),
+        ("  mean cosine distance", [_format_number(row.measured.get("diversity")) for row in rows]),
     ]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _stated(row: Health, name: str) -> str:
+def _format_with_error(row: Health, name: str) -> str:
     found = row.measured.get(name)
     return f"{found['mean']:.2g} ± {found['stderr']:.1g}" if found else "–"
 
 
-def _quantiles(row: Health) -> str:
+def _format_quantiles(row: Health) -> str:
     tokens = row.measured.get("tokens")
     return ", ".join(f"{tokens[name]:.0f}" for name in ("p10", "p50", "p90")) if tokens else "–"
 
 
-def _distinct(row: Health, of: str) -> str:
+def _format_distinct(row: Health, of: str) -> str:
     shares = row.measured.get("distinct", {}).get(of, {})
     return ", ".join("–" if share is None else f"{share:.2f}" for share in shares.values()) or "–"

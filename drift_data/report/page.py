@@ -1,7 +1,6 @@
 """Writes the report of a run: one HTML file that needs no network, no script and no other file.
 
-Logs are hostile text: `report.html` escapes and bounds every value, a strict content policy stands behind that.
-This module knows how things look, not how they are counted.
+Logs are hostile text: `html.environment` escapes and bounds every value, and a strict content policy stands behind it.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import BaseModel, ConfigDict, Field
 
 from drift_data.chats.safe_text import visible
 from drift_data.html import charts
-from drift_data.html.environment import environment
-from drift_data.report.alarms import AlarmOptions, ends
+from drift_data.html.environment import make_environment
+from drift_data.report.alarms import end_medians
 from drift_data.report.figures import Figures, read_figures
-from drift_data.report.health import Health, health_table
+from drift_data.report.health import Health, tabulate_health
+from drift_data.report.options import ReportOptions
 from drift_data.workspace import UserError, Workspace, replaced_file, tool_version
 
 _LN2 = math.log(2)
 _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
-    # name, title, curve → column of the metrics, line to compare with
+    # name, title, curve → column of the metrics, y of the line to compare with
     ("loss", "Loss", {"loss": "loss"}, _LN2),
     ("margin", "Margin", {"margin": "rewards/margins"}, 0.0),
     ("accuracy", "Accuracy", {"accuracy": "rewards/accuracies"}, 0.5),
@@ -35,17 +34,6 @@ _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
 ]
 
 
-class ReportOptions(BaseModel):
-    """What the page shows, and when it alarms."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    examples: int = Field(6, ge=0)  # complaints shown
-    samples: int = Field(4, ge=0)  # prompts shown with every model's reply
-    characters: int = Field(600, ge=1)  # of a message that are shown
-    alarms: AlarmOptions = AlarmOptions()
-
-
 def write_report(
     workspace: Workspace,
     run: str,
@@ -53,14 +41,14 @@ def write_report(
     recipe: Mapping[str, Any] | None = None,
     options: ReportOptions | None = None,
 ) -> Path:
-    """Write the page and return its path. Whatever is not there yet is said on the page.
+    """Write the page and return its path. The page names whatever the workspace does not have yet.
 
     Args:
         workspace: holds the tables, and the run under `runs/<run>`.
         run: name of the run.
-        out: the HTML file; replaced at once when the page is whole.
-        recipe: the options of the run, to be shown; its `name` stands in the heading.
-        options: what is shown.
+        out: the HTML file; it is replaced only when the page is whole.
+        recipe: the options of the run, which the page lists; its `name` stands in the heading.
+        options: what is shown, and where alarms go off.
 
     Raises:
         UserError: there is no workspace.
@@ -70,14 +58,14 @@ def write_report(
     options = options or ReportOptions()
     figures = read_figures(workspace, run, options.examples, options.samples, options.alarms)
     page = (
-        environment(options.characters, "drift_data.report")
+        make_environment(options.characters, "drift_data.report")
         .get_template("page.html.jinja")
         .render(
             figures=figures,
-            charts=_charts(figures),
-            curves=_curve_ends(figures),
-            health=health_table(figures.health),
-            recipe=_flat(recipe) if recipe else [],
+            charts=_draw_charts(figures),
+            curves=_list_curve_ends(figures),
+            health=tabulate_health(figures.health),
+            recipe=_flatten(recipe) if recipe else [],
             recipe_name=str(recipe["name"]) if recipe and "name" in recipe else "",
             workspace=str(workspace.root),
             tool=tool_version(),
@@ -90,23 +78,23 @@ def write_report(
     return out
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return nested options as (dotted name, value)."""
     rows: list[tuple[str, str]] = []
     for name, value in options.items():
         if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{name}.")
+            rows += _flatten(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", visible(str(value), 200)))
     return rows
 
 
-def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
-    """Return part of the page → charts with their titles."""
+def _draw_charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
+    """Return the charts of each part of the page, with their titles."""
     drawn: dict[str, list[tuple[str, Markup]]] = {
         "training": [],
         "lengths": [],
-        "health": _health_charts([row for row in figures.health if row.measured and not row.stale]),
+        "health": _draw_health_charts([row for row in figures.health if row.measured and not row.stale]),
         "scores": [],
     }
     starts, total = {}, 0.0
@@ -127,11 +115,11 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
         curves = {curve: points for curve, points in curves.items() if points}
         if curves:
             summary = f"{title} over {total:.0f} training steps: " + "; ".join(
-                f"{curve} from {ends([y for _, y in points])[0]:.3g} to {ends([y for _, y in points])[1]:.3g}"
+                f"{curve} from {end_medians([y for _, y in points])[0]:.3g} to {end_medians([y for _, y in points])[1]:.3g}"
                 for curve, points in curves.items()
             )
             plot = charts.Plot(name, summary, reference=reference, breaks=breaks)
-            drawn["training"].append((title, charts.lines(plot, curves)))
+            drawn["training"].append((title, charts.draw_lines(plot, curves)))
     for row in figures.pairs:
         iteration = row["iter"]
         lengths = figures.lengths[iteration]
@@ -141,7 +129,7 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
             f"rejected {row['rejected_mean']:.1f}"
         )
         plot = charts.Plot(f"length{iteration}", summary, x_label="tokens")
-        drawn["lengths"].append((f"Pairs that train M{iteration}", charts.bars(plot, groups)))
+        drawn["lengths"].append((f"Pairs that train M{iteration}", charts.draw_histogram(plot, groups)))
     for number, measure in enumerate(dict.fromkeys(row["measure"] for row in figures.scores)):
         rows = [row for row in figures.scores if row["measure"] == measure]
         values = [(row["model"], row["mean"], row["stderr"]) for row in rows]
@@ -149,12 +137,12 @@ def _charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
             f"{model} {mean:.3f}" for model, mean, _ in values
         )
         plot = charts.Plot(f"score{number}", summary, x_label="")
-        drawn["scores"].append((visible(measure, 60), charts.scores(plot, values)))
+        drawn["scores"].append((visible(measure, 60), charts.draw_scores(plot, values)))
     return drawn
 
 
-def _health_charts(rows: list[Health]) -> list[tuple[str, Markup]]:
-    """Return how the samples change over the iterations, as charts with their titles."""
+def _draw_health_charts(rows: list[Health]) -> list[tuple[str, Markup]]:
+    """Return charts, with their titles, of how the samples change over the iterations."""
     parts: list[tuple[str, str, list[tuple[str, float | None, float]]]] = [
         # name, title, (model, value, standard error)
         (
@@ -179,18 +167,18 @@ def _health_charts(rows: list[Health]) -> list[tuple[str, Markup]]:
         known = [(model, value, error) for model, value, error in values if value is not None]
         if known:
             summary = f"{title}: " + ", ".join(f"{model} {value:.3g}" for model, value, _ in known)
-            drawn.append((title, charts.scores(charts.Plot(name, summary, x_label=""), known)))
+            drawn.append((title, charts.draw_scores(charts.Plot(name, summary, x_label=""), known)))
     return drawn
 
 
-def _curve_ends(figures: Figures) -> list[dict[str, Any]]:
-    """Return, for each iteration and curve, the medians of its first and last fifth: the charts as a table."""
+def _list_curve_ends(figures: Figures) -> list[dict[str, Any]]:
+    """Return the charts of the training as a table: the medians of the first and last fifth of every curve."""
     rows = []
     for iteration, steps in figures.steps.items():
         for _, _, columns, _ in _CURVES:
             for column in columns.values():
                 values = [row[column] for row in steps if column in row]
                 if values:
-                    start, end = ends(values)
+                    start, end = end_medians(values)
                     rows.append({"model": f"M{iteration}", "name": column, "start": start, "end": end})
     return rows

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from drift_data.html.environment import environment
+from drift_data.html.environment import make_environment
 from drift_data.review.measure import ENOUGH
 from drift_data.review.queue import Key
 from drift_data.review.security import Gate, read_form
@@ -50,7 +50,7 @@ class Pages:
     def __init__(self, session: Session, start: Selection) -> None:
         self.session, self.start = session, start
         self.token = secrets.token_urlsafe(24)
-        self._pages = environment(_SHOWN, "drift_data.review")
+        self._pages = make_environment(_SHOWN, "drift_data.review")
         self._pages.filters["key"] = show_key
         self._pages.globals["address"] = address
         self._template = self._pages.get_template("page.html.jinja")

@@ -5,8 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from drift_data.chats.safe_text import visible
-from drift_data.report.alarms import AlarmOptions
-from drift_data.report.health import health_checks, health_table, read_health
+from drift_data.report.health import check_health, read_health, tabulate_health
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import Workspace
 
 _COLUMNS = 6  # the last iterations: more do not fit beside each other
@@ -20,7 +20,7 @@ def show_health(workspace: Workspace, run: str, options: AlarmOptions, console: 
     table.add_column("trained")
     for row in shown:
         table.add_column(row.heading, justify="right")
-    for name, cells in health_table(shown):
+    for name, cells in tabulate_health(shown):
         table.add_row(name, *(Text(cell) for cell in cells))
     console.print(table)
     if stale := [row for row in rows if row.stale]:
@@ -30,7 +30,7 @@ def show_health(workspace: Workspace, run: str, options: AlarmOptions, console: 
             f"Stale, with no alarms: {names}. What they were made from has changed; {again} makes them again."
         )
         console.print(Text(line, style="bold"), soft_wrap=True)
-    checks = health_checks(rows, options)
+    checks = check_health(rows, options)
     alarms = [check for check in checks if check.alarm]
     for check in alarms:
         line = f"▲ {check.where}: {check.name}: {check.value}; alarm {check.threshold}"

@@ -9,7 +9,8 @@ from drift_data.publish.model import publish_model
 from drift_data.publish.release import export_release
 from drift_data.publish.stage import publish as publish_tables
 from drift_data.query.query import canned_queries, describe_query, run_query, save_query, show_query
-from drift_data.report.page import ReportOptions, write_report
+from drift_data.report.options import ReportOptions
+from drift_data.report.page import write_report
 from drift_data.workspace import UserError, Workspace
 from pipelines.recipe import Recipe
 from pipelines.stages.names import run_name

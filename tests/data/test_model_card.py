@@ -9,7 +9,7 @@ import yaml
 from sample_workspace import RUN, sample
 
 from drift_data.publish.cards.model import render_model_card, write_model_card
-from drift_data.report.alarms import AlarmOptions
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import CARD, MANIFEST, UserError, Workspace, folder_digest
 
 MODEL = f"runs/{RUN}/iter1/model"

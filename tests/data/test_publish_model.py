@@ -16,7 +16,7 @@ from sample_workspace import RUN, sample
 from drift_data.publish.cards.model import write_model_card
 from drift_data.publish.model import publish_model
 from drift_data.publish.options import PublishOptions
-from drift_data.report.alarms import AlarmOptions
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import CARD, MANIFEST, UserError, Workspace
 
 REPO = "team/better"

@@ -18,8 +18,8 @@ from drift_data.query.query import (
     save_query,
     show_query,
 )
-from drift_data.report.alarms import AlarmOptions
 from drift_data.report.figures import read_figures
+from drift_data.report.options import AlarmOptions
 from drift_data.schema import EVALUATION
 from drift_data.workspace import UserError, Workspace
 

@@ -5,7 +5,8 @@ import sample_workspace
 from html_page import ATTACK, Page, assert_inert
 from sample_workspace import RUN, metrics, sample
 
-from drift_data.report.page import ReportOptions, write_report
+from drift_data.report.options import ReportOptions
+from drift_data.report.page import write_report
 from drift_data.schema import EVALUATION
 from drift_data.workspace import MANIFEST, UserError, Workspace
 

@@ -1,7 +1,14 @@
 import pytest
 from sample_workspace import metrics
 
-from drift_data.report.alarms import AlarmOptions, Replies, ends, length_check, reply_checks, training_checks
+from drift_data.report.alarms import (
+    AlarmOptions,
+    ModelReplies,
+    check_length_ratio,
+    check_replies,
+    check_training,
+    end_medians,
+)
 
 OPTIONS = AlarmOptions()
 
@@ -15,11 +22,11 @@ def steps(**columns):
 
 
 def alarms(iterations):
-    return {(check.name, check.where) for check in training_checks(iterations, OPTIONS) if check.alarm}
+    return {(check.name, check.where) for check in check_training(iterations, OPTIONS) if check.alarm}
 
 
 def test_a_healthy_run_has_no_alarm():
-    checks = training_checks({1: metrics(1), 2: metrics(2)}, OPTIONS)
+    checks = check_training({1: metrics(1), 2: metrics(2)}, OPTIONS)
     assert len(checks) == 6
     assert [check.alarm for check in checks] == [False] * 6
 
@@ -63,38 +70,38 @@ def test_accuracy_flat_at_a_half_alarms():
 
 
 def test_a_few_steps_say_nothing():
-    checks = training_checks({0: steps(margin=[0.0] * 4, accuracy=[0.5] * 4)}, OPTIONS)
+    checks = check_training({0: steps(margin=[0.0] * 4, accuracy=[0.5] * 4)}, OPTIONS)
     assert [check.alarm for check in checks] == [None, None]
 
 
 def test_lengths_alarm_in_both_directions():
-    found = [length_check("length", "M1", ratio, OPTIONS).alarm for ratio in (0.5, 0.7, 1.0, 1.4, 1.6)]
+    found = [check_length_ratio("length", "M1", ratio, OPTIONS).alarm for ratio in (0.5, 0.7, 1.0, 1.4, 1.6)]
     assert found == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize(
     ("model", "alarm"),
     [
-        (Replies("M1", score=0.9, stderr=0.01, tokens=100.0, distinct=0.9), None),
-        (Replies("M1", score=0.9, stderr=0.01, tokens=40.0, distinct=0.9), "replies longer or shorter"),
-        (Replies("M1", score=0.9, stderr=0.01, tokens=100.0, distinct=0.5), "replies repeat themselves"),
-        (Replies("M1", score=0.7, stderr=0.01, tokens=100.0, distinct=0.9), "score below base's"),
+        (ModelReplies("M1", score=0.9, stderr=0.01, tokens=100.0, distinct=0.9), None),
+        (ModelReplies("M1", score=0.9, stderr=0.01, tokens=40.0, distinct=0.9), "replies longer or shorter"),
+        (ModelReplies("M1", score=0.9, stderr=0.01, tokens=100.0, distinct=0.5), "replies repeat themselves"),
+        (ModelReplies("M1", score=0.7, stderr=0.01, tokens=100.0, distinct=0.9), "score below base's"),
     ],
 )
 def test_replies_are_held_against_the_base_models(model, alarm):
-    base = Replies("base", score=0.8, stderr=0.01, tokens=100.0, distinct=0.95)
-    found = [check.name for check in reply_checks([base, model], OPTIONS) if check.alarm]
+    base = ModelReplies("base", score=0.8, stderr=0.01, tokens=100.0, distinct=0.95)
+    found = [check.name for check in check_replies([base, model], OPTIONS) if check.alarm]
     assert len(found) == (alarm is not None)
     assert all(name.startswith(alarm) for name in found)
 
 
 def test_a_score_is_held_against_the_best_so_far():
-    models = [Replies("base", 0.5, 0.01), Replies("M1", 0.9, 0.01), Replies("M2", 0.7, 0.01)]
-    assert [(c.name, c.where) for c in reply_checks(models, OPTIONS) if c.alarm] == [
+    models = [ModelReplies("base", 0.5, 0.01), ModelReplies("M1", 0.9, 0.01), ModelReplies("M2", 0.7, 0.01)]
+    assert [(c.name, c.where) for c in check_replies(models, OPTIONS) if c.alarm] == [
         ("score below M1's", "M2")
     ]
 
 
 def test_ends_are_medians_of_the_outer_fifths():
-    assert ends([1.0]) == (1.0, 1.0)
-    assert ends([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 100]) == (1, 13)
+    assert end_medians([1.0]) == (1.0, 1.0)
+    assert end_medians([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 100]) == (1, 13)

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from sample_workspace import HEALTH, RUN, metrics, sample
 
-from drift_data.report.alarms import AlarmOptions
 from drift_data.report.figures import read_figures
-from drift_data.report.health import Health, health_checks, health_table, read_health, read_steps
+from drift_data.report.health import Health, check_health, read_health, read_steps, tabulate_health
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import MANIFEST, Workspace
 from pipelines.stages.health import show_health
 
@@ -34,7 +34,7 @@ def distinct(share: float) -> dict[str, Any]:
 
 
 def alarms(*rows: Health) -> list[tuple[str, str]]:
-    return [(check.name, check.where) for check in health_checks(rows, OPTIONS) if check.alarm]
+    return [(check.name, check.where) for check in check_health(rows, OPTIONS) if check.alarm]
 
 
 def row(iteration: int, **changes: Any) -> Health:
@@ -61,7 +61,7 @@ def test_an_iteration_of_another_chain_is_stale_and_raises_no_alarm(
     rows = read_health(workspace, RUN)
     assert [(row.heading, row.stale) for row in rows] == [("M0", False), ("M1, stale", True)]
     assert rows[1].measured == HEALTH
-    assert {check.where for check in health_checks(rows, OPTIONS)} <= {"M0", "M0 pairs"}
+    assert {check.where for check in check_health(rows, OPTIONS)} <= {"M0", "M0 pairs"}
     assert list(read_figures(workspace, RUN, 1, 1, OPTIONS).steps) == [0]
     show_health(workspace, RUN, OPTIONS, Console(width=100))
     shown = capsys.readouterr().out
@@ -122,15 +122,15 @@ def test_pairs_that_filters_take_alarm_except_in_the_warm_start() -> None:
 
 def test_thresholds_are_options() -> None:
     strict = AlarmOptions(kl=0.005)
-    assert [c.threshold for c in health_checks([row(1)], strict) if c.alarm] == ["> 0.005"]
+    assert [c.threshold for c in check_health([row(1)], strict) if c.alarm] == ["> 0.005"]
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
-    table = dict(health_table([Health(0, asked=3, kept=3), row(1)]))
+    table = dict(tabulate_health([Health(0, asked=3, kept=3), row(1)]))
     assert table["  their KL to the base, nats a token"] == ["–", "0.01 ± 0.001"]
     assert table["  distinct-1, -2, -3 within a reply"] == ["–", "1.00, 0.90, –"]
     assert table["margin at the end"] == ["–", "–"]
-    assert "learned from replies of" not in dict(health_table([Health(0, asked=3, kept=3)]))
+    assert "learned from replies of" not in dict(tabulate_health([Health(0, asked=3, kept=3)]))
 
 
 def test_the_terminal_shows_the_table_and_every_alarm(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

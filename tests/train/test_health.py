@@ -13,7 +13,7 @@ from test_loop import OPTIONS, make_workspace
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drift_data.publish.cards.model import write_model_card
-from drift_data.report.alarms import AlarmOptions
+from drift_data.report.options import AlarmOptions
 from drift_data.schema import ROLLOUTS
 from drift_data.workspace import MANIFEST, Workspace
 from drift_train import loop

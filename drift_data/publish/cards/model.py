@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from drift_data.publish.cards.data import card_environment, card_text, known_sources
-from drift_data.report.alarms import AlarmOptions
-from drift_data.report.health import health_checks, health_table, read_health
+from drift_data.report.health import check_health, read_health, tabulate_health
+from drift_data.report.options import AlarmOptions
 from drift_data.workspace import CARD, Manifest, UserError, Workspace, replaced_file
 
 # Where and how fast it was computed: it determines nothing.
@@ -67,7 +67,7 @@ def render_model_card(
     known: dict[str, str] = yaml.safe_load(card_text("models.yaml"))
     licence = licence or known.get(base.split("@")[0], "other")
     rows = [row for row in read_health(workspace, run) if row.iteration <= iteration]
-    checks = health_checks(rows, options)
+    checks = check_health(rows, options)
     methods: dict[str, str] = yaml.safe_load(card_text("methods.yaml"))
     trained = [k for k in range(iteration + 1) if "warm_start" not in lineage[_model(run, k)].made_by]
     rollouts = lineage.get(f"runs/{run}/iter{iteration}/rollouts")
@@ -100,7 +100,7 @@ def render_model_card(
             data=_data(lineage, run, first),
             sources=[known_sources()[source] for source in _sources(lineage) if source in known_sources()],
             health_models=[row.heading for row in rows],
-            health=health_table(rows),
+            health=tabulate_health(rows),
             scores=_scores(workspace, run, iteration),
             licence=licence,
             judge=_judge(lineage),
