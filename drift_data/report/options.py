@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_OURS = {"source": "ours"}
-
 
 class AlarmOptions(BaseModel):
     """Thresholds of the alarms. They are rules of thumb of this toolkit; the paper has none."""
@@ -18,14 +16,14 @@ class AlarmOptions(BaseModel):
         le=1,
         description="Alarm when the margin at the end is at most this share of the highest margin so far: the training "
         "signal fades.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     chosen_reward: float = Field(
         -0.1,
         le=0,
         description="Alarm when the reward of chosen replies, β × the log-probability gained over the reference, ends "
         "below this; -0.1 is 1 nat at β 0.1.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     accuracy: float = Field(
         0.55,
@@ -33,14 +31,14 @@ class AlarmOptions(BaseModel):
         le=1,
         description="Alarm when the share of pairs whose chosen reply has the higher reward ends below this; 0.5 is a "
         "coin.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     length_ratio: float = Field(
         1.5,
         gt=1,
         description="Alarm when chosen replies are longer or shorter than rejected ones, or a model's replies than the "
         "base model's, by this factor.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     distinct_share: float = Field(
         0.8,
@@ -48,7 +46,7 @@ class AlarmOptions(BaseModel):
         le=1,
         description="Alarm below this share of the base model's distinct word pairs, or of the first iteration's "
         "diversity.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     # The demo has 0.015 nats a token after two iterations. At twenty times its learning rate it has 0.2 to 0.5 an
     # iteration, and chosen replies become less likely while margins grow.
@@ -56,7 +54,7 @@ class AlarmOptions(BaseModel):
         0.1,
         gt=0,
         description="Alarm above this KL divergence, in nats a token, to the base model or of one iteration.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     filtered: float = Field(
         0.5,
@@ -64,26 +62,26 @@ class AlarmOptions(BaseModel):
         le=1,
         description="Alarm when the filters take more than this share of the candidate pairs: then the filters shape "
         "the data, not the users.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     length_stops: float = Field(
         0.1,
         gt=0,
         le=1,
         description="Alarm when more than this share of the sampled replies is cut for length.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     score_errors: float = Field(
         2.0,
         gt=0,
         description="Alarm when a model's score lies more than this many standard errors below the best score before it.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
     min_steps: int = Field(
         5,
         ge=1,
         description="Logged training steps below which a curve raises no alarm: it is too short to tell.",
-        json_schema_extra=_OURS,
+        json_schema_extra={"source": "ours"},
     )
 
 
@@ -92,9 +90,11 @@ class ReportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    examples: int = Field(6, ge=0, description="Complaints shown.", json_schema_extra=_OURS)
+    examples: int = Field(6, ge=0, description="Complaints shown.", json_schema_extra={"source": "ours"})
     samples: int = Field(
-        4, ge=0, description="Prompts shown with every model's reply.", json_schema_extra=_OURS
+        4, ge=0, description="Prompts shown with every model's reply.", json_schema_extra={"source": "ours"}
     )
-    characters: int = Field(600, ge=1, description="Characters shown of a message.", json_schema_extra=_OURS)
+    characters: int = Field(
+        600, ge=1, description="Characters shown of a message.", json_schema_extra={"source": "ours"}
+    )
     alarms: AlarmOptions = Field(AlarmOptions(), description="Thresholds of the alarms.")
