@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ MAX_START, MAX_BYTES, MAX_PAGE, MAX_DECISION = 15.0, 1_200_000_000, 0.5, 1.0
 def make(work: Path) -> None:
     """Write conversations and two label tables."""
     from drift_data import schema
-    from drift_data.workspace import Build, Workspace
+    from drift_data.workspace import Output, Workspace
 
     workspace, part = Workspace(work), 5_000
     languages = ["English", "Russian", "Chinese", "French", None]
@@ -37,7 +37,7 @@ def make(work: Path) -> None:
         for at in range(2 * TURNS + 2)
     ]
 
-    def conversations(outputs: Build) -> None:
+    def conversations(outputs: Mapping[str, Output]) -> None:
         for start in range(0, CONVERSATIONS, part):
             rows = [
                 {
@@ -53,7 +53,7 @@ def make(work: Path) -> None:
     workspace.run("convert", ["conversations"], conversations, options={})
     for seed, name in enumerate(("labels/one", "labels/two")):
 
-        def labels(outputs: Build, name: str = name, seed: int = seed) -> None:
+        def labels(outputs: Mapping[str, Output], name: str = name, seed: int = seed) -> None:
             random = np.random.default_rng(seed)
             keys = [(f"{at:032d}", 2 * turn + 2) for at in range(CONVERSATIONS) for turn in range(TURNS)]
             item = {"name": "Revision", "polarity": "DSAT", "strength": 6}

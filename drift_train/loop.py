@@ -8,11 +8,11 @@ imported (with torch) only when a step has to be made.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from drift_data.schema import DROPPED
-from drift_data.workspace import Build, UserError, Workspace
+from drift_data.workspace import Output, UserError, Workspace
 from drift_train.dpo.checkpoints import partial_of
 from drift_train.methods import METHODS
 from drift_train.methods.examples import Example, read_examples, slice_of_iteration
@@ -122,7 +122,7 @@ def _seed_pairs(
 ) -> bool:
     name = _name(run, 0, "pairs")
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         from drift_train.models.load import load_renderer
 
         keep = PairFilter(load_renderer(base.path), training.max_length, options.pairs.drop_leaks_in_seed)
@@ -143,7 +143,7 @@ def _take_base(workspace: Workspace, run: str, base: Base, reason: str, options:
     name = _name(run, 0, "model")
     print(f"{run}: no warm start: {reason}. M0 is the base model {base.name}.", file=sys.stderr)
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         workspace.path(_name(run, 0, "metrics.jsonl")).unlink(missing_ok=True)  # of an earlier warm start
         link_model(base.path, stage[name].folder)
         stage[name].made_by = {"model": base.name, "warm_start": False, "reason": reason}
@@ -179,7 +179,7 @@ def _rollouts(workspace: Workspace, run: str, iteration: int, options: LoopOptio
     name, policy = _name(run, iteration, "rollouts"), _name(run, iteration - 1, "model")
     rollout = options.asked()
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         from drift_train.rollout.stage import write_rollouts
 
         usable, silent = usable_examples(workspace, options)
@@ -218,7 +218,7 @@ def _rewards(workspace: Workspace, run: str, iteration: int, ranking: RewardOpti
     name, rollouts = _name(run, iteration, "rewards"), _name(run, iteration, "rollouts")
     model = resolve_base(workspace, ranking.model, "reward model")
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         from drift_train.pairs.reward import RewardModel, write_rewards
 
         output, reward = stage[name], RewardModel(model.path, ranking)
@@ -244,7 +244,7 @@ def _pairs(workspace: Workspace, run: str, iteration: int, options: LoopOptions)
         _name(run, iteration - 1, "model")
     )  # its tokenizer; the rollouts name it as their input
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         from drift_train.models.load import load_renderer
 
         keep = PairFilter(load_renderer(policy), options.train.max_length, options.pairs.drop_leaks)
@@ -282,7 +282,7 @@ def _train(
     reference = base.path if from_base else policy
     metrics = workspace.path(_name(run, iteration, "metrics.jsonl"))
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         from drift_train.dpo.train import train
 
         rows = workspace.read(pairs).to_pylist()
@@ -332,7 +332,7 @@ def _health(workspace: Workspace, run: str, iteration: int, base: Base, options:
     policy, trained = _name(run, iteration - 1, "model"), _name(run, iteration, "model")
     name, rollouts = _name(run, iteration, "health"), _name(run, iteration, "rollouts")
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         from drift_train.analysis.health import write_health
 
         write_health(

@@ -40,7 +40,7 @@ from drift_data.calibrate.training_overlap import LabelClassifier, find_classifi
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import NEUTRAL
-from drift_data.workspace import Build, Manifest, UserError, Workspace
+from drift_data.workspace import Manifest, Output, UserError, Workspace
 
 CALIBRATE_STAGE = "calibrate"
 QUALITY_PAGE_FILE, QUALITY_FILE, THRESHOLDS_FILE = "report.html", "quality.json", "thresholds.yaml"
@@ -278,7 +278,7 @@ def _run_stage(
         measure: makes the report.
     """
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         out = outputs[folder]
         quality, matched = measure()
         cells = read_confusion_cells(workspace, matched, options.examples, options.characters)

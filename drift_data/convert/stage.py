@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -31,7 +31,7 @@ from drift_data.sources import (
 )
 from drift_data.sources.inputs import RawFile, Tally, digests, raw_files
 from drift_data.sources.rows import CONVERSATIONS_TABLE, Chats, Examples, Piece
-from drift_data.workspace import Build, UserError, Workspace, file_digest
+from drift_data.workspace import Output, UserError, Workspace, file_digest
 
 STAGE: Final = "convert"
 
@@ -96,7 +96,7 @@ def convert(
             raise UserError(f"exclude_prompts: there is no file {path}.")
         hashes[f"exclude_prompts: {options.exclude_prompts}"] = file_digest(path)
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         with _hub_errors(files):
             _build(outputs, source, reader, files, tables, options, test_fraction)
 
@@ -135,7 +135,7 @@ def _hub_errors(files: Sequence[RawFile]) -> Iterator[None]:
 
 
 def _build(
-    outputs: Build,
+    outputs: Mapping[str, Output],
     source: str,
     reader: Source,
     files: Sequence[RawFile],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import polars as pl
@@ -33,7 +33,7 @@ from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import KEYS
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS
-from drift_data.workspace import Build, UserError, Workspace
+from drift_data.workspace import Output, UserError, Workspace
 
 STAGE: Final = "distill"
 REPORT, RESULT, THRESHOLDS = "report.html", "distill.json", "thresholds.yaml"
@@ -79,7 +79,7 @@ def distill(
     task = Assignment(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
     folder = f"{DISTILLED}/{name}"
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         out = outputs[folder]
         rows = capped(teacher.rows, options.max_turns)
         if rows.height < teacher.rows.height:

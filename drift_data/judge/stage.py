@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from drift_data.labels.reviewer import PERSON
 from drift_data.labels.sample import Sample, choose_sample, conversation_batches, describe_earlier_sample
 from drift_data.labels.tables import CONVERSATIONS, SAMPLE, STAGE, copy_dropped, label_table
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
-from drift_data.workspace import AccountingError, Build, Manifest, UserError, Workspace
+from drift_data.workspace import AccountingError, Manifest, Output, UserError, Workspace
 
 _BATCH = 1_000  # conversations
 
@@ -75,7 +75,7 @@ def label(
     inputs = [CONVERSATIONS, *judge.inputs]
     change_items = judge.rubric.change_items if judge.rubric else None
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         out, counts = outputs[output], Counter[str]()
         table = out.table(LABEL_ROWS)
         decide_only = judge.rubric is not None and not again

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from drift_data.labels.stream import labels_beside
 from drift_data.mine.options import MineOptions
 from drift_data.mine.rules import OUTPUTS, Candidate, Turn, mine_conversation
 from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
-from drift_data.workspace import Build, Workspace
+from drift_data.workspace import Output, Workspace
 
 STAGE = "seed"
 _BATCH = 1_000  # conversations
@@ -40,7 +40,7 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
         False when the same tables were there already.
     """
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         tables = dict(zip(OUTPUTS, (DSAT_ROWS, SAT_ROWS, SEED_ROWS), strict=True))
         for name, schema in tables.items():
             outputs[name].table(schema)

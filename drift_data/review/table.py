@@ -18,7 +18,7 @@ from drift_data.judge.rubric import Rubric
 from drift_data.labels.reviewer import STAGE, Reviewer
 from drift_data.review.journal import Journal, Reviewed
 from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT
-from drift_data.workspace import Build, UserError, Workspace
+from drift_data.workspace import Output, UserError, Workspace
 
 CONVERSATIONS: Final = "conversations"
 STRENGTH: Final = 10  # of what a person says: people give no degrees here
@@ -76,7 +76,7 @@ def write_table(
 
     polarities = rubric.polarities
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         out = outputs[reviewer.table]
         kept = [turn for turn in reviewed if turn.key not in changed]
         out.rows_in = len(reviewed)

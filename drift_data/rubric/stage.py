@@ -33,7 +33,7 @@ from drift_data.rubric.summary import (
 )
 from drift_data.schema import DROPPED, DSAT, SAT
 from drift_data.sources.inputs import digests, raw_files
-from drift_data.workspace import Build, UserError, Workspace, folder_digest
+from drift_data.workspace import Output, UserError, Workspace, folder_digest
 
 STAGE: Final = "rubric"
 LEARNED: Final = "rubric/learned"  # holds FILE
@@ -78,7 +78,7 @@ def learn_rubric(
     files = raw_files(inputs) if inputs else []
     prompts = Prompts(options)
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         _protect_edits(workspace)
         learned, reasons, folded = outputs[LEARNED], outputs[REASONS], outputs[FOLDS]
         if labels is None:

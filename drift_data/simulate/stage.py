@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from random import Random
 
 import numpy as np
@@ -14,7 +15,7 @@ from drift_data.simulate import wildchat
 from drift_data.simulate.chats import Chat, logged_chat, pretrain_chats
 from drift_data.simulate.options import SimulateOptions
 from drift_data.simulate.world import Task, random_task, request_text
-from drift_data.workspace import Build, Workspace
+from drift_data.workspace import Output, Workspace
 
 PRETRAIN = define_table(
     "simulated/pretrain",
@@ -44,7 +45,7 @@ _MODELS = (("sim-small", -0.05), ("sim-large", 0.05))
 def simulate(workspace: Workspace, options: SimulateOptions) -> bool:
     """Make the folders of `OUTPUTS`, unless they are there already. Returns True when it ran."""
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         held_out = _held_out_tasks(options)
         funnel = _write_logs(outputs, options, held_out)
         for name in ("simulated/logs", "simulated/truth"):
@@ -84,7 +85,9 @@ def _held_out_prompts(options: SimulateOptions, tasks: list[Task]) -> list[dict[
     return rows
 
 
-def _write_logs(outputs: Build, options: SimulateOptions, held_out: list[Task]) -> Counter[str]:
+def _write_logs(
+    outputs: Mapping[str, Output], options: SimulateOptions, held_out: list[Task]
+) -> Counter[str]:
     """Write logs and truth; return the funnel that a perfect judge would find."""
     logs, truth = (
         outputs["simulated/logs"].table(wildchat.SCHEMA),

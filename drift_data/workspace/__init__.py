@@ -16,7 +16,7 @@ from drift_data.workspace.manifest import (
     peak_memory_bytes,
     tool_version,
 )
-from drift_data.workspace.output import Build, Output
+from drift_data.workspace.output import Output
 from drift_data.workspace.table import TableWriter
 from drift_data.workspace.workspace import Workspace
 
@@ -24,7 +24,6 @@ __all__ = [
     "CARD",
     "MANIFEST",
     "AccountingError",
-    "Build",
     "Manifest",
     "Output",
     "TableWriter",

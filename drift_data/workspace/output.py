@@ -112,16 +112,6 @@ class Unfinished:
             parent.rmdir()
 
 
-class Build:
-    """The outputs of a stage while it runs: `build["dsat"].table(schema).write(batch)`."""
-
-    def __init__(self, outputs: Mapping[str, Output]) -> None:
-        self._outputs = outputs
-
-    def __getitem__(self, name: str) -> Output:
-        return self._outputs[name]
-
-
 def clear_leftovers(root: Path) -> None:
     """Remove what a killed run has left behind in a workspace; nothing of it is needed."""
     shutil.rmtree(root / _TEMPORARY, ignore_errors=True)

@@ -24,7 +24,7 @@ from drift_data.workspace.manifest import (
     plain_json,
     tool_version,
 )
-from drift_data.workspace.output import DROPPED, Build, Staging, Unfinished, clear_leftovers
+from drift_data.workspace.output import DROPPED, Output, Staging, Unfinished, clear_leftovers
 
 _MAKERS = {  # first part of a folder's name → the Make target that makes it
     "simulated": "simulate",
@@ -162,7 +162,7 @@ class Workspace:
         self,
         stage: str,
         outputs: Sequence[str],
-        build: Callable[[Build], None],
+        build: Callable[[Mapping[str, Output]], None],
         *,
         options: Mapping[str, Any],
         inputs: Sequence[str] = (),
@@ -175,7 +175,8 @@ class Workspace:
         Args:
             stage: its name, e.g. "convert".
             outputs: folders it makes, published together.
-            build: fills the outputs; may leave one of them empty of files.
+            build: fills the outputs, which it is given by name: `outputs["dsat"].table(schema).write(batch)`. It may
+                leave one of them empty of files.
             options: everything else that determines the outputs; must survive JSON.
             inputs: folders of this workspace it reads.
             files: raw inputs and their digests.
@@ -203,7 +204,7 @@ class Workspace:
                 return False
             with Staging(self.root, outputs, unfinished) as staging:
                 started = time.monotonic()
-                build(Build(staging.outputs))
+                build(staging.outputs)
                 manifests = []
                 for output in staging.outputs.values():
                     rows_out, dropped = output.finish()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
-from drift_data.workspace import Build, Output, UserError, Workspace
+from drift_data.workspace import Output, UserError, Workspace
 from drift_train.models.find import resolve_base
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError
@@ -57,7 +57,7 @@ def evaluate(
     name = f"runs/{run}/{label}/eval"
     policy = resolve_base(workspace, model)
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         output = stage[name]
         requests, rows = _requests(workspace, prompts, load_renderer(policy.path), options, output)
         if not requests:

@@ -7,13 +7,14 @@ that people like the replies better. No sampling; log-probabilities only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
-from drift_data.workspace import Build, UserError, Workspace
+from drift_data.workspace import Output, UserError, Workspace
 from drift_train.evaluate.gold import summary
 from drift_train.models.find import resolve_base
 from drift_train.models.load import free_memory, load_model, load_renderer
@@ -57,7 +58,7 @@ def evaluate_heldout(
     name = f"runs/{run}/{label}/heldout"
     policy, start = resolve_base(workspace, model), resolve_base(workspace, base)
 
-    def build(stage: Build) -> None:
+    def build(stage: Mapping[str, Output]) -> None:
         output = stage[name]
         rows = [row for row in workspace.read("seed").to_pylist() if row["split"] != TRAIN]
         if not rows:

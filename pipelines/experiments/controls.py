@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from drift_data.labels.tables import CONVERSATIONS, copy_dropped
 from drift_data.schema import LABEL_ROWS
-from drift_data.workspace import Build, Workspace
+from drift_data.workspace import Output, Workspace
 
 
 def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "shuffled") -> bool:
@@ -25,7 +27,7 @@ def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "sh
     """
     output = f"labels/{name}"
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         rows = workspace.read(labels)
         dealt = rows.take(np.random.default_rng(seed).permutation(rows.num_rows))
         for column in ("label", "sat_score", "dsat_score", "items", "reason", "evidence"):

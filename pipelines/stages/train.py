@@ -1,11 +1,12 @@
 """The stages from training examples to measured models: warm, iter, eval."""
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 
 from drift_data.publish.cards.model import write_model_card
-from drift_data.workspace import Build, UserError, Workspace
+from drift_data.workspace import Output, UserError, Workspace
 from drift_train import loop
 from pipelines.recipe import TINY, Recipe
 from pipelines.stages.health import show_health
@@ -20,7 +21,7 @@ def base_model(workspace: Workspace, recipe: Recipe) -> str:
     if recipe.model != TINY:
         return recipe.model
 
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         from drift_train.models.tiny import make_tiny  # with torch: not for a model that is there
 
         rows = workspace.read(PRETRAIN).to_pylist()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -14,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from drift_data import schema
-from drift_data.workspace import AccountingError, Build, TableWriter, UserError, Workspace
+from drift_data.workspace import AccountingError, Output, TableWriter, UserError, Workspace
 from drift_data.workspace import table as table_module
 
 NUMBERS = pa.schema([pa.field("conversation_id", pa.string(), nullable=False), ("n", pa.int64())])
 
 
 def write_numbers(count: int, dropped: int = 0, lost: int = 0):
-    def build(outputs: Build) -> None:
+    def build(outputs: Mapping[str, Output]) -> None:
         output = outputs["numbers"]
         output.rows_in = count + dropped + lost
         output.table(NUMBERS).write_rows([{"conversation_id": f"c{i}", "n": i} for i in range(count)])
@@ -54,7 +55,7 @@ def test_a_changed_option_or_raw_file_makes_the_table_anew(tmp_path: Path) -> No
 def test_an_equal_rebuild_changes_nothing_downstream_and_another_one_does(tmp_path: Path) -> None:
     ws = Workspace(tmp_path)
 
-    def copy(outputs: Build) -> None:
+    def copy(outputs: Mapping[str, Output]) -> None:
         outputs["copy"].table(NUMBERS).write(ws.read("numbers"))
 
     ws.run("count", ["numbers"], write_numbers(3), options={"k": 1})
@@ -91,7 +92,7 @@ def test_a_failed_run_leaves_the_table_of_the_run_before(tmp_path: Path) -> None
     ws = Workspace(tmp_path)
     ws.run("count", ["numbers"], write_numbers(3), options={"k": 1})
 
-    def fail(outputs: Build) -> None:
+    def fail(outputs: Mapping[str, Output]) -> None:
         outputs["numbers"].table(NUMBERS).write_rows([{"conversation_id": "x", "n": 0}])
         raise RuntimeError("boom")
 
@@ -172,7 +173,7 @@ def test_unfinished_work_is_there_for_the_next_run_with_the_same_options_and_gon
     ws = Workspace(tmp_path)
     found: list[list[str]] = []
 
-    def build(outputs: Build, *, stop: bool) -> None:
+    def build(outputs: Mapping[str, Output], *, stop: bool) -> None:
         folder = outputs["runs/numbers"].unfinished
         found.append([path.name for path in folder.iterdir()])
         (folder / f"shard-{len(found)}").touch()
