@@ -13,8 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+Message = Mapping[str, str]  # role, content
+Messages = Sequence[Message]
 
-def feedback_turns(messages: Sequence[Mapping[str, str]]) -> list[int]:
+
+def feedback_turns(messages: Messages) -> list[int]:
     """Return the indices of the feedback turns in one conversation's messages."""
     roles = [message["role"] for message in messages]
     return [i for i in range(1, len(roles)) if roles[i] == "user" and roles[i - 1] == "assistant"]

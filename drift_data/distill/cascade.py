@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel
 
+from drift_data.calibrate.metrics import Floats
 from drift_data.calibrate.summary import Comparison, compare_labels
-
-Floats = npt.NDArray[np.float64]
 
 SHARES: Final = (
     0.01,

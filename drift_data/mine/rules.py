@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from drift_data.chats.order import split_of
+from drift_data.chats.turns import Message, Messages
 from drift_data.mine.options import MineOptions
 from drift_data.schema import DSAT, SAT
 
 OUTPUTS = ("dsat", "sat", "seed")
-
-
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Candidate:
 
 
 def mine_conversation(
-    conversation_id: str, messages: Sequence[Message], turns: Sequence[Turn], options: MineOptions
+    conversation_id: str, messages: Messages, turns: Sequence[Turn], options: MineOptions
 ) -> dict[str, list[Candidate]]:
     """Return the candidates of each table that one conversation gives.
 
@@ -82,7 +80,7 @@ def mine_conversation(
     return {name: _strongest_only(candidates) for name, candidates in found.items()}
 
 
-def _is_feedback_turn(messages: Sequence[Message], turn: int) -> bool:
+def _is_feedback_turn(messages: Messages, turn: int) -> bool:
     return (
         0 < turn < len(messages)
         and messages[turn]["role"] == "user"
@@ -97,7 +95,7 @@ def _refused(turn: Turn) -> str | None:
     return "correct_refusal" if turn.correct_refusal else "refusal"
 
 
-def _fault(prompt: Sequence[Message], reply: Message, feedback: Message) -> str | None:
+def _fault(prompt: Messages, reply: Message, feedback: Message) -> str | None:
     """Return why these messages make no example, or None."""
     if not prompt or prompt[-1]["role"] != "user":
         return "prompt_without_question"

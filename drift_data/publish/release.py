@@ -13,7 +13,6 @@ from typing import Any
 from drift_data.workspace import UserError, Workspace, replaced_folder
 
 FILES = ("dsat_data.jsonl", "sat_data.jsonl", "seed-data/train.jsonl", "seed-data/test.jsonl")
-Row = Mapping[str, Any]
 
 
 def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
@@ -52,7 +51,7 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
         return {name: _write(new / name, rows) for name, rows in zip(FILES, contents, strict=True)}
 
 
-def _dsat(row: Row) -> dict[str, Any]:
+def _dsat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prompt": row["prompt"],
         "rejected": row["rejected"],
@@ -61,7 +60,7 @@ def _dsat(row: Row) -> dict[str, Any]:
     }
 
 
-def _sat(row: Row) -> dict[str, Any]:
+def _sat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prompt": row["prompt"],
         "chosen": row["chosen"],
@@ -70,7 +69,7 @@ def _sat(row: Row) -> dict[str, Any]:
     }
 
 
-def _seed(row: Row) -> dict[str, Any]:
+def _seed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prompt": row["prompt"],
         "chosen": row["chosen"],
@@ -79,12 +78,15 @@ def _seed(row: Row) -> dict[str, Any]:
     }
 
 
-def _ours(row: Row, *more: str) -> dict[str, Any]:
+def _ours(row: Mapping[str, Any], *more: str) -> dict[str, Any]:
     return {name: row[name] for name in ("conversation_id", "turn", "split", *more)}
 
 
 def _rows(
-    workspace: Workspace, table: str, shape: Callable[[Row], dict[str, Any]], split: str | None = None
+    workspace: Workspace,
+    table: str,
+    shape: Callable[[Mapping[str, Any]], dict[str, Any]],
+    split: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     for batch in workspace.batches(table, batch_size=500):
         yield from (shape(row) for row in batch.to_pylist() if split in (None, row["split"]))

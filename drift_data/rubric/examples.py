@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from drift_data.chats.order import RUBRIC, rank_as_number
 from drift_data.chats.safe_text import visible
+from drift_data.chats.turns import Messages
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.schema import DSAT, SAT
 from drift_data.sources.chat import MESSAGES_KEYS, plain_messages
@@ -37,7 +38,6 @@ _ID_KEYS: Final = ("conversation_id", "id")
 _KEY: Final = 16  # hex digits, of a chat without an id
 _BATCH: Final = 1_000  # conversations
 
-Messages = Sequence[Mapping[str, str]]
 Payload = TypeVar("Payload")
 Drop = Callable[[Mapping[str, Any]], None]  # takes a row of DROPPED
 

@@ -24,10 +24,10 @@ _HOPELESS = 1_000  # rows at the beginning of a file, all of them bad
 _BAD_BYTES = "\uffff"  # stands in an array's text for bytes that are no UTF-8; no character of any text
 _BREAKS = (EOFError, zlib.error)  # a .gz that is cut off or damaged
 
-Row = tuple[int, dict[str, Any]]
+NumberedRow = tuple[int, dict[str, Any]]
 
 
-def json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[Row | SetAside]:
+def json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
     """Yield (position, object) for every row of a file; blank lines are no rows.
 
     Args:
@@ -57,7 +57,9 @@ def json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[Row | SetAsid
         yield from _if_any_is_good(file, rows)
 
 
-def _if_any_is_good(file: RawFile, rows: Iterator[Row | SetAside]) -> Iterator[Row | SetAside]:
+def _if_any_is_good(
+    file: RawFile, rows: Iterator[NumberedRow | SetAside]
+) -> Iterator[NumberedRow | SetAside]:
     """Pass rows on once one of them is good; raise when the file ends, or goes on for long, without one."""
     broken: list[SetAside] = []
     for row in rows:
@@ -78,7 +80,7 @@ def _if_any_is_good(file: RawFile, rows: Iterator[Row | SetAside]) -> Iterator[R
         )
 
 
-def _lines(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterator[Row | SetAside]:
+def _lines(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
     number = -1
     while True:
         number += 1
@@ -120,7 +122,7 @@ def _bounded_line(stream: BinaryIO) -> tuple[bytes, int]:
     return line, length
 
 
-def _array(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterator[Row | SetAside]:
+def _array(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
     text = _Utf8(stream)
     rows = ijson.items(text, "item", use_float=True, buf_size=_CHUNK)
     number, position = -1, 0

@@ -10,13 +10,13 @@ from drift_data.schema import MESSAGES
 from drift_data.sources.columns import Layout
 from drift_data.sources.fields import first_of, flag, messages, text, timestamp
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.json_rows import Row, json_rows
+from drift_data.sources.json_rows import NumberedRow, json_rows
 from drift_data.sources.parquet import open_parquet, parquet_batches
 from drift_data.sources.rows import CONVERSATIONS_TABLE, RAW_CHATS, ChatRow, Piece, SetAside, chats_from_rows
 from drift_data.workspace import UserError
 
 
-def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[Row | SetAside]:
+def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
     """Yield (position, object) for every row of a JSON or Parquet file, in order."""
     if not file.is_parquet:
         yield from json_rows(file, tally, table)

@@ -22,7 +22,7 @@ from drift_train.models.log_probs import log_probs
 from drift_train.models.render import RenderError
 from drift_train.pairs.filters import TRAIN
 
-Row = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
+TokenizedPair = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
 
 
 def evaluate_heldout(
@@ -67,7 +67,7 @@ def evaluate_heldout(
                 "mine again."
             )
         renderer = load_renderer(policy.path)
-        tokens: list[Row] = []
+        tokens: list[TokenizedPair] = []
         kept = []
         for row in rows:
             key = {"conversation_id": row["conversation_id"], "turn": row["turn"]}
@@ -116,7 +116,7 @@ def evaluate_heldout(
     )
 
 
-def _scores(folder: Path, rows: list[Row], title: str) -> list[float]:
+def _scores(folder: Path, rows: list[TokenizedPair], title: str) -> list[float]:
     """Return log π(chosen) − log π(rejected) for each row, summed in float64.
 
     In float32 on a GPU, too: bfloat16 weights round most of what an iteration changed away.

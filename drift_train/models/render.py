@@ -11,7 +11,8 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-Message = Mapping[str, str]
+Message = Mapping[str, str]  # role, content
+Messages = Sequence[Message]
 
 
 class RenderError(Exception):
@@ -39,7 +40,7 @@ class Renderer:
         }
         self._special = tuple(sorted(special))
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Messages) -> list[int]:
         """Return the tokens of a prompt, up to and with the header of the reply to come.
 
         Raises:
@@ -52,7 +53,7 @@ class Renderer:
         self._check_bos(ids)
         return ids
 
-    def pair(self, messages: Sequence[Message], completion: str) -> tuple[list[int], list[int]]:
+    def pair(self, messages: Messages, completion: str) -> tuple[list[int], list[int]]:
         """Return the tokens of a prompt and of a reply to it, which together are the rendered conversation.
 
         Raises:
@@ -80,7 +81,7 @@ class Renderer:
         ids = list(token_ids[:-1] if token_ids and token_ids[-1] in self.ends else token_ids)
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def _ids(self, messages: Sequence[Message], *, generate: bool) -> list[int]:
+    def _ids(self, messages: Messages, *, generate: bool) -> list[int]:
         plain = [{"role": m["role"], "content": m["content"]} for m in messages]
         try:
             return list(
@@ -111,9 +112,7 @@ class Renderer:
             raise RenderError("eos", f"{rest!r} follows the EOS of a reply")
 
 
-def shorten(
-    messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
-) -> tuple[list[Message], int] | None:
+def shorten(messages: Messages, fits: Callable[[Messages], bool]) -> tuple[list[Message], int] | None:
     """Drop the oldest turns until a prompt fits; a leading system message and the last user message always
     stay.
 

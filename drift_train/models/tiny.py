@@ -6,7 +6,7 @@ knows nothing of what the chats are about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from drift_data.schema import ROLES
+from drift_train.models.render import Messages
 from drift_train.options import TinyOptions
 
 END, PAD = "<|end|>", "<|pad|>"
@@ -36,8 +37,6 @@ CHAT_TEMPLATE = (
 _TEXT_SAMPLE = 4_000  # chats the vocabulary is learned from
 _BUCKET = 40  # batches that are sorted by length together
 _ANY_TEXT = "Grüße, 你好 🙂\n\tdef f(x): return x**2  # 1234"
-
-Messages = Sequence[Mapping[str, str]]
 
 
 def make_tiny(

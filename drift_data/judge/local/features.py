@@ -29,6 +29,7 @@ from drift_data.judge.local.ngrams import (
     runs,
     without,
 )
+from drift_data.judge.local.trees import Float32s
 
 VERSION: Final = 1  # raised when the code below changes what comes out
 COMPARED: Final = 4_000  # characters at each end of a user's message that are compared with other messages
@@ -37,15 +38,13 @@ OPENING: Final = 160  # characters of a reply
 FIELDS: Final = ("said", "added", "reply", "next")  # texts that are read as n-grams
 NONE: Final = -1.0  # a number that there is not: no earlier message, no next reply
 
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Turns:
     """The feedback turns of a batch, in order."""
 
     frame: pl.DataFrame  # at, conversation_id, turn, text, reply, refusal, code
-    numbers: Floats  # (turns, len(names))
+    numbers: Float32s  # (turns, len(names))
     names: tuple[str, ...]
     grams: Mapping[str, Sequence[Grams]]  # field → n-grams, one item a length
 

@@ -23,13 +23,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from drift_data.judge.local.features import FIELDS, VERSION, Turns
-from drift_data.judge.local.model import BITS, Card, Model, buckets, with_texts
+from drift_data.judge.local.model import BITS, Card, Floats, Model, buckets, with_texts
 from drift_data.judge.local.ngrams import Grams
 from drift_data.judge.local.options import TrainOptions
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.schema import DSAT
 
-Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_matrix
 

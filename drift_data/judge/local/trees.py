@@ -11,7 +11,7 @@ import numpy.typing as npt
 DEPTH: Final = 3  # of every tree; one that ends earlier is filled up
 _BLOCK: Final = 16  # trees at a time: what their nodes say of a batch stays in the processor's cache
 
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Trees:
     """
 
     features: npt.NDArray[np.int16]  # (trees, 2**DEPTH - 1)
-    thresholds: Floats  # same shape
-    leaves: Floats  # (trees, 2**DEPTH)
+    thresholds: Float32s  # same shape
+    leaves: Float32s  # (trees, 2**DEPTH)
     bias: float
 
     @classmethod
@@ -50,7 +50,7 @@ class Trees:
         prior = np.clip(fitted.init_.class_prior_[1], 1e-9, 1 - 1e-9)
         return cls(features, thresholds, leaves, float(np.log(prior / (1 - prior))))
 
-    def log_odds(self, numbers: Floats) -> npt.NDArray[np.float64]:
+    def log_odds(self, numbers: Float32s) -> npt.NDArray[np.float64]:
         """Return the log-odds of the second class.
 
         Args:
