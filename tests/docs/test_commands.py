@@ -249,6 +249,9 @@ def test_a_command_names_what_there_is(command: Command, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_run_one_after_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
     make_policy(folder / "path/to/your-model", context=1_024)
     with LLMServer(answer) as server:
         for command in COMMANDS:
