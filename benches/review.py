@@ -56,20 +56,19 @@ def make(work: Path) -> None:
         def labels(outputs: Mapping[str, Output], name: str = name, seed: int = seed) -> None:
             random = np.random.default_rng(seed)
             keys = [(f"{at:032d}", 2 * turn + 2) for at in range(CONVERSATIONS) for turn in range(TURNS)]
-            item = {"name": "Revision", "polarity": "DSAT", "strength": 6}
             for start in range(0, len(keys), part):
                 drawn = random.choice(len(schema.LABELS), part, p=[0.05, 0.12, 0.83])
                 rows = [
-                    {
-                        "conversation_id": key,
-                        "turn": turn,
-                        "label": schema.LABELS[code],
-                        "sat_score": 6.0 * (code == 0),
-                        "dsat_score": 6.0 * (code == 1),
-                        "items": [item] if code == 1 else [],
-                        "judge": name,
-                        "rubric": "x",
-                    }
+                    schema.make_label_row(
+                        key,
+                        turn,
+                        schema.LABELS[code],
+                        sat_score=6.0 * (code == 0),
+                        dsat_score=6.0 * (code == 1),
+                        items=[("Revision", "DSAT", 6)] if code == 1 else [],
+                        judge=name,
+                        rubric="x",
+                    )
                     for (key, turn), code in zip(keys[start : start + part], drawn, strict=True)
                 ]
                 outputs[name].table(schema.LABEL_ROWS).write(pa.Table.from_pylist(rows, schema.LABEL_ROWS))

@@ -4,9 +4,10 @@ A table is a directory of Parquet shards with one of these schemas. `(conversati
 everywhere: results are joined by key, never by position.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -21,6 +22,62 @@ MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
 MESSAGES: Final = pa.list_(pa.field("element", MESSAGE))
 ITEM: Final = pa.struct([("name", pa.string()), ("polarity", pa.string()), ("strength", pa.int8())])
 TEXTS: Final = pa.list_(pa.field("element", pa.string()))
+
+
+class TableName(StrEnum):
+    """Folders of a workspace that hold one table each. Names of label tables and of a run's tables have more parts."""
+
+    CONVERSATIONS = "conversations"
+    PREFERENCES = "preferences"
+    DSAT = "dsat"
+    SAT = "sat"
+    SEED = "seed"
+
+
+_MAKE_COMMANDS: Final[Mapping[str, str]] = {
+    # first part of a folder's name
+    "simulated": "make simulate",
+    TableName.CONVERSATIONS: "make convert",
+    TableName.PREFERENCES: "make convert SOURCE=ultrafeedback",
+    "rubric": "make rubric",
+    "labels": "make label",
+    "distilled": "make distill",
+    "quality": "make calibrate",
+    TableName.DSAT: "make seed",
+    TableName.SAT: "make seed",
+    TableName.SEED: "make seed",
+    "base": "make warm",
+    # last part of the name of a folder in `runs/<run>/<step>`
+    "rollouts": "make iter N=1",
+    "rewards": "make iter N=1 METHOD=iterdpo",
+    "pairs": "make iter N=1",
+    "model": "make iter N=1",
+    "metrics": "make iter N=1",
+    "health": "make iter N=1",
+    "eval": "make eval",
+    "heldout": "make eval",
+    # the store of requests, a file
+    "requests": "make label JUDGE=openai",
+}
+_STAGE_TARGETS: Final = {"tiny": "warm", "sample": "label"}  # stage → its Make target, where the names differ
+
+
+def find_make_command(folder: str) -> str:
+    """Return the command that makes a folder of a workspace, such as "make seed" for "dsat".
+
+    Args:
+        folder: its name in the workspace, such as "labels/local" or "runs/demo/iter1/pairs". Of a run's folder the
+            last part is enough.
+    """
+    first, *rest = folder.split("/")
+    name = rest[-1] if first == "runs" and rest else first
+    command = _MAKE_COMMANDS.get(name, f"make {name}")
+    return "make warm" if "iter0" in rest and "iter" in command else command
+
+
+def find_make_target(stage: str) -> str:
+    """Return the Make target that runs a stage, given the stage's name in a manifest."""
+    return _STAGE_TARGETS.get(stage, stage)
 
 
 @dataclass(frozen=True)
@@ -91,7 +148,7 @@ def _reply(name: str, meaning: str) -> pa.Field:
 
 
 CONVERSATIONS: Final = define_table(
-    "conversations",
+    TableName.CONVERSATIONS,
     "a chat",
     [
         define_column(
@@ -140,6 +197,56 @@ LABEL_ROWS: Final = define_table(
     ],
 )
 
+
+def make_label_row(
+    conversation_id: str | None,
+    turn: int,
+    label: str | None,
+    *,
+    sat_score: float,
+    dsat_score: float,
+    items: Iterable[tuple[str, str | None, int]],
+    judge: str,
+    rubric: str,
+    reason: str | None = None,
+    evidence: str | None = None,
+    refusal: bool | None = None,
+    correct_refusal: bool | None = None,
+) -> dict[str, Any]:
+    """Return a row of `LABEL_ROWS`.
+
+    Args:
+        conversation_id: None: somebody else fills it in, as `convert` does for labels that come with raw data.
+        turn: index in `messages` of the feedback turn.
+        label: SAT, DSAT or NEUTRAL; None: the stage decides by its thresholds.
+        sat_score: summed strengths of the satisfaction items.
+        dsat_score: summed strengths of the dissatisfaction items.
+        items: (name, polarity, strength from 1 to 10) of each sign that was found.
+        judge: who labelled the turn, kind:model.
+        rubric: hash or name of the rubric that was used.
+        reason: why.
+        evidence: the part of the user's message that shows it.
+        refusal: the judged reply is a refusal.
+        correct_refusal: the request deserved that refusal.
+    """
+    return {
+        "conversation_id": conversation_id,
+        "turn": turn,
+        "label": label,
+        "sat_score": sat_score,
+        "dsat_score": dsat_score,
+        "items": [
+            {"name": name, "polarity": polarity, "strength": strength} for name, polarity, strength in items
+        ],
+        "reason": reason,
+        "evidence": evidence,
+        "refusal": refusal,
+        "correct_refusal": correct_refusal,
+        "judge": judge,
+        "rubric": rubric,
+    }
+
+
 PREDICTIONS: Final = define_table(
     "predictions",
     "a feedback turn of the teacher, in `distilled/<name>`: what the distilled classifier says of it",
@@ -170,17 +277,17 @@ _EXAMPLE = [
     define_column("reason", pa.string(), "the judge's"),
 ]
 DSAT_ROWS: Final = define_table(
-    "dsat",
+    TableName.DSAT,
     "a reply that drew a complaint",
     [_ID, _TURN, _SPLIT, _PROMPT, _reply("rejected", "the reply that drew the complaint"), *_EXAMPLE],
 )
 SAT_ROWS: Final = define_table(
-    "sat",
+    TableName.SAT,
     "a reply that the user was content with",
     [_ID, _TURN, _SPLIT, _PROMPT, _reply("chosen", "the reply that the user was content with"), *_EXAMPLE],
 )
 SEED_ROWS: Final = define_table(
-    "seed",
+    TableName.SEED,
     "a seed pair: a complaint whose next reply the user was content with",
     [
         _ID,
@@ -193,7 +300,7 @@ SEED_ROWS: Final = define_table(
     ],
 )
 PREFERENCES: Final = define_table(
-    "preferences",
+    TableName.PREFERENCES,
     "a preference pair that a data set carries",
     [
         define_column("conversation_id", pa.string(), "the pair; the key", required=True),

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from drift_data.chats.order import EXCERPTS, rank
 from drift_data.chats.safe_text import visible
-from drift_data.schema import LABELS
+from drift_data.schema import LABELS, TableName
 from drift_data.workspace import Workspace
 
 
@@ -86,7 +86,7 @@ def _read_texts(
     for name, turn in keys:
         turns.setdefault(name, []).append(turn)
     wanted, found = pa.array(list(turns), pa.string()), {}
-    for batch in workspace.batches("conversations", ["conversation_id", "messages"], 1_000):
+    for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id", "messages"], 1_000):
         inside = batch.filter(pc.is_in(batch["conversation_id"], value_set=wanted))
         for row in inside.to_pylist():
             for turn in turns[row["conversation_id"]]:

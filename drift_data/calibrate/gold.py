@@ -12,7 +12,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from drift_data.labels.reviewer import STAGE as REVIEW
-from drift_data.labels.tables import KEYS, label_tables, labels_named, read_labels
+from drift_data.labels.tables import KEYS, label_tables, labels_named, read_labels, select_strongest_item
 from drift_data.schema import LABELS
 from drift_data.workspace import Manifest, UserError, Workspace, file_digest
 
@@ -157,10 +157,7 @@ def _trim_text(raw: pl.DataFrame, column: str) -> pl.Expr:
 
 
 def _read_label_table(workspace: Workspace, table: str) -> pl.DataFrame:
-    strongest = pl.col("items").list.eval(
-        pl.element().sort_by(pl.element().struct.field("strength"), descending=True)
-    )
-    item = strongest.list.first().struct
+    item = select_strongest_item().struct
     return read_labels(workspace, table, ["items", "refusal"]).select(
         *KEYS,
         "label",

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from drift_data.calibrate.gold import Gold
 from drift_data.labels.reviewer import STAGE as REVIEW
 from drift_data.labels.tables import KEYS, read_labels
+from drift_data.schema import TableName
 from drift_data.workspace import UserError, Workspace
 
-CONVERSATIONS = "conversations"
 _LABEL_COLUMNS = ["sat_score", "dsat_score", "items", "refusal", "reason", "evidence"]
 _GOLD_NAMES = {name: f"gold_{name}" for name in ("label", "item", "strength", "refusal")}
 
@@ -91,7 +91,10 @@ def _read_conversation_ids(workspace: Workspace) -> set[str]:
     """Return the ids of all conversations."""
     return set(
         pa.chunked_array(
-            [batch["conversation_id"] for batch in workspace.batches(CONVERSATIONS, ["conversation_id"])],
+            [
+                batch["conversation_id"]
+                for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id"])
+            ],
             pa.string(),
         ).to_pylist()
     )
@@ -145,7 +148,7 @@ def _explain_missing(
 
 def _read_left_out(workspace: Workspace) -> dict[str, str]:
     """Return the conversations that `convert` left out, with the reason."""
-    rows = _iter_dropped(workspace, CONVERSATIONS, ["conversation_id", "reason"])
+    rows = _iter_dropped(workspace, TableName.CONVERSATIONS, ["conversation_id", "reason"])
     return {name: reason for name, reason in rows if name is not None}
 
 

@@ -13,7 +13,7 @@ import polars as pl
 from drift_data.calibrate.bootstrap import Estimate
 from drift_data.calibrate.excerpts import read_confusion_cells
 from drift_data.calibrate.gold import Gold, read_gold
-from drift_data.calibrate.match import CONVERSATIONS, MatchCounts, match_turns
+from drift_data.calibrate.match import MatchCounts, match_turns
 from drift_data.calibrate.options import CalibrateOptions
 from drift_data.calibrate.page import render_quality_page
 from drift_data.calibrate.significance import revert_insignificant_moves
@@ -39,7 +39,7 @@ from drift_data.calibrate.thresholds import (
 from drift_data.calibrate.training_overlap import LabelClassifier, find_classifier
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
-from drift_data.schema import NEUTRAL
+from drift_data.schema import NEUTRAL, TableName
 from drift_data.workspace import Manifest, Output, UserError, Workspace
 
 CALIBRATE_STAGE = "calibrate"
@@ -300,7 +300,7 @@ def _run_stage(
         [folder],
         build,
         options={"labels": labels, **asked, "calibrate": options.model_dump()},
-        inputs=[CONVERSATIONS, labels, *other.inputs],
+        inputs=[TableName.CONVERSATIONS, labels, *other.inputs],
         files=other.files,
     )
 

@@ -83,7 +83,7 @@ class ChatTable:
         for number, name in enumerate(kept["conversation_id"].to_pylist()):
             labels = chats.labels[at[number]] if chats.labels is not None else ()
             why = chats.unlabelled[at[number]] if chats.unlabelled is not None else {}
-            rows.extend({"conversation_id": name, **label} for label in labels)
+            rows.extend({**label, "conversation_id": name} for label in labels)
             labelled = {label["turn"] for label in labels}
             for turn in (turns_of[number] - starts[number]).tolist():
                 if turn not in labelled:

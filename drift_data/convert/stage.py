@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from drift_data.chats.order import TEST_FRACTION
 from drift_data.convert.chats import ChatTable
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.examples import ExampleTable
-from drift_data.schema import DROPPED_RAW, DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS
+from drift_data.schema import DROPPED_RAW, DSAT_ROWS, PREFERENCES, SAT_ROWS, SEED_ROWS, TableName
 from drift_data.sources import (
     chat,
     drift_release,
@@ -30,7 +31,7 @@ from drift_data.sources import (
     wildfeedback,
 )
 from drift_data.sources.inputs import RawFile, Tally, digests, raw_files
-from drift_data.sources.rows import CONVERSATIONS_TABLE, Chats, Examples, Piece
+from drift_data.sources.rows import Chats, Examples, Piece
 from drift_data.workspace import Output, UserError, Workspace, file_digest
 
 STAGE: Final = "convert"
@@ -55,7 +56,12 @@ SOURCES: Final[dict[str, Source]] = {
     "chat": chat,
     "simulated": simulated,
 }
-_SCHEMAS: Final = {"preferences": PREFERENCES, "dsat": DSAT_ROWS, "sat": SAT_ROWS, "seed": SEED_ROWS}
+_SCHEMAS: Final[Mapping[str, pa.Schema]] = {
+    TableName.PREFERENCES: PREFERENCES,
+    TableName.DSAT: DSAT_ROWS,
+    TableName.SAT: SAT_ROWS,
+    TableName.SEED: SEED_ROWS,
+}
 
 
 def convert(
@@ -144,9 +150,11 @@ def _build(
     test_fraction: float,
 ) -> None:
     chats = None
-    if CONVERSATIONS_TABLE in tables:
+    if TableName.CONVERSATIONS in tables:
         labels = next((name for name in tables if name.startswith("labels/")), None)
-        chats = ChatTable(source, outputs[CONVERSATIONS_TABLE], outputs[labels] if labels else None, options)
+        chats = ChatTable(
+            source, outputs[TableName.CONVERSATIONS], outputs[labels] if labels else None, options
+        )
     examples = {
         name: ExampleTable(source, outputs[name], _SCHEMAS[name], options, test_fraction)
         for name in tables
@@ -168,10 +176,10 @@ def _build(
     if not any(tally.rows[name] for name in tables):
         raise UserError(f"{', '.join(file.name for file in files)[:500]}: not a single row. Check INPUT.")
     for name in tables:
-        if name == CONVERSATIONS_TABLE or name in _SCHEMAS:
+        if name == TableName.CONVERSATIONS or name in _SCHEMAS:
             outputs[name].rows_in = tally.rows[name]
         outputs[name].made_by = {"source": source}
     if chats is not None:
-        outputs[CONVERSATIONS_TABLE].results = {"feedback_turns": chats.feedback_turns, **tally.notes}
+        outputs[TableName.CONVERSATIONS].results = {"feedback_turns": chats.feedback_turns, **tally.notes}
     elif tables:
         outputs[tables[0]].results = dict(tally.notes)

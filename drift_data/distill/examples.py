@@ -25,10 +25,9 @@ from drift_data.judge.local.model import Model
 from drift_data.judge.local.train import Examples
 from drift_data.judge.rubric import Rubric
 from drift_data.labels.tables import KEYS
-from drift_data.schema import DSAT, MESSAGES, SAT
+from drift_data.schema import DSAT, MESSAGES, SAT, TableName
 from drift_data.workspace import Workspace
 
-CONVERSATIONS: Final = "conversations"
 _BATCH: Final = 500  # conversations
 
 
@@ -64,9 +63,9 @@ def taught(workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped
     """
     cues, parts, frames = load_cues(), [], []
     wanted = pa.array(rows["conversation_id"].unique().to_list(), pa.string())
-    total = workspace.require(CONVERSATIONS).rows_out
+    total = workspace.require(TableName.CONVERSATIONS).rows_out
     with tqdm(total=total, desc="read turns", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
-        for batch in workspace.batches(CONVERSATIONS, ["conversation_id", "messages"], _BATCH):
+        for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id", "messages"], _BATCH):
             inside = batch.filter(pc.is_in(batch["conversation_id"], value_set=wanted))
             if inside.num_rows:
                 turns, labelled = _labelled(read_turns(inside, cues), rows)

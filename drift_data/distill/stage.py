@@ -18,7 +18,7 @@ from drift_data.calibrate.summary import Comparison
 from drift_data.calibrate.thresholds import render_thresholds
 from drift_data.calibrate.training_overlap import WARNING_PREFIX
 from drift_data.chats.order import HOLD_OUT_EVEN, LEARNING_CURVE, TEACHER_CAP
-from drift_data.distill.examples import CONVERSATIONS, Taught, taught, written
+from drift_data.distill.examples import Taught, taught, written
 from drift_data.distill.measure import OVER_CAP, UNKNOWN, answered, measured
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.page import render
@@ -32,7 +32,7 @@ from drift_data.judge.local.model import DISTILLED, fingerprint, load_model
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import KEYS
-from drift_data.schema import DROPPED, LABELS, PREDICTIONS
+from drift_data.schema import DROPPED, LABELS, PREDICTIONS, TableName
 from drift_data.workspace import Output, UserError, Workspace
 
 STAGE: Final = "distill"
@@ -91,14 +91,14 @@ def distill(
         found = taught(workspace, rows, options.hold_out, shipped)
         if found is None:
             raise UserError(
-                f"No turn of {teacher.name} is a feedback turn of {workspace.path(CONVERSATIONS)}: it begins with "
+                f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: it begins with "
                 f"{teacher.rows.select(KEYS).head(1).rows()}. Were these labels made for other conversations?"
             )
         student = fit(name, found, own.examples if own else None, options, _data(workspace, task, found))
         answers = answered(task, student.rows)
         left_out = list(_left_out(teacher.rows, rows, answers))
         reasons = Counter(row["reason"] for row in left_out)
-        conversations = workspace.require(CONVERSATIONS).rows_out
+        conversations = workspace.require(TableName.CONVERSATIONS).rows_out
         result = measured(task, student, answers, dict(reasons), conversations)
         quality = {"measured": "out of fold, on the teacher's turns", **_figures(result.views[0])}
         if result.held_out:
@@ -135,7 +135,9 @@ def distill(
         build,
         options=known | ({"orders": orders} if (orders := _orders(teacher, options)) else {}),
         earlier_options=known,
-        inputs=list(dict.fromkeys([CONVERSATIONS, *teacher.inputs, *(truth.inputs if truth else ())])),
+        inputs=list(
+            dict.fromkeys([TableName.CONVERSATIONS, *teacher.inputs, *(truth.inputs if truth else ())])
+        ),
         files={**teacher.files, **(truth.files if truth else {})},
     )
     if not made:
@@ -198,7 +200,10 @@ def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, An
         if own
         else None,
         "digests": {
-            **{name: workspace.require(name).digest for name in (CONVERSATIONS, *task.teacher.inputs)},
+            **{
+                name: workspace.require(name).digest
+                for name in (TableName.CONVERSATIONS, *task.teacher.inputs)
+            },
             **task.teacher.files,
         },
     }

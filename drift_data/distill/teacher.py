@@ -13,7 +13,14 @@ from drift_data.calibrate.gold import read_gold
 from drift_data.calibrate.match import find_ambiguous_hashes
 from drift_data.chats.order import TEACHER_CAP, rank
 from drift_data.labels.sample import describe_earlier_sample
-from drift_data.labels.tables import KEYS, SAMPLE, label_tables, labels_chosen, read_labels
+from drift_data.labels.tables import (
+    KEYS,
+    SAMPLE,
+    label_tables,
+    labels_chosen,
+    read_labels,
+    select_strongest_item,
+)
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 
@@ -86,19 +93,7 @@ def _table(workspace: Workspace, table: str) -> Teacher:
             f"{table} was made by the local judge itself ({judge}): there is nothing to learn from it. Name the labels "
             f"of a language model or of a person. There are: {label_tables(workspace)}."
         )
-    signs = pl.element().struct
-    strongest = (
-        pl.col("items")
-        .list.eval(
-            pl.element()
-            .filter(signs.field("polarity") == DSAT)
-            .sort_by(
-                pl.element().filter(signs.field("polarity") == DSAT).struct.field("strength"), descending=True
-            )
-        )
-        .list.first()
-        .struct.field("name")
-    )
+    strongest = select_strongest_item(DSAT).struct.field("name")
     rows = read_labels(workspace, table, ["items"]).select(*KEYS, "label", item=strongest)
     warning = describe_earlier_sample(workspace, table)
     return Teacher(table, judge, rows, manifest, (table,), notes=(warning,) if warning else ())

@@ -18,8 +18,8 @@ from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelle
 from drift_data.judge.label_rule import Thresholds, decide
 from drift_data.labels.reviewer import PERSON
 from drift_data.labels.sample import Sample, choose_sample, conversation_batches, describe_earlier_sample
-from drift_data.labels.tables import CONVERSATIONS, SAMPLE, STAGE, copy_dropped, label_table
-from drift_data.schema import DROPPED, LABEL_ROWS, LABELS
+from drift_data.labels.tables import SAMPLE, STAGE, copy_dropped, label_table
+from drift_data.schema import DROPPED, LABEL_ROWS, LABELS, TableName
 from drift_data.workspace import AccountingError, Manifest, Output, UserError, Workspace
 
 _BATCH = 1_000  # conversations
@@ -72,7 +72,7 @@ def label(
         "thresholds": thresholds.model_dump() if judge.rubric else None,
         **(drawn.options() if drawn else {}),
     }
-    inputs = [CONVERSATIONS, *judge.inputs]
+    inputs = [TableName.CONVERSATIONS, *judge.inputs]
     change_items = judge.rubric.change_items if judge.rubric else None
 
     def build(outputs: Mapping[str, Output]) -> None:
@@ -114,7 +114,7 @@ def _answers(
 ) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
     """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
     waiting: list[list[tuple[str, int]]] = []
-    total = workspace.require(CONVERSATIONS).rows_out
+    total = workspace.require(TableName.CONVERSATIONS).rows_out
 
     def batches() -> Iterator[pa.RecordBatch]:
         for rows, batch in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.order import EARLIER_SAMPLE, SAMPLE, take_first
+from drift_data.schema import TableName
 from drift_data.workspace import Manifest, Workspace
 
-CONVERSATIONS = "conversations"
 # Options in the manifest of a label table.
 _SIZE: Final = "sample"
 _ORDER: Final = "sample_order"  # salt of the order; absent: the earlier one
@@ -69,7 +69,7 @@ def describe_earlier_sample(workspace: Workspace, table: str) -> str | None:
     """
     manifest = workspace.manifest(table)
     earlier = _earlier(manifest) if manifest is not None else 0
-    conversations = workspace.manifest(CONVERSATIONS)
+    conversations = workspace.manifest(TableName.CONVERSATIONS)
     if manifest is None or not earlier or (conversations is not None and earlier >= conversations.rows_out):
         return None
     return (
@@ -90,7 +90,7 @@ def conversation_batches(
     A larger sample holds the smaller one, so what was asked for the smaller one need not be asked again.
     """
     wanted = None if sample is None else sample.draw(workspace)
-    for batch in workspace.batches(CONVERSATIONS, columns, size):
+    for batch in workspace.batches(TableName.CONVERSATIONS, columns, size):
         rows = batch.num_rows
         yield rows, batch if wanted is None else batch.filter(pc.is_in(batch["conversation_id"], wanted))
 
@@ -104,5 +104,5 @@ def _earlier(manifest: Manifest) -> int:
 
 
 def _ids(workspace: Workspace) -> Iterator[str]:
-    for batch in workspace.batches(CONVERSATIONS, ["conversation_id"], 50_000):
+    for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id"], 50_000):
         yield from batch["conversation_id"].to_pylist()

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drift_data.schema import TableName
 from drift_data.workspace import AccountingError, UserError, Workspace
 
-CONVERSATIONS = "conversations"
 _MEMORY = "1GB"  # of DuckDB's sort; what does not fit goes to a temporary folder
 
 
@@ -77,7 +77,7 @@ def _ordered_labels(
         ).fetchone()
         if orphan:
             raise UserError(
-                f"{workspace.path(labels)} has labels of a conversation that is not in {CONVERSATIONS}: "
+                f"{workspace.path(labels)} has labels of a conversation that is not in {TableName.CONVERSATIONS}: "
                 f"{orphan[0]}. Make both from the same data."
             )
         names = ", ".join(f'l."{name}"' for name in columns)
@@ -94,7 +94,7 @@ def _ranks(workspace: Workspace) -> pa.RecordBatchReader:
 
     def batches() -> Iterator[pa.RecordBatch]:
         start = 0
-        for batch in workspace.batches(CONVERSATIONS, ["conversation_id"], 50_000):
+        for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id"], 50_000):
             ranks = pa.array(range(start, start + batch.num_rows), pa.int64())
             yield pa.RecordBatch.from_arrays([batch["conversation_id"], ranks], schema=schema)
             start += batch.num_rows

@@ -8,16 +8,13 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from drift_data.labels.reviewer import HUMAN, reviewer
-from drift_data.schema import DROPPED, LABELS
+from drift_data.schema import DROPPED, LABELS, TableName
 from drift_data.workspace import Output, UserError, Workspace
 
 STAGE = "label"
 
 
 SAMPLE = "sample"  # stage of labels of some conversations only, and the ending of their table's name
-
-
-CONVERSATIONS = "conversations"
 
 
 NONE = "none"  # tables
@@ -68,7 +65,7 @@ def latest_labels(workspace: Workspace) -> str:
         name = f"labels/{path.parent.name}"
         manifest = workspace.manifest(name)
         by_stage = manifest is not None and manifest.stage == STAGE
-        if by_stage or workspace.made_together(name, CONVERSATIONS):
+        if by_stage or workspace.made_together(name, TableName.CONVERSATIONS):
             made.append((by_stage, path.stat().st_mtime_ns, name))
     if not made:
         raise UserError(f"{workspace.root / 'labels'} holds no labels. Run `make label` first.")
@@ -80,6 +77,19 @@ def copy_dropped(workspace: Workspace, labels: str, out: Output) -> None:
     for shard in sorted(workspace.dropped_path(labels).glob("part-*.parquet")):
         for batch in pq.ParquetFile(shard).iter_batches():
             out.drop(batch.to_pylist(), DROPPED)
+
+
+def select_strongest_item(polarity: str | None = None) -> pl.Expr:
+    """Return an expression: the item of greatest strength in the column `items`, a struct; null where there is none.
+
+    Args:
+        polarity: only items of this side count; None: items of both sides.
+    """
+    item = pl.element()
+    if polarity is not None:
+        item = item.filter(pl.element().struct.field("polarity") == polarity)
+    by_strength = item.sort_by(item.struct.field("strength"), descending=True)
+    return pl.col("items").list.eval(by_strength).list.first()
 
 
 KEYS = ["conversation_id", "turn"]

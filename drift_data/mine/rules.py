@@ -9,9 +9,9 @@ from typing import Any
 from drift_data.chats.order import split_of
 from drift_data.chats.turns import Message, Messages
 from drift_data.mine.options import MineOptions
-from drift_data.schema import DSAT, SAT
+from drift_data.schema import DSAT, SAT, TableName
 
-OUTPUTS = ("dsat", "sat", "seed")
+OUTPUTS = (TableName.DSAT, TableName.SAT, TableName.SEED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,15 @@ def mine_conversation(
         refused = None if options.keep_refusals or turn.label != DSAT else _refused(turn)
         fault = refused or _fault(row["prompt"], reply, feedback)
         if turn.label == SAT:
-            found["sat"].append(Candidate(example | {"chosen": [reply]}, turn.score, fault))
+            found[TableName.SAT].append(Candidate(example | {"chosen": [reply]}, turn.score, fault))
             continue
-        found["dsat"].append(Candidate(example | {"rejected": [reply]}, turn.score, fault))
+        found[TableName.DSAT].append(Candidate(example | {"rejected": [reply]}, turn.score, fault))
         if label_of.get(turn.turn + 2) == SAT and _is_feedback_turn(messages, turn.turn + 2):
             revised = messages[turn.turn + 1]
             fault = fault or _fault(row["prompt"], revised, feedback)
             if fault is None and revised["content"] == reply["content"]:
                 fault = "same_reply"
-            found["seed"].append(
+            found[TableName.SEED].append(
                 Candidate(row | {"rejected": [reply], "chosen": [revised]}, turn.score, fault)
             )
     if options.per_conversation == "all":

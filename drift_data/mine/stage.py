@@ -17,7 +17,7 @@ from drift_data.labels.sample import describe_earlier_sample
 from drift_data.labels.stream import labels_beside
 from drift_data.mine.options import MineOptions
 from drift_data.mine.rules import OUTPUTS, Candidate, Turn, mine_conversation
-from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
+from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS, TableName
 from drift_data.workspace import Output, Workspace
 
 STAGE = "seed"
@@ -47,9 +47,9 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
         labelled, pairs, seeds = Counter[str](), 0, 0
         for batch in workspace.batches(labels, ["label"]):
             labelled.update(batch["label"].to_pylist())
-        total = workspace.require("conversations").rows_out
+        total = workspace.require(TableName.CONVERSATIONS).rows_out
         with tqdm(total=total, desc="seed", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
-            batches = workspace.batches("conversations", ("conversation_id", "messages"), _BATCH)
+            batches = workspace.batches(TableName.CONVERSATIONS, ("conversation_id", "messages"), _BATCH)
             for conversations, rows in labels_beside(
                 batches, workspace, labels, _LABEL_COLUMNS, where="label <> 'NEUTRAL'"
             ):
@@ -61,20 +61,24 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
                     kept = [c.row for c in mined[name] if c.reason is None]
                     outputs[name].table(schema).write_rows(kept)
                     outputs[name].drop([_dropped(c) for c in mined[name] if c.reason is not None], DROPPED)
-                pairs += len(mined["seed"])
-                seeds += sum(c.reason is None for c in mined["seed"])
+                pairs += len(mined[TableName.SEED])
+                seeds += sum(c.reason is None for c in mined[TableName.SEED])
                 bar.update(conversations.num_rows)
-        for name, rows_in in (("dsat", labelled[DSAT]), ("sat", labelled[SAT]), ("seed", pairs)):
+        for name, rows_in in (
+            (TableName.DSAT, labelled[DSAT]),
+            (TableName.SAT, labelled[SAT]),
+            (TableName.SEED, pairs),
+        ):
             outputs[name].rows_in = rows_in
             outputs[name].made_by = {"labels": labels}
         if seeds == 0:
-            outputs["seed"].results = {"notice": _NO_SEED}
+            outputs[TableName.SEED].results = {"notice": _NO_SEED}
             print(f"{STAGE}: NO SEED PAIRS: {_NO_SEED}.", file=sys.stderr)
 
     if warning := describe_earlier_sample(workspace, labels):
         print(f"{STAGE}: {warning}", file=sys.stderr)
     choices = {"labels": labels, **options.model_dump()}
-    return workspace.run(STAGE, OUTPUTS, build, options=choices, inputs=["conversations", labels])
+    return workspace.run(STAGE, OUTPUTS, build, options=choices, inputs=[TableName.CONVERSATIONS, labels])
 
 
 def _with_turns(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from drift_data.schema import TableName
 from drift_data.workspace import UserError, Workspace, replaced_folder
 
 FILES = ("dsat_data.jsonl", "sat_data.jsonl", "seed-data/train.jsonl", "seed-data/test.jsonl")
@@ -28,7 +29,7 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
     Raises:
         UserError: a table is missing or outdated, or the folder holds something else.
     """
-    for name in ("dsat", "sat", "seed"):
+    for name in (TableName.DSAT, TableName.SAT, TableName.SEED):
         workspace.require(name)
     folder = folder.absolute()
     strangers = sorted(
@@ -41,10 +42,10 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
         raise UserError(f"{folder} {what}, which is no earlier export. Choose an empty or new folder.")
     with replaced_folder(folder) as new:
         (new / "seed-data").mkdir()
-        seeds = {split: _rows(workspace, "seed", _seed, split) for split in ("train", "test")}
+        seeds = {split: _rows(workspace, TableName.SEED, _seed, split) for split in ("train", "test")}
         contents = (
-            _rows(workspace, "dsat", _dsat),
-            _rows(workspace, "sat", _sat),
+            _rows(workspace, TableName.DSAT, _dsat),
+            _rows(workspace, TableName.SAT, _sat),
             seeds["train"],
             seeds["test"],
         )

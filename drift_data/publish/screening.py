@@ -22,9 +22,9 @@ from tqdm import tqdm
 from drift_data.chats.safe_text import visible
 from drift_data.publish.cards.data import Origins, known_sources
 from drift_data.publish.personal_data import scan_rows
+from drift_data.schema import TableName
 from drift_data.workspace import Manifest, UserError, Workspace
 
-CONVERSATIONS = "conversations"
 REFUSED = "publish/refused.csv"  # every row that stood in the way of the last attempt
 _COLUMNS = ("table", "conversation_id", "turn", "column", "kind", "excerpt")
 _BATCH = 1_000
@@ -163,7 +163,7 @@ def _joined(workspace: Workspace, names: Mapping[str, str]) -> Iterator[duckdb.D
                 "INSERT INTO rows SELECT ?, conversation_id, turn FROM read_parquet(?)",
                 [config, [glob.escape(str(path)) for path in workspace.shards(name)]],
             )
-        conversations = [glob.escape(str(path)) for path in workspace.shards(CONVERSATIONS)]
+        conversations = [glob.escape(str(path)) for path in workspace.shards(TableName.CONVERSATIONS)]
         if conversations:
             database.execute(
                 "CREATE TABLE joined AS SELECT r.*, c.source, c.toxic FROM rows r "

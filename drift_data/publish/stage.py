@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from drift_data.publish.cards.data import SPLITS, PublishedTable, Scan, render_card
 from drift_data.publish.options import PublishOptions
+from drift_data.schema import TableName
 from drift_data.workspace import Manifest, TableWriter, UserError, Workspace
 
-TABLES = ("dsat", "sat", "seed")
+TABLES = (TableName.DSAT, TableName.SAT, TableName.SEED)
 STAGING = ".publish"  # folder of the workspace with what is being uploaded
 
 
@@ -95,8 +96,10 @@ def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
     A workspace of ready pairs (UltraFeedback) has no mined tables, and its pairs are published by their owner:
     there only what a run made of them is.
     """
-    ready = workspace.manifest("preferences") is not None and workspace.manifest("dsat") is None
-    names = {} if ready else {name: name for name in TABLES}
+    ready = (
+        workspace.manifest(TableName.PREFERENCES) is not None and workspace.manifest(TableName.DSAT) is None
+    )
+    names = {} if ready else {name.value: name.value for name in TABLES}
     if run is None and ready:
         raise UserError(
             f"{workspace.root} holds the preferences of another data set and nothing mined. Give RUN=name to "

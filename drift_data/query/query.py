@@ -16,7 +16,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from drift_data.chats.safe_text import visible
-from drift_data.query.warehouse import MADE_BY, connect, literal, view_names
+from drift_data.query.warehouse import connect, find_view_command, literal, view_names
 from drift_data.workspace import UserError, Workspace, replaced_file
 
 ROWS_SHOWN = 50
@@ -166,9 +166,9 @@ def _explain(connection: duckdb.DuckDBPyConnection, workspace: Workspace, messag
     """Return DuckDB's message with what helps: what makes the missing table, and the views there are."""
     views = ", ".join(view_names(connection))
     missing = re.search(r'Table with name "?(\w+)"? does not exist', message)
-    if missing and missing[1].lower() in MADE_BY:
-        view = missing[1].lower()
-        name = view.removeprefix("current_")  # the tables that a person knows it by
-        return f"{workspace.root} has no {name} yet: `{MADE_BY[view]}` first. Views that are there: {views}."
+    view = missing[1].lower() if missing else ""
+    if command := find_view_command(view):
+        name = view.removeprefix("current_")  # people know `current_labels` as their labels
+        return f"{workspace.root} has no {name} yet: `{command}` first. Views that are there: {views}."
     shown = visible(message, 2_000, keep="\n")
     return f"{shown}\nViews that are there: {views}."

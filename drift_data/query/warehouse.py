@@ -22,26 +22,18 @@ import pyarrow as pa
 from drift_data.labels.tables import latest_labels
 from drift_data.llm.store import FILE as STORE
 from drift_data.llm.store_table import History
-from drift_data.schema import DROPPED, DROPPED_RAW, LABELS
+from drift_data.schema import DROPPED, DROPPED_RAW, LABELS, TableName, find_make_command
 from drift_data.workspace import MANIFEST, Manifest, UserError, Workspace
 
-# View → command that makes its table.
-MADE_BY = {
-    "conversations": "make convert",
-    "preferences": "make convert SOURCE=ultrafeedback",
-    "labels": "make label",
-    "requests": "make label JUDGE=openai",
-    "current_labels": "make label",
-    "dsat": "make seed",
-    "sat": "make seed",
-    "seed": "make seed",
-    "rollouts": "make iter N=1",
-    "rewards": "make iter N=1 METHOD=iterdpo",
-    "pairs": "make iter N=1",
-    "metrics": "make iter N=1",
-    "health": "make iter N=1",
-    "evaluations": "make eval",
-    "simulated_truth": "make simulate",
+# View → a folder whose command makes what the view shows.
+_FOLDERS_OF_VIEWS = {
+    **{
+        name: name
+        for name in (*TableName, "labels", "rollouts", "rewards", "pairs", "metrics", "health", "requests")
+    },
+    "current_labels": "labels",
+    "evaluations": "eval",
+    "simulated_truth": "simulated",
 }
 _NOT_TABLES = (
     ".tmp",
@@ -91,9 +83,15 @@ def _view(parts: tuple[str, ...]) -> tuple[str, Literals]:
     return "_".join(parts), {}
 
 
+def find_view_command(view: str) -> str | None:
+    """Return the command that makes what a view shows; None for a name that is not known as a view."""
+    folder = _FOLDERS_OF_VIEWS.get(view)
+    return None if folder is None else find_make_command(folder)
+
+
 def current_labels(workspace: Workspace) -> str | None:
     """Return the labels that `dsat` was mined from, e.g. "labels/local"; before mining, the last made."""
-    dsat = workspace.manifest("dsat")
+    dsat = workspace.manifest(TableName.DSAT)
     for name in dsat.inputs if dsat else ():
         if name.startswith("labels/") and workspace.manifest(name):
             return name

@@ -14,10 +14,9 @@ import polars as pl
 from drift_data.chats.order import REVIEW, rank_as_number
 from drift_data.labels.tables import KEYS, read_labels
 from drift_data.review.selection import UNKNOWN, Selection
-from drift_data.schema import LABELS
+from drift_data.schema import LABELS, TableName
 from drift_data.workspace import Manifest, UserError, Workspace
 
-CONVERSATIONS = "conversations"
 OPEN = -1  # code of a turn that is not reviewed; else the position of its label in LABELS
 
 Flags = npt.NDArray[np.bool_]
@@ -173,7 +172,7 @@ def _beside_conversations(workspace: Workspace, labels: str, rows: pl.DataFrame)
     """Add `language` and `place`, the row of `conversations`."""
     wanted = rows.select(pl.col("conversation_id").unique())
     parts, start = [], 0
-    for batch in workspace.batches(CONVERSATIONS, ["conversation_id", "language"], 50_000):
+    for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id", "language"], 50_000):
         part = pl.DataFrame(batch).with_columns(
             pl.col("language").cast(pl.Categorical), place=pl.int_range(start, start + batch.num_rows)
         )
@@ -184,7 +183,7 @@ def _beside_conversations(workspace: Workspace, labels: str, rows: pl.DataFrame)
     missing = joined.filter(pl.col("place").is_null())
     if missing.height:
         raise UserError(
-            f"{workspace.path(labels)} has labels of a conversation that is not in {CONVERSATIONS}: "
+            f"{workspace.path(labels)} has labels of a conversation that is not in {TableName.CONVERSATIONS}: "
             f"{missing['conversation_id'][0]!r:.80}. Make both from the same data."
         )
     return joined

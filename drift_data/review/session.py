@@ -18,9 +18,9 @@ from drift_data.review.measure import Measured, measure
 from drift_data.review.queue import OPEN, Key, Queue
 from drift_data.review.rows import Rows
 from drift_data.review.selection import Selection
-from drift_data.review.table import CONVERSATIONS, changed_turns, check_table, text_digest, write_table
+from drift_data.review.table import changed_turns, check_table, text_digest, write_table
 from drift_data.review.turn_view import Exchange, exchange
-from drift_data.schema import LABELS
+from drift_data.schema import LABELS, TableName
 from drift_data.workspace import UserError, Workspace
 
 _JUDGED = (
@@ -98,7 +98,11 @@ class Session:
 
     def __init__(self, workspace: Workspace, options: Options) -> None:
         self.workspace, self.options = workspace, options
-        self._tables = [CONVERSATIONS, options.labels, *([options.against] if options.against else [])]
+        self._tables = [
+            TableName.CONVERSATIONS,
+            options.labels,
+            *([options.against] if options.against else []),
+        ]
         if options.reviewer.table in self._tables:
             raise UserError(
                 f"{options.reviewer.table} is what {options.reviewer.name} writes: it cannot be what is reviewed. "
@@ -117,7 +121,7 @@ class Session:
     def _is_old(self) -> bool:
         """Say whether the reviewer's table was made from other conversations."""
         manifest = self.workspace.manifest(self.options.reviewer.table)
-        return manifest is not None and manifest.inputs[CONVERSATIONS] != self._made[0]
+        return manifest is not None and manifest.inputs[TableName.CONVERSATIONS] != self._made[0]
 
     def _digests(self) -> list[str]:
         """Return what tells whether a table was made anew.
@@ -129,7 +133,7 @@ class Session:
 
     def _load(self) -> None:
         self.queue = Queue(self.workspace, self.options.labels, self.options.against)
-        self._conversations = Rows(self.workspace, CONVERSATIONS, _CONVERSATION)
+        self._conversations = Rows(self.workspace, TableName.CONVERSATIONS, _CONVERSATION)
         self._labels = Rows(self.workspace, self.options.labels, _JUDGED)
         self._changed = changed_turns(self.workspace, self.journal, self.options.reviewer)
         self._read_journal()

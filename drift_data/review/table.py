@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 from drift_data.judge.rubric import Rubric
 from drift_data.labels.reviewer import STAGE, Reviewer
 from drift_data.review.journal import Journal, Reviewed
-from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT
+from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT, TableName, make_label_row
 from drift_data.workspace import Output, UserError, Workspace
 
-CONVERSATIONS: Final = "conversations"
 STRENGTH: Final = 10  # of what a person says: people give no degrees here
 CHANGED: Final = "conversation_changed"  # since it was reviewed, or it is no longer there
 
@@ -74,14 +73,11 @@ def write_table(
         UserError: another process is working in the workspace, or there are no current conversations.
     """
 
-    polarities = rubric.polarities
-
     def build(outputs: Mapping[str, Output]) -> None:
         out = outputs[reviewer.table]
         kept = [turn for turn in reviewed if turn.key not in changed]
         out.rows_in = len(reviewed)
-        said_by = {"judge": reviewer.judge, "rubric": rubric.hash}
-        out.table(LABEL_ROWS).write_rows([_row(turn, polarities) | said_by for turn in kept])
+        out.table(LABEL_ROWS).write_rows([_row(turn, reviewer, rubric) for turn in kept])
         out.drop([_dropped(turn) for turn in reviewed if turn.key in changed], DROPPED)
         out.made_by = {
             "judge": reviewer.judge,
@@ -93,7 +89,9 @@ def write_table(
         out.results = {label: counts[label] for label in LABELS}
 
     options = {"judge": reviewer.judge, "rubric": rubric.hash, "revision": list(revision)}
-    workspace.run(STAGE, [reviewer.table], build, options=options, inputs=[CONVERSATIONS], again=True)
+    workspace.run(
+        STAGE, [reviewer.table], build, options=options, inputs=[TableName.CONVERSATIONS], again=True
+    )
 
 
 def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) -> set[tuple[str, int]]:
@@ -101,7 +99,7 @@ def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) ->
 
     Reads the conversations only when they are not those in which the texts were last found.
     """
-    digest = workspace.require(CONVERSATIONS).digest
+    digest = workspace.require(TableName.CONVERSATIONS).digest
     wanted = {
         turn.key: turn.last.text
         for turn in journal.reviewed(reviewer.name)
@@ -113,7 +111,7 @@ def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) ->
     for name, turn in wanted:
         turns.setdefault(name, []).append(turn)
     ids, found = pa.array(list(turns), pa.string()), set()
-    for batch in workspace.batches(CONVERSATIONS, ["conversation_id", "messages"], 1_000):
+    for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id", "messages"], 1_000):
         for row in batch.filter(pc.is_in(batch["conversation_id"], value_set=ids)).to_pylist():
             name, messages = row["conversation_id"], row["messages"]
             for turn in turns[name]:
@@ -123,22 +121,20 @@ def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) ->
     return set(wanted) - found
 
 
-def _row(turn: Reviewed, polarities: Mapping[str, str]) -> dict[str, Any]:
+def _row(turn: Reviewed, reviewer: Reviewer, rubric: Rubric) -> dict[str, Any]:
     decision = turn.last
-    return {
-        "conversation_id": decision.conversation_id,
-        "turn": decision.turn,
-        "label": decision.label,
-        "sat_score": float(STRENGTH * (decision.label == SAT)),
-        "dsat_score": float(STRENGTH * (decision.label == DSAT)),
-        "items": [
-            {"name": name, "polarity": polarities.get(name), "strength": STRENGTH} for name in decision.items
-        ],
-        "reason": _reason(turn),
-        "evidence": None,
-        "refusal": decision.refusal,
-        "correct_refusal": decision.correct_refusal,
-    }
+    return make_label_row(
+        *turn.key,
+        decision.label,
+        sat_score=float(STRENGTH * (decision.label == SAT)),
+        dsat_score=float(STRENGTH * (decision.label == DSAT)),
+        items=[(name, rubric.polarities.get(name), STRENGTH) for name in decision.items],
+        reason=_reason(turn),
+        refusal=decision.refusal,
+        correct_refusal=decision.correct_refusal,
+        judge=reviewer.judge,
+        rubric=rubric.hash,
+    )
 
 
 def _reason(turn: Reviewed) -> str:

@@ -21,7 +21,7 @@ from drift_data.chats.order import RUBRIC, rank_as_number
 from drift_data.chats.safe_text import visible
 from drift_data.chats.turns import Messages
 from drift_data.judge.base import CONVERSATION_COLUMNS
-from drift_data.schema import DSAT, SAT
+from drift_data.schema import DSAT, SAT, TableName
 from drift_data.sources.chat import MESSAGES_KEYS, plain_messages
 from drift_data.sources.fields import first_of, storable, text
 from drift_data.sources.inputs import RawFile, Tally
@@ -29,7 +29,6 @@ from drift_data.sources.objects import object_rows
 from drift_data.sources.rows import SetAside
 from drift_data.workspace import UserError, Workspace
 
-CONVERSATIONS: Final = "conversations"
 THUMB: Final = "thumb"
 TURN: Final = "thumb_turn"
 ACCEPTED: Final = '"up", 1 or true; "down", -1 or false'
@@ -113,7 +112,7 @@ def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Dr
     """
     draw, rows = _Draw[tuple[int | None, Messages]](size, seed), Counter[str]()
     for file in files:
-        for row in object_rows(file, Tally(), CONVERSATIONS):
+        for row in object_rows(file, Tally(), TableName.CONVERSATIONS):
             rows["all"] += 1
             if isinstance(row, SetAside):
                 rows["unreadable"] += 1
@@ -180,7 +179,7 @@ def from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> Draw
 
 
 def _conversations(workspace: Workspace, names: pa.Array) -> Iterator[tuple[str, Messages]]:
-    for batch in workspace.batches(CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
+    for batch in workspace.batches(TableName.CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
         for row in batch.filter(pc.is_in(batch["conversation_id"], names)).to_pylist():
             yield row["conversation_id"], row["messages"]
 

@@ -17,7 +17,7 @@ from drift_data.chats.safe_text import visible
 from drift_data.judge.rubric import dump_rubric
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
-from drift_data.rubric.examples import CONVERSATIONS, Drawn, from_files, from_labels
+from drift_data.rubric.examples import Drawn, from_files, from_labels
 from drift_data.rubric.extract import Extraction
 from drift_data.rubric.fold import Fold
 from drift_data.rubric.options import LearnOptions
@@ -31,7 +31,7 @@ from drift_data.rubric.summary import (
     write_folds,
     write_reasons,
 )
-from drift_data.schema import DROPPED, DSAT, SAT
+from drift_data.schema import DROPPED, DSAT, SAT, TableName
 from drift_data.sources.inputs import digests, raw_files
 from drift_data.workspace import Output, UserError, Workspace, folder_digest
 
@@ -112,7 +112,7 @@ def learn_rubric(
             "labels": labels,
             **options.model_dump(),
         },
-        inputs=[] if labels is None else [CONVERSATIONS, labels],
+        inputs=[] if labels is None else [TableName.CONVERSATIONS, labels],
         files=digests(files),
     )
 

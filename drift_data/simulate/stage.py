@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from drift_data.schema import DSAT, LABEL_ROWS, MESSAGES, SAT, define_column, define_table
+from drift_data.schema import DSAT, LABEL_ROWS, MESSAGES, SAT, define_column, define_table, make_label_row
 from drift_data.simulate import wildchat
 from drift_data.simulate.chats import Chat, logged_chat, pretrain_chats
 from drift_data.simulate.options import SimulateOptions
@@ -123,29 +124,23 @@ def _write_logs(
     return funnel
 
 
-def _label_rows(key: str, chat: Chat) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for verdict in chat.verdicts:
-        items = (
-            [{"name": verdict.item, "polarity": verdict.label, "strength": _STRENGTH}] if verdict.item else []
+def _label_rows(key: str, chat: Chat) -> list[dict[str, Any]]:
+    return [
+        make_label_row(
+            key,
+            verdict.turn,
+            verdict.label,
+            sat_score=float(_STRENGTH * (verdict.label == SAT)),
+            dsat_score=float(_STRENGTH * (verdict.label == DSAT)),
+            items=[(verdict.item, verdict.label, _STRENGTH)] if verdict.item else [],
+            reason=verdict.reason,
+            evidence=chat.messages[verdict.turn]["content"],
+            refusal=False,
+            judge=JUDGE,
+            rubric=RUBRIC,
         )
-        rows.append(
-            {
-                "conversation_id": key,
-                "turn": verdict.turn,
-                "label": verdict.label,
-                "sat_score": float(_STRENGTH * (verdict.label == SAT)),
-                "dsat_score": float(_STRENGTH * (verdict.label == DSAT)),
-                "items": items,
-                "reason": verdict.reason,
-                "evidence": chat.messages[verdict.turn]["content"],
-                "refusal": False,
-                "correct_refusal": None,
-                "judge": JUDGE,
-                "rubric": RUBRIC,
-            }
-        )
-    return rows
+        for verdict in chat.verdicts
+    ]
 
 
 def _count(chat: Chat, funnel: Counter[str]) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from drift_data.schema import TableName
 from drift_data.sources.fields import first_of
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.objects import chat_values, check_keys, object_rows
-from drift_data.sources.rows import CONVERSATIONS_TABLE, ChatRow, Piece, SetAside, chats_from_rows
+from drift_data.sources.rows import ChatRow, Piece, SetAside, chats_from_rows
 
 MESSAGES_KEYS = ("messages", "conversation", "conversations")
 _KEYS = {
@@ -32,7 +33,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
     """Return the tables that come out."""
-    return (CONVERSATIONS_TABLE,)
+    return (TableName.CONVERSATIONS,)
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
@@ -43,7 +44,7 @@ def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
 
 def _rows(file: RawFile, tally: Tally) -> Iterator[ChatRow | SetAside]:
     checked = False
-    for row in object_rows(file, tally, CONVERSATIONS_TABLE):
+    for row in object_rows(file, tally, TableName.CONVERSATIONS):
         if isinstance(row, SetAside):
             yield row
             continue

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drift_data.schema import MESSAGE, MESSAGES
+from drift_data.schema import MESSAGE, MESSAGES, TableName
 from drift_data.sources.fields import timestamp
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.parquet import leaves, open_parquet, parquet_batches
-from drift_data.sources.rows import CONVERSATIONS_TABLE, RAW_CHATS, Chats, SetAside
+from drift_data.sources.rows import RAW_CHATS, Chats, SetAside
 from drift_data.workspace import UserError
 
 _UTC = pa.timestamp("us", tz="UTC")
@@ -55,7 +55,7 @@ def parquet_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Chats
                 f"Its columns: {describe(parquet.schema_arrow)}. Choose another SOURCE."
             )
         wanted = [*found.values(), *texts]
-        for piece in parquet_batches(file, parquet, wanted, tally, CONVERSATIONS_TABLE):
+        for piece in parquet_batches(file, parquet, wanted, tally, TableName.CONVERSATIONS):
             if isinstance(piece, SetAside):
                 yield piece
                 continue

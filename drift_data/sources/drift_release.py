@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
+from drift_data.schema import TableName
 from drift_data.sources.fields import messages, text
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.objects import check_keys, first_object, object_rows
 from drift_data.sources.rows import Example, Piece, SetAside, examples_from_rows, excerpt
 
-TABLES = ("dsat", "sat", "seed")
+_REPLIES: Final[Mapping[str, tuple[str, ...]]] = {  # table → its columns of replies
+    TableName.DSAT: ("rejected",),
+    TableName.SAT: ("chosen",),
+    TableName.SEED: ("chosen", "rejected"),
+}
+TABLES = tuple(_REPLIES)
 
 
 def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
@@ -37,14 +43,14 @@ def _table(file: RawFile) -> str:
     row = first_object(file) or {"prompt": [], "rejected": []}
     check_keys(file, row, [["prompt"], ["chosen", "rejected"]], "the DRIFT release")
     if "chosen" in row and "rejected" in row:
-        return "seed"
-    return "sat" if "chosen" in row else "dsat"
+        return TableName.SEED
+    return TableName.SAT if "chosen" in row else TableName.DSAT
 
 
 def _rows(file: RawFile, table: str, tally: Tally) -> Iterator[Example | SetAside]:
     name = PurePosixPath(file.name).name
-    split = {"seed": {"train.jsonl": "train", "test.jsonl": "test"}}.get(table, {}).get(name)
-    replies = {"dsat": ("rejected",), "sat": ("chosen",), "seed": ("chosen", "rejected")}[table]
+    split = {"train.jsonl": "train", "test.jsonl": "test"}.get(name) if table == TableName.SEED else None
+    replies = _REPLIES[table]
     for row in object_rows(file, tally, table):
         if isinstance(row, SetAside):
             yield row
@@ -64,7 +70,7 @@ def _rows(file: RawFile, table: str, tally: Tally) -> Iterator[Example | SetAsid
             "turn": _turn(value.get("turn"), len(found["prompt"]) + 1),
             "feedback": _feedback(value) or "",
         }
-        if table != "seed":
+        if table != TableName.SEED:
             found["items"] = (
                 [item for item in items if isinstance(item, str)] if isinstance(items, list) else None
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from drift_data.schema import TableName
 from drift_data.sources.columns import Layout, parquet_chats
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.objects import object_chats
-from drift_data.sources.rows import CONVERSATIONS_TABLE, Piece
+from drift_data.sources.rows import Piece
 
 LAYOUT = Layout(
     name="LMSYS-Chat-1M",
@@ -26,7 +27,7 @@ LAYOUT = Layout(
 
 def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
     """Return the tables that come out."""
-    return (CONVERSATIONS_TABLE,)
+    return (TableName.CONVERSATIONS,)
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:

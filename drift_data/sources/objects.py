@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from drift_data.schema import MESSAGES
+from drift_data.schema import MESSAGES, TableName
 from drift_data.sources.columns import Layout
 from drift_data.sources.fields import first_of, flag, messages, text, timestamp
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.json_rows import NumberedRow, json_rows
 from drift_data.sources.parquet import open_parquet, parquet_batches
-from drift_data.sources.rows import CONVERSATIONS_TABLE, RAW_CHATS, ChatRow, Piece, SetAside, chats_from_rows
+from drift_data.sources.rows import RAW_CHATS, ChatRow, Piece, SetAside, chats_from_rows
 from drift_data.workspace import UserError
 
 
@@ -85,7 +85,7 @@ def object_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Piece]
 
     def rows() -> Iterator[ChatRow | SetAside]:
         checked = False
-        for row in object_rows(file, tally, CONVERSATIONS_TABLE):
+        for row in object_rows(file, tally, TableName.CONVERSATIONS):
             if isinstance(row, SetAside):
                 yield row
                 continue

@@ -15,9 +15,6 @@ import pyarrow as pa
 
 from drift_data.schema import CONVERSATIONS
 
-CONVERSATIONS_TABLE: Final = "conversations"
-PREFERENCES_TABLE: Final = "preferences"
-
 # The conversation table as a source finds it: everything may be null. `source` is added later.
 RAW_CHATS: Final = pa.schema([pa.field(f.name, f.type) for f in CONVERSATIONS if f.name != "source"])
 EXCERPT: Final = 200  # characters of a row that was set aside
@@ -84,7 +81,7 @@ class ChatRow:
     row: int  # position in the file
     values: Mapping[str, Any]  # columns of RAW_CHATS; what is missing is null
     problem: str | None = None  # why it is set aside, if the source knows already
-    labels: Sequence[Mapping[str, Any]] = ()  # rows of the label table, without `conversation_id`
+    labels: Sequence[Mapping[str, Any]] = ()  # rows of the label table; `convert` fills in `conversation_id`
     unlabelled: Mapping[int, str] = field(default_factory=dict)  # feedback turn without label → reason
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from drift_data.schema import LABEL_ROWS
+from drift_data.schema import LABEL_ROWS, TableName
 from drift_data.sources import wildchat
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.rows import CONVERSATIONS_TABLE, Chats, Piece
+from drift_data.sources.rows import Chats, Piece
 from drift_data.workspace import UserError
 
 LABELS_TABLE = "labels/simulated"
@@ -20,7 +20,7 @@ LABELS_TABLE = "labels/simulated"
 
 def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
     """Return the tables that come out."""
-    return (CONVERSATIONS_TABLE, LABELS_TABLE)
+    return (TableName.CONVERSATIONS, LABELS_TABLE)
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
@@ -55,7 +55,7 @@ class _Truth:
         labels: list[list[Mapping[str, Any]]] = []
         for identifier in chats.table["conversation_id"].to_pylist():
             rows = list(self._rows) if identifier == self._id and identifier is not None else []
-            labels.append([{k: v for k, v in row.items() if k != "conversation_id"} for row in rows])
+            labels.append(list(rows))
             if rows:
                 self._advance()
         return Chats(chats.file, chats.rows, chats.table, chats.problems, labels, [{} for _ in labels])

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from drift_data.schema import TableName
 from drift_data.sources.fields import messages, text
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.objects import check_keys, object_rows
 from drift_data.sources.rows import (
-    PREFERENCES_TABLE,
     Example,
     Piece,
     SetAside,
@@ -31,7 +31,7 @@ _OTHER_SPLITS = ("_sft", "_gen")
 
 def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
     """Return the tables that come out."""
-    return (PREFERENCES_TABLE,)
+    return (TableName.PREFERENCES,)
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
@@ -45,13 +45,13 @@ def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
         tally.notes["files_left_out"] = others
     for file in files:
         if file.name not in others:
-            yield from examples_from_rows(PREFERENCES_TABLE, file.name, _rows(file, tally))
+            yield from examples_from_rows(TableName.PREFERENCES, file.name, _rows(file, tally))
 
 
 def _rows(file: RawFile, tally: Tally) -> Iterator[Example | SetAside]:
     split = "test" if "test_prefs" in file.name else "train" if "train_prefs" in file.name else None
     checked = False
-    for row in object_rows(file, tally, PREFERENCES_TABLE):
+    for row in object_rows(file, tally, TableName.PREFERENCES):
         if isinstance(row, SetAside):
             yield row
             continue

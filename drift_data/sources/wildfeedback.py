@@ -12,13 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from drift_data.schema import DSAT, NEUTRAL, SAT
+from drift_data.schema import DSAT, NEUTRAL, SAT, TableName, make_label_row
 from drift_data.sources.fields import first_of, storable
 from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.objects import check_keys, first_object, object_rows
 from drift_data.sources.rows import (
-    CONVERSATIONS_TABLE,
-    PREFERENCES_TABLE,
     ChatRow,
     Example,
     Piece,
@@ -63,8 +61,8 @@ _CHANGE = re.compile(
 def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
     """Return the tables that these files give."""
     kinds = {kind for kind, _ in _kinds(files)}
-    found: tuple[str, ...] = (CONVERSATIONS_TABLE, LABELS_TABLE) if "annotation" in kinds else ()
-    return (*found, PREFERENCES_TABLE) if "pairs" in kinds else found
+    found: tuple[str, ...] = (TableName.CONVERSATIONS, LABELS_TABLE) if "annotation" in kinds else ()
+    return (*found, TableName.PREFERENCES) if "pairs" in kinds else found
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
@@ -73,7 +71,7 @@ def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
         if kind == "annotation":
             yield from chats_from_rows(file.name, _conversations(file, tally), labelled=True)
         elif kind == "pairs":
-            yield from examples_from_rows(PREFERENCES_TABLE, file.name, _pairs(file, tally))
+            yield from examples_from_rows(TableName.PREFERENCES, file.name, _pairs(file, tally))
         else:
             print(f"convert: {file.name} is left out: it holds {kind}.", file=sys.stderr)
             tally.notes["files_left_out"] = {file.name: kind}
@@ -115,11 +113,11 @@ def _conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
         unlabelled: dict[int, str] = {}
         for turn in range(1, len(messages)):
             if messages[turn]["role"] == "user" and messages[turn - 1]["role"] == "assistant":
-                label = label_of(rows[turn])
+                label = label_of(rows[turn], turn)
                 if isinstance(label, str):
                     unlabelled[turn] = label
                 else:
-                    labels.append({"turn": turn, **label})
+                    labels.append(label)
         yield ChatRow(start, {"messages": messages}, problem, labels, unlabelled)
     if utterances != tally.rows["utterances"] - before:
         read_rows = tally.rows["utterances"] - before
@@ -147,15 +145,15 @@ def _groups(file: RawFile, tally: Tally) -> Iterator[tuple[int, list[Mapping[str
                 yield start, rows, problem
             start, rows = position, []
             problem = None if number == 0 or broken else "conversation_without_beginning"
-            tally.rows[CONVERSATIONS_TABLE] += 1
+            tally.rows[TableName.CONVERSATIONS] += 1
         rows.append(value)
         problem = problem or broken
     if rows:
         yield start, rows, problem
 
 
-def label_of(row: Mapping[str, Any]) -> dict[str, Any] | str:
-    """Return the label that a User row carries for the reply before it, or why it carries none.
+def label_of(row: Mapping[str, Any], turn: int) -> dict[str, Any] | str:
+    """Return the label row that a User row gives for the reply before it, or why it gives none.
 
     Both flags true: DSAT when the justification of the dissatisfaction says that a change of the reply is
     asked for (a list of words: revise, correct, more detail, …), else NEUTRAL; both items are kept.
@@ -172,18 +170,17 @@ def label_of(row: Mapping[str, Any]) -> dict[str, Any] | str:
         label = SAT if sat else DSAT if dsat else NEUTRAL
     sides = [side for side, flag in ((SAT, sat), (DSAT, dsat)) if flag]
     names = {SAT: "Satisfaction", DSAT: "Dissatisfaction"}
-    return {
-        "label": label,
-        "sat_score": float(STRENGTH if sat else 0),
-        "dsat_score": float(STRENGTH if dsat else 0),
-        "items": [{"name": names[side], "polarity": side, "strength": STRENGTH} for side in sides],
-        "reason": " · ".join(text for side in sides if (text := reasons[side])) or None,
-        "evidence": None,
-        "refusal": None,
-        "correct_refusal": None,
-        "judge": JUDGE,
-        "rubric": RUBRIC,
-    }
+    return make_label_row(
+        None,
+        turn,
+        label,
+        sat_score=float(STRENGTH if sat else 0),
+        dsat_score=float(STRENGTH if dsat else 0),
+        items=[(names[side], side, STRENGTH) for side in sides],
+        reason=" · ".join(text for side in sides if (text := reasons[side])) or None,
+        judge=JUDGE,
+        rubric=RUBRIC,
+    )
 
 
 def _justification(row: Mapping[str, Any], beginning: str) -> str | None:
@@ -196,7 +193,7 @@ def _justification(row: Mapping[str, Any], beginning: str) -> str | None:
 
 
 def _pairs(file: RawFile, tally: Tally) -> Iterator[Example | SetAside]:
-    for row in object_rows(file, tally, PREFERENCES_TABLE):
+    for row in object_rows(file, tally, TableName.PREFERENCES):
         if isinstance(row, SetAside):
             yield row
             continue

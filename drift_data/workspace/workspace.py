@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from drift_data.schema import find_make_command, find_make_target
 from drift_data.workspace.errors import UserError
 from drift_data.workspace.manifest import (
     MANIFEST,
@@ -25,21 +26,6 @@ from drift_data.workspace.manifest import (
     tool_version,
 )
 from drift_data.workspace.output import DROPPED, Output, Staging, Unfinished, clear_leftovers
-
-_MAKERS = {  # first part of a folder's name → the Make target that makes it
-    "simulated": "simulate",
-    "conversations": "convert",
-    "preferences": "convert",
-    "labels": "label",
-    "rubric": "rubric",
-    "quality": "calibrate",
-    "distilled": "distill",
-    "dsat": "seed",
-    "sat": "seed",
-    "base": "warm",
-    "runs": "iter",
-}
-_TARGETS = {"tiny": "warm"}  # stage → the Make target that runs it, where the names differ
 
 
 class Workspace:
@@ -87,13 +73,12 @@ class Workspace:
             return visited[name]
         manifest = self.manifest(name)
         if manifest is None:
-            target = _MAKERS.get(name.split("/")[0], name)
-            raise UserError(f"{self.path(name)} is not there yet. Run `make {target}` first.")
+            raise UserError(f"{self.path(name)} is not there yet. Run `{find_make_command(name)}` first.")
         for source, digest in manifest.inputs.items():
             if self._require(source, visited).digest != digest:
                 raise UserError(
                     f"{self.path(name)} was made from another {source} than the one that is there now. "
-                    f"Run `make {_TARGETS.get(manifest.stage, manifest.stage)}` again."
+                    f"Run `make {find_make_target(manifest.stage)}` again."
                 )
         visited[name] = manifest
         return manifest

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from drift_data.labels.tables import CONVERSATIONS, copy_dropped
-from drift_data.schema import LABEL_ROWS
+from drift_data.labels.tables import copy_dropped
+from drift_data.schema import LABEL_ROWS, TableName
 from drift_data.workspace import Output, Workspace
 
 
@@ -42,4 +42,6 @@ def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "sh
         outputs[output].results = earlier.results
 
     options = {"labels": labels, "seed": seed}
-    return workspace.run("shuffle", [output], build, options=options, inputs=[CONVERSATIONS, labels])
+    return workspace.run(
+        "shuffle", [output], build, options=options, inputs=[TableName.CONVERSATIONS, labels]
+    )

@@ -264,9 +264,33 @@ def test_a_workspace_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "target"),
-    [("simulated/pretrain", "simulate"), ("base", "warm"), ("seed", "seed"), ("labels/local", "label")],
+    [
+        ("simulated/pretrain", "simulate"),
+        ("base", "warm"),
+        ("seed", "seed"),
+        ("labels/local", "label"),
+        ("quality/local", "calibrate"),
+        ("distilled/own", "distill"),
+        ("runs/demo/iter0/model", "warm"),
+        ("runs/demo/iter0/eval", "eval"),
+    ],
 )
 def test_the_command_that_is_named_exists(tmp_path: Path, name: str, target: str) -> None:
     with pytest.raises(UserError, match=f"Run `make {target}` first"):
         Workspace(tmp_path).require(name)
     assert f"\n{target}: setup" in (Path(__file__).parents[2] / "Makefile").read_text()
+
+
+def test_a_missing_folder_of_a_run_names_the_command_with_its_options(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Run `make iter N=1 METHOD=iterdpo` first"):
+        Workspace(tmp_path).require("runs/demo/iter2/rewards")
+
+
+def test_a_stale_sample_of_labels_names_the_target_of_its_stage(tmp_path: Path) -> None:
+    """The stage that labels a sample is called "sample"; no Make target is."""
+    ws = Workspace(tmp_path)
+    ws.run("count", ["numbers"], write_numbers(1), options={"k": 1})
+    ws.run("sample", ["labels/x-sample"], lambda build: None, options={}, inputs=["numbers"])
+    ws.run("count", ["numbers"], write_numbers(2), options={"k": 2})
+    with pytest.raises(UserError, match="Run `make label` again"):
+        ws.require("labels/x-sample")

@@ -16,11 +16,12 @@ from tqdm import tqdm
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.judge.spur.exchange import Exchange
 from drift_data.judge.spur.prompt import Prompts
-from drift_data.labels.sample import CONVERSATIONS, Sample, conversation_batches
+from drift_data.labels.sample import Sample, conversation_batches
 from drift_data.llm.backend import feed_from_store
 from drift_data.llm.cost import FREE, Meter, Price
 from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter
+from drift_data.schema import TableName
 from drift_data.workspace import Workspace
 
 # Tokens of an answer, compact JSON: about 25 for a turn without items and 45 with one, of which there are fewer.
@@ -102,7 +103,7 @@ def estimate(
         batch: by the Batch API.
         sample: the conversations that are labelled; None: all.
     """
-    total = min(workspace.require(CONVERSATIONS).rows_out, sample.size if sample else sys.maxsize)
+    total = min(workspace.require(TableName.CONVERSATIONS).rows_out, sample.size if sample else sys.maxsize)
     shared = counter.count(judge.prompts.system)
     looked_at = turns = requests = answered = tokens = 0
     with tqdm(desc="estimate", unit=" conv", mininterval=0.5, file=sys.stderr, leave=False) as bar:

@@ -21,7 +21,7 @@ from drift_data.judge.spur.prompt import Prompts
 from drift_data.judge.spur.windows import Window, windows
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
-from drift_data.schema import DSAT, SAT
+from drift_data.schema import DSAT, SAT, make_label_row
 
 ASKED: Final = "asked"  # column of a batch, list<int32>: the feedback turns to judge; without it, all of them
 _DETAIL = 300  # characters
@@ -106,23 +106,20 @@ class LLMJudge:
         scores = dict.fromkeys((SAT, DSAT), 0)
         for name, strength in strengths.items():
             scores[polarity[name]] += strength
-        return {
-            "conversation_id": conversation,
-            "turn": answer.turn,
-            "label": None,
-            "sat_score": scores[SAT],
-            "dsat_score": scores[DSAT],
-            "items": [
-                {"name": name, "polarity": polarity[name], "strength": strength}
-                for name, strength in strengths.items()
-            ],
-            "reason": answer.act,
-            "evidence": visible(answer.evidence, MAX_EVIDENCE) if strengths else None,
-            "refusal": answer.refusal != "no",
-            "correct_refusal": None if answer.refusal == "no" else answer.refusal == "deserved",
-            "judge": self.name,
-            "rubric": self._rubric_hash,
-        }
+        return make_label_row(
+            conversation,
+            answer.turn,
+            None,
+            sat_score=scores[SAT],
+            dsat_score=scores[DSAT],
+            items=[(name, polarity[name], strength) for name, strength in strengths.items()],
+            reason=answer.act,
+            evidence=visible(answer.evidence, MAX_EVIDENCE) if strengths else None,
+            refusal=answer.refusal != "no",
+            correct_refusal=None if answer.refusal == "no" else answer.refusal == "deserved",
+            judge=self.name,
+            rubric=self._rubric_hash,
+        )
 
 
 class _Exchange(Exchange):
