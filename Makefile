@@ -8,7 +8,8 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export VLLM_NO_USAGE_STATS = 1
 PY := .venv/bin/python
-DRIFT := $(PY) -m pipelines
+# Messages then name what a person types here, `OUT=`, and not the command's `--out`.
+DRIFT := DRIFT_CALLER=make $(PY) -m pipelines
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 # Options every stage takes, passed on only when they are given.
 COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
@@ -66,8 +67,8 @@ warm: setup ## DPO on seed → M0  [MODEL=folder|Hub id]
 iter: setup ## rollouts of M(N-1), pairs, DPO → M(N)  N=1 [MODEL=… METHOD=drift|spin|iterdpo]
 	@$(DRIFT) iter $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,METHOD,method) $(call option,RUN,run)
 
-recipe: setup ## what a recipe resolves to, beside the paper and the release; runs nothing  RECIPE=paper-7b [METHOD=…]
-	@$(DRIFT) recipe --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)") $(call option,METHOD,method)
+recipe: setup ## what a recipe resolves to, beside the paper and the release; runs nothing  RECIPE=paper-7b [METHOD=…], or all options there are  OPTIONS=1
+	@$(DRIFT) recipe --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)") $(call option,METHOD,method) $(call flag,OPTIONS,options)
 
 eval: setup ## measure base, M0 … M(N)  N=1
 	@$(DRIFT) eval $(COMMON) --n "$(N)" $(call option,MODEL,model) $(call option,RUN,run)

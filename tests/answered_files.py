@@ -8,8 +8,8 @@ from scoring_model import asked_messages
 
 from drift_data.schema import NEUTRAL
 from drift_data.workspace import Workspace
+from pipelines.judges import make_llm_judge, open_llm
 from pipelines.recipe import Recipe
-from pipelines.stages.judges import asking, llm_judge
 
 Truth = Mapping[tuple[str, int], tuple[str, str | None]]  # key → label, item
 ITEMS = {"SAT": "Gratitude", "DSAT": "Revision"}
@@ -34,8 +34,8 @@ def write_answers(
         mistaken: turns that are answered as NEUTRAL, whatever they are.
     """
     columns = ["conversation_id", "messages"]
-    with asking(workspace, recipe.label, "batch") as asked, path.open("w") as file:
-        for exchange in llm_judge(workspace, asked, recipe.label).exchanges(
+    with open_llm(workspace, recipe.label, "batch") as asked, path.open("w") as file:
+        for exchange in make_llm_judge(workspace, asked, recipe.label).exchanges(
             workspace.batches("conversations", columns)
         ):
             if exchange.conversation not in conversations:

@@ -1,1 +1,6 @@
-"""One short module a stage: take the recipe's options, call the library, say what came out."""
+"""One module a stage: its command with its options, and what it does. Each is named as its Make target.
+
+In the order of the story: simulate, convert, rubric, label, calibrate, review, distill, seed, warm, iter, eval, report,
+query, export, publish; `recipe` shows settings and runs nothing, `demo` runs the whole story. The libraries of a stage
+are imported when it runs, so that `drift --help` is quick.
+"""

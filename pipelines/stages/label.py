@@ -1,109 +1,204 @@
-"""The label stage: says what it will take, then labels with the recipe's judge."""
+"""`make label`: conversations → labels. Says what it will take, then labels every feedback turn with the recipe's judge."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from drift_data.calibrate.thresholds import read_thresholds
-from drift_data.judge.options import LabelOptions
-from drift_data.judge.spur.estimate import Asker, estimate, paid_before
-from drift_data.judge.stage import label as label_turns
-from drift_data.labels.sample import Sample, choose_sample
-from drift_data.labels.tables import label_table
-from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
-from drift_data.workspace import Workspace
-from pipelines.recipe import Recipe
-from pipelines.stages.data import say
-from pipelines.stages.judges import Asking, asking, embedded_judge, llm_judge, once, say_if_unknown
+import typer
 
-# Reasons of turns without a label that may go away when they are asked for again.
+from pipelines.caller import tell
+from pipelines.options import (
+    RECIPE,
+    WORK,
+    BaseUrl,
+    Budget,
+    Final,
+    LLMName,
+    Offline,
+    RecipeName,
+    Results,
+    Set,
+    Work,
+    llm_overrides,
+    open_workspace,
+    with_batch_files,
+)
+
+if TYPE_CHECKING:
+    from drift_data.judge.label_rule import Thresholds
+    from drift_data.judge.options import LabelOptions
+    from drift_data.judge.spur.estimate import Asker
+    from drift_data.labels.sample import Sample
+    from drift_data.workspace import Workspace
+    from pipelines.judges import LLMAccess
+
+# Reasons for turns without a label that a second request may remove.
 _PASSING = ("request_failed", "no_answer")
+
+Judge = Annotated[
+    str | None, typer.Option(help="local, dataset, or one that asks a model: cascade, openai, vllm, batch.")
+]
 
 
 def label(
-    workspace: Workspace,
-    recipe: Recipe,
-    *,
-    thresholds: Path | None = None,
-    sample: int | None = None,
-    estimate_only: bool = False,
-    again: bool = False,
+    judge: Judge = None,
+    model: LLMName = None,
+    base_url: BaseUrl = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the label table; default: the judge's kind, local-NAME with --classifier."
+        ),
+    ] = None,
+    rubric: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped 9 + 9 items.")] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="thresholds.yaml that calibrate has written.")
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="With --judge local: model.npz or name of a distilled one; default: the shipped one."
+        ),
+    ] = None,
+    budget: Budget = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Label that many conversations only, and extrapolate.", min=1)
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would take; ask nothing.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Ask once more for turns without a label.")] = False,
+    offline: Offline = False,
+    results: Results = None,
+    final: Final = False,
+    work: Work = WORK,
+    recipe: RecipeName = RECIPE,
+    overrides: Set = None,
 ) -> None:
-    """Label every feedback turn, or those of `sample` conversations.
+    """Label every feedback turn SAT, DSAT or NEUTRAL."""
+    named = llm_overrides(judge, model, base_url, budget)
+    named |= {"label.name": name, "label.rubric": None if rubric is None else str(rubric)}
+    workspace, loaded = open_workspace(work, recipe, overrides, **named, **{"label.classifier": classifier})
+    from drift_data.calibrate.thresholds import read_thresholds
+    from drift_data.judge.stage import label as label_turns
+    from drift_data.labels.sample import choose_sample
+    from drift_data.labels.tables import label_table
+    from drift_data.workspace import UserError
+    from pipelines.console import print_counts
+    from pipelines.judges import make_embedded_judge, open_llm
 
-    Args:
-        workspace: holds `conversations`.
-        recipe: names the judge.
-        thresholds: file that `calibrate` has written, instead of the recipe's.
-        sample: label that many conversations, into a table of their own.
-        estimate_only: say what it would take, and ask nothing.
-        again: ask for turns without a label once more.
-    """
-    options = recipe.label
+    if classifier is not None and loaded.label.judge not in ("local", "cascade"):
+        raise UserError(f"CLASSIFIER= is for JUDGE=local, not {loaded.label.judge}.")
+    options = with_batch_files(loaded, offline, results, final).label
     limits = options.thresholds if thresholds is None else read_thresholds(thresholds)
     table = label_table(options.table, sample)
     drawn = None if sample is None else choose_sample(workspace, table, sample)
     if options.asks is None:
-        if estimate_only:
-            print(f"JUDGE={options.judge} asks nobody: it costs nothing.")
+        if estimate:
+            tell(f"JUDGE={options.judge} asks nobody: it costs nothing.")
             return
-        judge = embedded_judge(workspace, options)
-        label_turns(workspace, judge, limits, options.table, sample=sample, again=again)
-        say(workspace, table)
+        embedded = make_embedded_judge(workspace, options)
+        label_turns(workspace, embedded, limits, options.table, sample=sample, again=again)
+        print_counts(workspace, table)
         return
-    with asking(workspace, options, options.asks) as asked:
-        llm = llm_judge(workspace, asked, options)
-        if estimate_only:
-            _announce(workspace, asked, llm, options, drawn)
+    with open_llm(workspace, options, options.asks) as access:
+        if not _label_by_llm(workspace, access, options, limits, table, drawn, sample, estimate, again):
             return
+    print_counts(workspace, table)
+    _tell_what_is_left(workspace, table, options, sample)
 
-        @once
-        def announce() -> None:
-            # Raises where it is missing, before the estimate takes its time. A cascade may have nothing to ask: its
-            # client looks for the key when it has.
-            if options.judge == "openai":
-                options.server.key()
-            _announce(workspace, asked, llm, options, drawn)
-            if options.budget is not None and options.asks != "batch":  # which sees to that itself
-                asked.meter.foreseen = paid_before(workspace, llm, asked.store, drawn)
 
-        more = again or _budget_has_changed(workspace, table, options) or _has_news(workspace, table, options)
-        try:
-            in_rounds(
-                lambda: label_turns(
-                    workspace,
-                    llm,
-                    limits,
-                    options.table,
-                    sample=sample,
-                    again=more,
-                    announce=announce,
-                )
+def _label_by_llm(
+    workspace: Workspace,
+    access: LLMAccess,
+    options: LabelOptions,
+    limits: Thresholds,
+    table: str,
+    drawn: Sample | None,
+    sample: int | None,
+    estimate_only: bool,
+    again: bool,
+) -> bool:
+    """Announce the price, then label; say whether the table is finished.
+
+    Args:
+        workspace: holds `conversations`.
+        access: to the language model.
+        options: the recipe's group `label`.
+        limits: thresholds on the summed strengths.
+        table: folder of the label table, such as "labels/openai".
+        drawn: conversations to label; None: all.
+        sample: how many conversations to label, into a table of their own; None: all.
+        estimate_only: announce the price, and ask nothing.
+        again: ask once more for turns without a label.
+    """
+    from drift_data.judge.spur.estimate import paid_before
+    from drift_data.judge.stage import label as label_turns
+    from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
+    from pipelines.judges import make_llm_judge, run_once
+
+    judge = make_llm_judge(workspace, access, options)
+    if estimate_only:
+        _print_estimate(workspace, access, judge, options, drawn)
+        return False
+
+    @run_once
+    def announce() -> None:
+        # A missing key is an error before the estimate takes its time. A cascade may have nothing to ask: its client
+        # looks for the key when there is a request.
+        if options.judge == "openai":
+            options.server.key()
+        _print_estimate(workspace, access, judge, options, drawn)
+        if (
+            options.budget is not None and options.asks != "batch"
+        ):  # the batch backend sees to its budget itself
+            access.meter.foreseen = paid_before(workspace, judge, access.store, drawn)
+
+    more = again or _has_new_budget(workspace, table, options) or _has_news(workspace, table, options)
+    try:
+        in_rounds(
+            lambda: label_turns(
+                workspace,
+                judge,
+                limits,
+                options.table,
+                sample=sample,
+                again=more,
+                announce=announce,
             )
-        except AwaitingResults as awaiting:
-            print(awaiting)
-            return
-    say(workspace, table)
-    _say_what_is_left(workspace, table, options, sample)
+        )
+    except AwaitingResults as awaiting:
+        tell(str(awaiting))
+        return False
+    return True
 
 
-def _announce(
-    workspace: Workspace, asked: Asking, judge: Asker, options: LabelOptions, sample: Sample | None
+def _print_estimate(
+    workspace: Workspace,
+    access: LLMAccess,
+    judge: Asker,
+    options: LabelOptions,
+    sample: Sample | None,
 ) -> None:
-    """Print the estimate."""
+    from drift_data.judge.spur.estimate import estimate
+    from pipelines.judges import print_if_price_unknown
+
     expected = estimate(
         workspace,
         judge,
-        asked.store,
-        asked.counter,
-        asked.price,
+        access.store,
+        access.counter,
+        access.price,
         batch=options.asks == "batch",
         sample=sample,
     )
     print(f"estimate: {expected}")
-    say_if_unknown(asked, options)
+    print_if_price_unknown(access, options)
 
 
-def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions) -> bool:
-    """Say whether a table that a budget has cut off may now become longer."""
+def _has_new_budget(workspace: Workspace, table: str, options: LabelOptions) -> bool:
+    """Say whether a budget has cut the table off, and is another one now."""
     manifest = workspace.manifest(table)
     if manifest is None or not manifest.dropped.get("over_budget"):
         return False
@@ -111,33 +206,35 @@ def _budget_has_changed(workspace: Workspace, table: str, options: LabelOptions)
 
 
 def _has_news(workspace: Workspace, table: str, options: LabelOptions) -> bool:
-    """Say whether results were given that may hold answers to what a finished table lacks."""
+    """Say whether result files were given that may hold answers which a finished table lacks."""
     manifest = workspace.manifest(table) if options.asks == "batch" and options.batch.results else None
     return manifest is not None and any(manifest.dropped.get(reason) for reason in _PASSING)
 
 
-def _say_what_is_left(workspace: Workspace, table: str, options: LabelOptions, sample: int | None) -> None:
-    """Print what it took, what all conversations would take, and how to go on."""
+def _tell_what_is_left(workspace: Workspace, table: str, options: LabelOptions, sample: int | None) -> None:
+    """Print what the labels took, what those of all conversations would take, and how to go on."""
     manifest = workspace.require(table)
     price, requests = manifest.made_by.get("price"), manifest.made_by.get("requests")
     if price is None or requests is None:
         return
     total = price["now"] + price["before"]
-    known = options.model in options.prices or total > 0
+    is_known = options.model in options.prices or total > 0
     money = f"price {price['now']:,.4f} now, {total:,.4f} in all"
-    said = f"{requests['sent']:,} requests sent, {requests['from_store']:,} answers were in the store"
-    if options.asks == "vllm" and not known:  # which costs this machine's time
-        print(said)
+    taken = f"{requests['sent']:,} requests sent, {requests['from_store']:,} answers were in the store"
+    if options.asks == "vllm" and not is_known:  # vLLM costs this machine's time, and no money
+        print(taken)
     else:
-        print(f"{said}; {money if known else f'price unknown (no label.prices for {options.model})'}")
+        print(f"{taken}; {money if is_known else f'price unknown (no label.prices for {options.model})'}")
     if sample is not None and total:
         conversations = workspace.require("conversations").rows_out
         whole = total * conversations / min(sample, conversations)
         print(f"all {conversations:,} conversations would cost about {whole:,.2f}, by this sample")
     if (count := sum(manifest.dropped.get(reason, 0) for reason in _PASSING)) > 0:
         instead = " instead of FINAL=1" if options.batch.final else ""
-        print(
+        tell(
             f"{count:,} turns got no answer. To ask for them once more: the same command with AGAIN=1{instead}."
         )
     if (count := manifest.dropped.get("over_budget", 0)) > 0:
-        print(f"BUDGET ends here: {count:,} turns are not labelled. To go on: the same command with more.")
+        tell(
+            f"The budget ends here: {count:,} turns are not labelled. To go on: the same command with a higher BUDGET=."
+        )

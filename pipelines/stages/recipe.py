@@ -1,30 +1,29 @@
-"""Shows a recipe before it is run: every setting beside what the paper and the release say. Loads and trains nothing."""
+"""`make recipe`: the settings of a recipe beside what the paper and the release say, or all options there are."""
 
-from collections import Counter
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from pipelines.recipe import Recipe
-from pipelines.reference import compare
-
-_STYLES = {"same": "", "named": "yellow", "ours": "dim", "unnamed": "bold red"}
+from pipelines.options import RECIPE, Method, RecipeName, Set
 
 
-def show(recipe: Recipe, console: Console) -> None:
-    """Print the settings, those that differ in colour, and how many do."""
-    lines = compare(recipe)
-    table = Table(title=f"{recipe.name}, method {recipe.loop.method}", title_justify="left")
-    for column in ("setting", "here", "paper or release", "why it differs, or what it is for"):
-        table.add_column(column, overflow="fold")
-    for line in lines:
-        published = f"{line.published} ({line.source})" if line.source else line.published
-        cells = (line.name, line.here, published, line.note)
-        table.add_row(*(Text(cell, style=_STYLES[line.verdict]) for cell in cells))
-    console.print(table)
-    counts = Counter(line.verdict for line in lines)
-    console.print(
-        f"{len(lines)} settings: {counts['same']} as published, {counts['named']} differ for the reason given, "
-        f"{counts['ours']} are ours alone, {counts['unnamed']} differ without a reason."
-    )
+def recipe(
+    method: Method = None,
+    options: Annotated[
+        bool,
+        typer.Option("--options", help="List all options there are instead: default, meaning and source."),
+    ] = False,
+    recipe: RecipeName = RECIPE,
+    overrides: Set = None,
+) -> None:
+    """Show what a recipe resolves to, beside the paper and the release; nothing is run."""
+    from rich.console import Console
+
+    from pipelines.console import print_options, print_recipe
+    from pipelines.recipe import load_recipe
+
+    if options:
+        print_options(Console())
+        return
+    given = [f"loop.method={method}"] if method else []
+    print_recipe(load_recipe(recipe, [*(overrides or []), *given]), Console())

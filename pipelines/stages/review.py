@@ -1,51 +1,63 @@
-"""The review stage: a page in the browser to read judged turns; what is decided becomes a person's labels."""
+"""`make review`: a page in the browser to read judged turns; what a person decides becomes that person's labels."""
+
+from __future__ import annotations
 
 import getpass
+from typing import TYPE_CHECKING, Annotated
 
-from drift_data.judge.rubric import load_rubric
-from drift_data.labels.reviewer import reviewer as reviewer_of
-from drift_data.labels.tables import labels_chosen, latest_labels
-from drift_data.review.selection import parse
-from drift_data.review.serve import serve
-from drift_data.review.session import Options, Session
-from drift_data.workspace import UserError, Workspace
-from pipelines.recipe import Recipe
+import typer
+
+from pipelines.options import RECIPE, WORK, RecipeName, RubricFile, Set, Work, open_workspace
+
+if TYPE_CHECKING:
+    from drift_data.review.session import Session
 
 
 def review(
-    workspace: Workspace,
-    recipe: Recipe,
-    labels: str | None,
-    reviewer: str | None,
-    against: str | None,
-    *,
-    blind: bool,
-    chosen: str,
-    port: int | None,
+    labels: Annotated[str | None, typer.Option(help="Labels to review; default: the last made.")] = None,
+    reviewer: Annotated[
+        str | None,
+        typer.Option(help="Whose labels the decisions become: labels/human-NAME; default: the login's name."),
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Other labels, to begin where the two differ.")] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Hide what the judge says until the turn is decided.")
+    ] = False,
+    chosen: Annotated[
+        str, typer.Option("--filter", help='What is shown first, e.g. "order=uncertain language=English".')
+    ] = "",
+    port: Annotated[
+        int | None, typer.Option(help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)
+    ] = None,
+    rubric: RubricFile = None,
+    work: Work = WORK,
+    recipe: RecipeName = RECIPE,
+    overrides: Set = None,
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Read judged turns in the browser, and accept or change their labels. Ctrl-C ends it."""
+    used = {} if rubric is None else {"label.rubric": str(rubric)}
+    workspace, loaded = open_workspace(work, recipe, overrides, **used)
+    from drift_data.judge.rubric import load_rubric
+    from drift_data.labels.reviewer import reviewer as reviewer_of
+    from drift_data.labels.tables import labels_chosen, latest_labels
+    from drift_data.review.selection import parse
+    from drift_data.review.serve import serve
+    from drift_data.review.session import Options, Session
+    from drift_data.workspace import UserError
 
-    Args:
-        workspace: holds `conversations` and the labels.
-        recipe: its rubric lists the items.
-        labels: to review, "local" or "labels/local"; by default those made last.
-        reviewer: a name; by default the one of the login.
-        against: other labels, to begin where the two differ.
-        blind: hide what the judge says until it is decided.
-        chosen: what is shown first, such as "order=uncertain label=DSAT".
-        port: to listen on.
-    """
     options = Options(
         labels=labels_chosen(workspace, labels) if labels else latest_labels(workspace),
-        reviewer=reviewer_of(reviewer if reviewer is not None else _login()),
-        rubric=load_rubric(recipe.label.rubric),
+        reviewer=reviewer_of(reviewer if reviewer is not None else _read_login()),
+        rubric=load_rubric(loaded.label.rubric),
         against=labels_chosen(workspace, against, "AGAINST") if against else None,
         blind=blind,
     )
     start = parse(chosen)
     session = Session(workspace, options)
-    session.queue.step(start, session.codes)  # an order that these labels cannot have is told here
-    serve(session, start, port, lambda address: _say(session, address))
+    session.queue.step(
+        start, session.codes
+    )  # raises before the page is served if these labels lack that order
+    serve(session, start, port, lambda address: _print_address(session, address))
     if session.pending:
         raise UserError(
             f"All decisions are in {session.journal.path}, but {options.reviewer.table} does not have the last of "
@@ -54,13 +66,15 @@ def review(
     print(f"\n{workspace.path(options.reviewer.table)}: {len(session.reviewed):,} turns reviewed")
 
 
-def _say(session: Session, address: str) -> None:
+def _print_address(session: Session, address: str) -> None:
     options = session.options
     print(f"review of {options.labels} as {options.reviewer.judge}: {len(session.queue):,} labelled turns")
     print(f"open {address}\nCtrl-C ends it; every decision is saved at once", flush=True)
 
 
-def _login() -> str:
+def _read_login() -> str:
+    from drift_data.workspace import UserError
+
     try:
         return getpass.getuser()
     except (OSError, KeyError) as error:

@@ -1,70 +1,109 @@
-"""The rubric stage: learns from conversations with thumbs what to look for."""
+"""`make rubric`: a rubric of what to look for, learned from conversations with a thumb up or down."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from drift_data.judge.rubric import load_rubric
-from drift_data.labels.tables import labels_chosen
-from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
-from drift_data.rubric.estimate import estimate
-from drift_data.rubric.extract import Extraction
-from drift_data.rubric.stage import FILE, LEARNED, REASONS, learn_rubric
-from drift_data.schema import DSAT, SAT
-from drift_data.workspace import UserError, Workspace
-from pipelines.recipe import Recipe
-from pipelines.stages.data import say
-from pipelines.stages.judges import asking, once, say_if_unknown
+import typer
+
+from pipelines.caller import tell
+from pipelines.options import (
+    RECIPE,
+    WORK,
+    BaseUrl,
+    Budget,
+    Final,
+    LLMName,
+    Offline,
+    RecipeName,
+    Results,
+    Set,
+    Work,
+    llm_overrides,
+    open_workspace,
+    with_batch_files,
+)
+
+if TYPE_CHECKING:
+    from drift_data.rubric.extract import Extraction
+
+LLMKind = Annotated[
+    str | None, typer.Option(help="How the language model is reached: openai, vllm or batch.")
+]
 
 
-def rubric(workspace: Workspace, recipe: Recipe, inputs: Sequence[str], labels: str | None) -> None:
-    """Learn a rubric and say where it is.
+def rubric(
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="JSON Lines of chats with a thumb each.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Instead of --input: labels of this workspace as thumbs.")
+    ] = None,
+    judge: LLMKind = None,
+    model: LLMName = None,
+    base_url: BaseUrl = None,
+    budget: Budget = None,
+    offline: Offline = False,
+    results: Results = None,
+    final: Final = False,
+    work: Work = WORK,
+    recipe: RecipeName = RECIPE,
+    overrides: Set = None,
+) -> None:
+    """Learn a rubric from thumb-labelled conversations (SPUR, phases 1 and 2)."""
+    named = llm_overrides(judge, model, base_url, budget)
+    workspace, loaded = open_workspace(work, recipe, overrides, **named)
+    from drift_data.judge.rubric import load_rubric
+    from drift_data.labels.tables import labels_chosen
+    from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
+    from drift_data.rubric.estimate import estimate
+    from drift_data.rubric.stage import FILE, LEARNED, REASONS, learn_rubric
+    from drift_data.schema import DSAT, SAT
+    from drift_data.workspace import UserError
+    from pipelines.console import print_counts
+    from pipelines.judges import open_llm, print_if_price_unknown, run_once
 
-    Args:
-        workspace: to write into.
-        recipe: names the model and how to reach it.
-        inputs: chats with thumbs.
-        labels: instead of them a label table of the workspace, such as "simulated" or "labels/simulated".
-    """
-    options = recipe.label
+    options = with_batch_files(loaded, offline, results, final).label
     if options.asks is None:
         raise UserError(
             f"A rubric is learned by a language model, which JUDGE={options.judge} is not: give "
             "JUDGE=openai, vllm or batch, and MODEL=."
         )
-    with asking(workspace, options, options.asks) as asked:
+    with open_llm(workspace, options, options.asks) as access:
 
-        @once
+        @run_once
         def announce(extractions: Sequence[Extraction]) -> None:
             if options.asks == "openai":
-                options.server.key()  # raises where it is missing
-            counted = estimate(
+                options.server.key()  # a missing key is an error before the estimate takes its time
+            expected = estimate(
                 extractions,
-                asked.sampling,
+                access.sampling,
                 options.learn,
-                asked.store,
-                asked.counter,
-                asked.price,
+                access.store,
+                access.counter,
+                access.price,
                 batch=options.asks == "batch",
             )
-            print(f"estimate: {counted}")
-            say_if_unknown(asked, options)
+            print(f"estimate: {expected}")
+            print_if_price_unknown(access, options)
 
         try:
             in_rounds(
                 lambda: learn_rubric(
                     workspace,
-                    asked.backend,
-                    asked.sampling,
+                    access.backend,
+                    access.sampling,
                     options.learn,
-                    inputs=inputs,
+                    inputs=inputs or [],
                     labels=labels_chosen(workspace, labels) if labels else None,
                     announce=announce,
                 )
             )
         except AwaitingResults as awaiting:
-            print(awaiting)
+            tell(str(awaiting))
             return
-    say(workspace, REASONS)
+    print_counts(workspace, REASONS)
     path = workspace.path(LEARNED) / FILE
-    learned = load_rubric(path)
-    polarities = list(learned.polarities.values())
-    print(f"{path}: {polarities.count(SAT)} + {polarities.count(DSAT)} items; label by it with RUBRIC={path}")
+    polarities = list(load_rubric(path).polarities.values())
+    tell(f"{path}: {polarities.count(SAT)} + {polarities.count(DSAT)} items; label by it with RUBRIC={path}")

@@ -13,11 +13,13 @@ from drift_data.calibrate.summary import Quality
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.workspace import UserError, Workspace
-from pipelines.recipe import load_recipe
-from pipelines.stages import quality as stage
+from pipelines.stages import calibrate as stage
 
 OPTIONS = CalibrateOptions(min_label=5)
-RECIPE = load_recipe("demo", ["calibrate.min_label=5"])
+SETTINGS = [
+    "calibrate.min_label=5",
+    "offline=false",
+]  # an offline recipe would switch off the Hub for later tests
 
 
 def part(name):
@@ -222,7 +224,7 @@ def test_hostile_logs_names_and_answers_stay_text(tmp_path):
 def test_the_stage_prints_the_figures_and_what_was_left_out(workspace, gold, capsys):
     with Path(gold).open("a") as file:
         file.write("elsewhere,2,SAT,None,0,false\n")
-    stage.calibrate(workspace, RECIPE, gold, "test", None)
+    stage.calibrate(gold, labels="test", work=workspace.root, overrides=SETTINGS)
     said = capsys.readouterr().out
     assert "1 turns of gold.csv are left out: conversation not in the workspace" in said
     assert "thresholds: sat 5 → 5, dsat 5 → 3" in said
@@ -233,7 +235,7 @@ def test_the_stage_prints_the_figures_and_what_was_left_out(workspace, gold, cap
 def test_the_stage_wants_either_gold_or_another_judge(workspace, gold):
     for values in ((None, None), (gold, "other")):
         with pytest.raises(UserError, match=r"Give GOLD=.* or AGAINST="):
-            stage.calibrate(workspace, RECIPE, values[0], "test", values[1])
+            stage.calibrate(*values, labels="test", work=workspace.root, overrides=SETTINGS)
 
 
 def test_present_thresholds_that_are_the_best_are_kept_without_a_second_column(workspace, tmp_path):

@@ -12,7 +12,7 @@ from drift_data.report.figures import read_figures
 from drift_data.report.health import Health, check_health, read_health, read_steps, tabulate_health
 from drift_data.report.options import AlarmOptions
 from drift_data.workspace import MANIFEST, Workspace
-from pipelines.stages.health import show_health
+from pipelines.console import print_health
 
 OPTIONS = AlarmOptions()
 
@@ -63,7 +63,7 @@ def test_an_iteration_of_another_chain_is_stale_and_raises_no_alarm(
     assert rows[1].measured == HEALTH
     assert {check.where for check in check_health(rows, OPTIONS)} <= {"M0", "M0 pairs"}
     assert list(read_figures(workspace, RUN, 1, 1, OPTIONS).steps) == [0]
-    show_health(workspace, RUN, OPTIONS, Console(width=100))
+    print_health(workspace, RUN, OPTIONS, Console(width=100))
     shown = capsys.readouterr().out
     assert "M1, stale" in shown
     assert "`make iter N=1` makes them again" in shown
@@ -135,12 +135,12 @@ def test_what_was_not_measured_is_a_dash() -> None:
 
 def test_the_terminal_shows_the_table_and_every_alarm(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace = sample(tmp_path / "work")
-    show_health(workspace, RUN, OPTIONS, Console(width=100))
+    print_health(workspace, RUN, OPTIONS, Console(width=100))
     shown = capsys.readouterr().out
     assert "0.25 ± 0.01" in shown
     assert "leaks guidance 1" in shown
     assert "▲ M0: replies cut for length: 0.25; alarm > 0.1" in shown
     path = workspace.path(f"runs/{RUN}/iter1/health") / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), "results": measured()}))
-    show_health(workspace, RUN, OPTIONS, Console(width=100))
+    print_health(workspace, RUN, OPTIONS, Console(width=100))
     assert "No alarm in 12 checks." in capsys.readouterr().out

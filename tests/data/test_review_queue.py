@@ -9,7 +9,7 @@ from drift_data import schema
 from drift_data.review.queue import OPEN, Queue
 from drift_data.review.selection import Selection, parse
 from drift_data.workspace import UserError, Workspace
-from pipelines.stages.output import query
+from pipelines.stages.query import query
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_disagreements_come_first_and_a_turn_that_only_one_judge_has_is_none(que
 
 def test_random_order_is_that_of_the_query_to_label(workspace, tmp_path):
     """Whoever labels a file by hand and whoever reviews see the same turns first."""
-    query(workspace, None, "to_label", tmp_path / "turns.csv")
+    query(name="to_label", out=tmp_path / "turns.csv", work=workspace.root)
     lines = (tmp_path / "turns.csv").read_text().splitlines()[1:]
     by_hand = [(name, int(at)) for name, at, *_ in (line.split(",") for line in lines)]
     assert [key for key in by_hand if key in LABELS] == HASHED

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from drift_train.options import MethodName
 from pipelines import reference
+from pipelines.console import print_recipe
 from pipelines.recipe import load_recipe
 from pipelines.reference import FILE, Line, compare, resolved
-from pipelines.stages.recipe import show
 
 PAPER = ["paper-7b", "paper-14b", "ultrafeedback-7b"]
 
@@ -113,7 +113,7 @@ def test_methods_are_shown_as_table_1_has_them() -> None:
 
 
 def test_the_sources_of_the_papers_figures_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    show(load_recipe("paper-7b", ["loop.train.beta=0.2"]), Console(width=200))
+    print_recipe(load_recipe("paper-7b", ["loop.train.beta=0.2"]), Console(width=200))
     shown = capsys.readouterr().out
     rate = next(line for line in shown.splitlines() if "loop.train.learning_rate" in line)
     assert "5e-07" in rate

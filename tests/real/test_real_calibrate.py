@@ -14,8 +14,7 @@ from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
 from drift_data.workspace import Workspace
-from pipelines.recipe import load_recipe
-from pipelines.stages.quality import calibrate
+from pipelines.stages.calibrate import calibrate
 
 pytestmark = [pytest.mark.real, needs_data]
 
@@ -32,7 +31,7 @@ def result(workspace: Workspace, folder: str) -> Quality:
 
 
 def test_every_gold_turn_is_measured_or_left_out_with_a_reason(workspace: Workspace) -> None:
-    calibrate(workspace, load_recipe("demo"), str(GOLD), None, None)
+    calibrate(str(GOLD), work=workspace.root, overrides=["offline=false"])
     quality = result(workspace, "quality/local")
     left_out = quality.match.only_gold
     print(quality.match)
@@ -48,7 +47,7 @@ def test_every_gold_turn_is_measured_or_left_out_with_a_reason(workspace: Worksp
 
 
 def test_a_floor_for_precision_trades_recall(workspace: Workspace) -> None:
-    calibrate(workspace, load_recipe("demo", ["calibrate.min_precision=0.85"]), str(GOLD), None, None)
+    calibrate(str(GOLD), work=workspace.root, overrides=["calibrate.min_precision=0.85", "offline=false"])
     choice = result(workspace, "quality/local").choice
     points = {point.threshold: point for point in choice.curves["DSAT"]}
     assert points[choice.chosen.dsat].precision >= 0.85 or any(
@@ -58,7 +57,7 @@ def test_a_floor_for_precision_trades_recall(workspace: Workspace) -> None:
 
 def test_two_tables_of_one_judge_agree_wholly(workspace: Workspace) -> None:
     label(workspace, LocalJudge(), Thresholds(), "again")
-    calibrate(workspace, load_recipe("demo"), None, "local", "again")
+    calibrate(labels="local", against="again", work=workspace.root, overrides=["offline=false"])
     quality = result(workspace, "quality/local-against-again")
     assert quality.views[0].figures["kappa"].model_dump() == {"value": 1.0, "low": None, "high": None}
     assert quality.choice is None and not quality.other_is_gold

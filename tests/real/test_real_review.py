@@ -14,8 +14,7 @@ from drift_data.labels.reviewer import reviewer
 from drift_data.review.selection import parse
 from drift_data.review.session import Options, Session
 from drift_data.workspace import Workspace
-from pipelines.recipe import load_recipe
-from pipelines.stages.quality import calibrate
+from pipelines.stages.calibrate import calibrate
 
 pytestmark = [
     pytest.mark.real,
@@ -54,7 +53,7 @@ def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
         assert page.locator("#kappa").inner_text() == f"{found.kappa_dsat:.2f}"
     said = [row["label"] for row in rows(workspace, TABLE)]
     assert said == [*judged[:2], "DSAT", "NEUTRAL", "SAT", *judged[5:]]
-    calibrate(workspace, load_recipe("demo"), "human:ann", "local", None)
+    calibrate("human:ann", labels="local", work=workspace.root, overrides=["offline=false"])
     assert "10 of 10 turns of labels/human-ann were decided with the judge's label" in " ".join(
         capsys.readouterr().out.split()
     )

@@ -1,4 +1,4 @@
-"""Which judge labels: makes it from the recipe, with its store, its prices and its budget."""
+"""Makes the judge that a recipe names; one that asks a language model comes with its store, prices and budget."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,24 +29,24 @@ BATCH_FOLDER = "batch"  # request and result files of the Batch API
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What asks a language model needs: the store, the count of tokens and money, and the way there."""
+class LLMAccess:
+    """All that a stage needs to ask a language model."""
 
-    backend: Backend
+    backend: Backend  # sends the requests
     sampling: Sampling
-    store: Store
+    store: Store  # every request and answer of the workspace
     meter: Meter
     counter: TokenCounter
-    price: Price
+    price: Price  # per million tokens
 
 
 @contextmanager
-def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[Asking]:
-    """Open the store of a workspace and a way to the recipe's model.
+def open_llm(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[LLMAccess]:
+    """Open the store of a workspace and the connection to the recipe's language model.
 
     Args:
         workspace: holds the store.
-        options: of the recipe.
+        options: the recipe's group `label`.
         kind: "openai", "vllm" or "batch".
 
     Raises:
@@ -69,31 +69,31 @@ def asking(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator[A
     meter = Meter(price, options.budget, counter.count, batch=kind == "batch")
     with ExitStack() as stack:
         store = stack.enter_context(Store(workspace.root / STORE))
-        backend = _backend(workspace.root, kind, store, meter, options)
+        backend = _make_backend(workspace.root, kind, store, meter, options)
         stack.callback(backend.close)
-        yield Asking(backend, sampling, store, meter, counter, price)
+        yield LLMAccess(backend, sampling, store, meter, counter, price)
 
 
-def once(say: Callable[P, None]) -> Callable[P, None]:
-    """Return what does the same, but only the first time: the passes of a batch run are one piece of work."""
-    done = False
+def run_once(function: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a function so that only its first call has an effect: a batch run makes several passes."""
+    has_run = False
 
-    def first(*args: P.args, **kwargs: P.kwargs) -> None:
-        nonlocal done
-        if not done:
-            say(*args, **kwargs)
-        done = True
+    def run_first_time(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal has_run
+        if not has_run:
+            function(*args, **kwargs)
+        has_run = True
 
-    return first
+    return run_first_time
 
 
-def say_if_unknown(asked: Asking, options: LabelOptions) -> None:
-    """Print that what a model of some server costs is not known, where nobody has said it."""
-    if asked.price == FREE and options.asks != "vllm":
+def print_if_price_unknown(access: LLMAccess, options: LabelOptions) -> None:
+    """Print that a server's model has no price in the recipe; vLLM in this process has none to have."""
+    if access.price == FREE and options.asks != "vllm":
         print(f"price unknown: no label.prices for {options.model}")
 
 
-def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:
+def _make_backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:
     if kind == "vllm":
         from drift_data.llm.vllm import InProcess
 
@@ -107,29 +107,30 @@ def _backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOp
     return Client(store, meter, options.server, options.client)
 
 
-def embedded_judge(workspace: Workspace, options: LabelOptions) -> Judge:
-    """Return a judge that asks nobody: "local" or "dataset"."""
-    return local_judge(workspace, options) if options.judge == "local" else DatasetJudge(workspace)
+def make_embedded_judge(workspace: Workspace, options: LabelOptions) -> Judge:
+    """Return a judge that asks no language model: "local" or "dataset"."""
+    return make_local_judge(workspace, options) if options.judge == "local" else DatasetJudge(workspace)
 
 
-def local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
+def make_local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
     """Return the local judge with the recipe's classifier.
 
     Raises:
         UserError: there is no such classifier.
     """
     path = options.classifier
-    if path is not None and path.name == str(path) and path.suffix != ".npz":  # a bare name
+    if path is not None and path.name == str(path) and path.suffix != ".npz":  # the name of a distilled one
         path = workspace.path(DISTILLED) / path / MODEL_FILE
     return LocalJudge(None if path is None else load_model(path))
 
 
-def llm_judge(workspace: Workspace, asked: Asking, options: LabelOptions) -> LLMJudge | CascadeJudge:
-    """Return the judge that asks by the recipe's rubric: about all turns, or about those the local one is unsure of."""
+def make_llm_judge(workspace: Workspace, access: LLMAccess, options: LabelOptions) -> LLMJudge | CascadeJudge:
+    """Return the judge that asks a language model by the recipe's rubric.
+
+    The judge "cascade" asks about the turns that the local judge is unsure of, every other one about all turns.
+    """
     rubric = load_rubric(options.rubric)
-    llm = LLMJudge(asked.backend, asked.sampling, rubric, options.score)
-    return (
-        CascadeJudge(local_judge(workspace, options), llm, options.cascade)
-        if options.judge == "cascade"
-        else llm
-    )
+    llm = LLMJudge(access.backend, access.sampling, rubric, options.score)
+    if options.judge == "cascade":
+        return CascadeJudge(make_local_judge(workspace, options), llm, options.cascade)
+    return llm

@@ -1,0 +1,56 @@
+"""`make query`: DuckDB over the workspace, with SQL of one's own or a canned query of `pipelines/sql/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.caller import tell
+from pipelines.options import WORK, Work
+
+if TYPE_CHECKING:
+    from drift_data.workspace import Workspace
+
+SQL_FOLDER = Path(__file__).parents[1] / "sql"  # of the canned queries
+
+
+def query(
+    sql: Annotated[str | None, typer.Option(help="SQL over the workspace's views.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A canned query; without SQL and name they are listed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result: .csv, .parquet or .json.")] = None,
+    work: Work = WORK,
+) -> None:
+    """Run DuckDB over the workspace: one view a table."""
+    from drift_data.query.query import canned_queries, save_query, show_query
+    from drift_data.workspace import UserError, Workspace
+
+    workspace = Workspace(work)
+    canned = canned_queries(SQL_FOLDER)
+    if sql is None and name is None:
+        _list_queries(workspace, canned)
+        return
+    if sql is not None and name is not None:
+        raise UserError("Give SQL= or Q=, not both.")
+    if name is not None:
+        if name not in canned:
+            raise UserError(f"There is no canned query {name!r}. There are: {', '.join(canned)}.")
+        sql = canned[name]
+    assert sql is not None
+    if out is None:
+        show_query(workspace, sql)
+    else:
+        print(f"{out}: {save_query(workspace, sql, out):,} rows")
+
+
+def _list_queries(workspace: Workspace, canned: dict[str, str]) -> None:
+    from drift_data.query.query import describe_query, run_query
+
+    tell("Canned queries (Q=name):")
+    for name, sql in canned.items():
+        print(f"  {name:22} {describe_query(sql)}")
+    views = run_query(workspace, "select name from (show tables) order by 1")[0].to_pylist()
+    tell(f'Views (SQL="select … from …"): {", ".join(views)}')

@@ -1,0 +1,25 @@
+"""`make seed`: labels → DSAT examples, SAT examples and DSAT→SAT seed pairs."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.options import RECIPE, WORK, RecipeName, Set, Work, open_workspace
+
+
+def seed(
+    labels: Annotated[
+        str | None, typer.Option(help="Judge whose labels to mine; default: the last made.")
+    ] = None,
+    work: Work = WORK,
+    recipe: RecipeName = RECIPE,
+    overrides: Set = None,
+) -> None:
+    """Mine DSAT examples, SAT examples and DSAT→SAT seed pairs from the labels."""
+    workspace, loaded = open_workspace(work, recipe, overrides)
+    from drift_data.labels.tables import labels_chosen, latest_labels
+    from drift_data.mine.stage import mine
+    from pipelines.console import print_counts
+
+    mine(workspace, labels_chosen(workspace, labels) if labels else latest_labels(workspace), loaded.mine)
+    print_counts(workspace, "dsat", "sat", "seed")
