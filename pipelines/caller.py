@@ -52,7 +52,7 @@ OPTION_OF: Final = {
     "WORK": "--work",
 }
 SWITCHES: Final = frozenset(
-    {"AGAIN", "BLIND", "ESTIMATE", "FINAL", "OFFLINE"}
+    {"AGAIN", "BLIND", "ESTIMATE", "FINAL", "OFFLINE", "OPTIONS"}
 )  # 1 in Make, no value as option
 
 _TARGETS = frozenset(path.stem for path in (Path(__file__).parent / "stages").glob("[a-z]*.py"))

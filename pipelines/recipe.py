@@ -88,7 +88,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(
-                f"SET takes key=value, not {override!r}, e.g. SET='loop.train.learning_rate=1e-6'."
+                f"SET= takes key=value, not {override!r}, e.g. SET='loop.train.learning_rate=1e-6'."
             )
         _assign(values, key.strip().split("."), _scalar(value, override), override)
     try:
@@ -153,12 +153,12 @@ def _scalar(text: str, override: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"SET {override!r}: the value is not YAML: {error}") from error
+        raise UserError(f"SET={override!r}: the value is not YAML: {error}") from error
 
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise UserError(f"SET {override!r}: {key} holds a value, not a group of options.")
+            raise UserError(f"SET={override!r}: {key} holds a value, not a group of options.")
     values[keys[-1]] = value

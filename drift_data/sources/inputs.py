@@ -88,7 +88,7 @@ def raw_files(inputs: Sequence[str]) -> list[RawFile]:
         UserError: nothing is there, or the Hub has no such data set.
     """
     if not inputs:
-        raise UserError("INPUT is empty. Give a file, a folder, a glob or a Hub id: INPUT='logs/*.parquet'.")
+        raise UserError("INPUT= is empty. Give a file, a folder, a glob or a Hub id: INPUT='logs/*.parquet'.")
     on_hub = [name for name in inputs if _is_hub_id(name)]
     if on_hub:
         if len(inputs) > 1:

@@ -207,7 +207,7 @@ def test_an_input_that_is_not_there_is_named(
 
 
 def test_an_empty_input_list_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="INPUT is empty"):
+    with pytest.raises(UserError, match="INPUT= is empty"):
         converted(tmp_path, "wildchat")
 
 

@@ -66,7 +66,7 @@ def test_an_iteration_of_another_chain_is_stale_and_raises_no_alarm(
     print_health(workspace, RUN, OPTIONS, Console(width=100))
     shown = capsys.readouterr().out
     assert "M1, stale" in shown
-    assert "`make iter N=1` makes them again" in shown
+    assert "`drift iter --n 1` makes them again" in shown
     assert "replies cut for length" not in shown
 
 

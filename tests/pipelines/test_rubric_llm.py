@@ -73,7 +73,7 @@ def test_final_goes_on_without_conversations_that_have_no_answer_and_still_asks_
     reason = {"reasons": ["The user says how it was."]}
     first = write(tmp_path / "first.jsonl", [(row, reason) for row in asked(tmp_path, 1)[1:]])
     code, said = rubric("--offline", "--results", first)
-    assert code == 0 and "FINAL=1" in said  # the missing one is asked again
+    assert code == 0 and "--final" in said  # the missing one is asked again
     assert len(asked(tmp_path, 2)) == 1
     code, said = rubric("--offline", "--results", first, "--final")
     assert code == 0 and "(5 more are answered already)" in said
