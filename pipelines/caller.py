@@ -51,9 +51,8 @@ OPTION_OF: Final = {
     "THRESHOLDS": "--thresholds",
     "WORK": "--work",
 }
-SWITCHES: Final = frozenset(
-    {"AGAIN", "BLIND", "ESTIMATE", "FINAL", "OFFLINE", "OPTIONS"}
-)  # 1 in Make, no value as option
+# Their Make variable is 1, and their option takes no value.
+SWITCHES: Final = frozenset({"AGAIN", "BLIND", "ESTIMATE", "FINAL", "OFFLINE", "OPTIONS"})
 
 _TARGETS = frozenset(path.stem for path in (Path(__file__).parent / "stages").glob("[a-z]*.py"))
 _MAKE = re.compile(r"\bmake (\w+)\b")

@@ -106,10 +106,18 @@ def render_tables() -> str:
 
 
 def load_tables() -> dict[str, TableDescription]:
-    """Return name → description of every table, by importing what defines them."""
-    for module in _TABLE_MODULES:
-        importlib.import_module(module)
-    return dict(TABLES)
+    """Return name → description of every table, in the order of the modules that define them."""
+    tables: dict[str, TableDescription] = {}
+    for name in _TABLE_MODULES:
+        schemas = [
+            value for value in vars(importlib.import_module(name)).values() if isinstance(value, pa.Schema)
+        ]
+        tables |= {
+            table: described
+            for table, described in TABLES.items()
+            if table not in tables and described.schema in schemas
+        }
+    return tables
 
 
 def _describe_type(kind: pa.DataType) -> str:
