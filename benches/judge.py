@@ -48,16 +48,17 @@ MEASUREMENTS = (
 def measure(measurement: Measurement, base_url: str, work: Path) -> dict[str, float]:
     """Ask in this process; return seconds, of the clock and of the processor."""
     import drift_data.llm.live.sender  # noqa: F401 loaded with the first request otherwise
-    from drift_data.llm.cost import Meter
+    from drift_data.llm.cost import Spending
     from drift_data.llm.live.client import Client
-    from drift_data.llm.live.options import ClientOptions
+    from drift_data.llm.options import ClientOptions, ServerOptions
     from drift_data.llm.request import Answer, Request, Sampling
-    from drift_data.llm.server import ServerOptions
-    from drift_data.llm.store import FILE, Store
+    from drift_data.llm.store import STORE_FILE, Store
 
     sampling, system = Sampling(model="test"), "s" * SYSTEM_BYTES
 
     class Question:
+        is_needed = False
+
         def __init__(self, number: int) -> None:
             self.request: Request | None = Request(system, f"{number:0{USER_BYTES}}", sampling)
 
@@ -70,8 +71,8 @@ def measure(measurement: Measurement, base_url: str, work: Path) -> dict[str, fl
 
     options = ClientOptions(connections=CONNECTIONS)
     with (
-        Store(work / FILE) as store,
-        Client(store, Meter(), ServerOptions(base_url=base_url), options) as client,
+        Store(work / STORE_FILE) as store,
+        Client(store, Spending(), ServerOptions(base_url=base_url), options) as client,
     ):
         started, worked = time.perf_counter(), time.process_time()
         answered = sum(1 for _ in client.run(questions()))

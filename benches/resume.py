@@ -27,16 +27,15 @@ def opened(work: Path) -> Any:
     """Return workspace, store, judge and client of a work folder."""
     from drift_data.judge.rubric import load_rubric
     from drift_data.judge.spur.judge import LLMJudge
-    from drift_data.llm.cost import Meter
+    from drift_data.llm.cost import Spending
     from drift_data.llm.live.client import Client
-    from drift_data.llm.live.options import ClientOptions
+    from drift_data.llm.options import ClientOptions, ServerOptions
     from drift_data.llm.request import Sampling
-    from drift_data.llm.server import ServerOptions
-    from drift_data.llm.store import FILE, Store
+    from drift_data.llm.store import STORE_FILE, Store
     from drift_data.workspace import Workspace
 
-    workspace, store = Workspace(work), Store(work / FILE)
-    client = Client(store, Meter(), ServerOptions(base_url=URL), ClientOptions())
+    workspace, store = Workspace(work), Store(work / STORE_FILE)
+    client = Client(store, Spending(), ServerOptions(base_url=URL), ClientOptions())
     return workspace, store, LLMJudge(client, Sampling(model="test"), load_rubric())
 
 

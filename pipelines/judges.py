@@ -16,11 +16,11 @@ from drift_data.judge.options import LabelOptions
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.spur.judge import LLMJudge
 from drift_data.llm.backend import Backend
-from drift_data.llm.cost import FREE, Meter, Price
+from drift_data.llm.cost import FREE, Spending
+from drift_data.llm.options import Price
 from drift_data.llm.request import Sampling
-from drift_data.llm.store import FILE as STORE
-from drift_data.llm.store import Store
-from drift_data.llm.tokens import TokenCounter, token_counter
+from drift_data.llm.store import STORE_FILE, Store
+from drift_data.llm.tokens import TokenCounter, choose_token_counter
 from drift_data.workspace import UserError, Workspace
 
 P = ParamSpec("P")
@@ -35,7 +35,7 @@ class LLMAccess:
     backend: Backend  # sends the requests
     sampling: Sampling
     store: Store  # every request and answer of the workspace
-    meter: Meter
+    spending: Spending
     counter: TokenCounter
     price: Price  # per million tokens
 
@@ -65,13 +65,13 @@ def open_llm(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator
         )
     at_openai = kind != "vllm" and options.server.at_openai
     tokenizer = options.tokenizer or (options.model if kind == "vllm" else None)
-    counter = token_counter(options.model, tokenizer, openai=at_openai)
-    meter = Meter(price, options.budget, counter.count, batch=kind == "batch")
+    counter = choose_token_counter(options.model, tokenizer, openai=at_openai)
+    spending = Spending(price, options.budget, counter.count, batch=kind == "batch")
     with ExitStack() as stack:
-        store = stack.enter_context(Store(workspace.root / STORE))
-        backend = _make_backend(workspace.root, kind, store, meter, options)
+        store = stack.enter_context(Store(workspace.root / STORE_FILE))
+        backend = _make_backend(workspace.root, kind, store, spending, options)
         stack.callback(backend.close)
-        yield LLMAccess(backend, sampling, store, meter, counter, price)
+        yield LLMAccess(backend, sampling, store, spending, counter, price)
 
 
 def run_once(function: Callable[P, None]) -> Callable[P, None]:
@@ -93,18 +93,18 @@ def print_if_price_unknown(access: LLMAccess, options: LabelOptions) -> None:
         print(f"price unknown: no label.prices for {options.model}")
 
 
-def _make_backend(root: Path, kind: str, store: Store, meter: Meter, options: LabelOptions) -> Backend:
+def _make_backend(root: Path, kind: str, store: Store, spending: Spending, options: LabelOptions) -> Backend:
     if kind == "vllm":
-        from drift_data.llm.vllm import InProcess
+        from drift_data.llm.vllm import VllmBackend
 
-        return InProcess(store, meter, options.vllm)
+        return VllmBackend(store, spending, options.vllm)
     if kind == "batch":
-        from drift_data.llm.batch.backend import BatchFiles
+        from drift_data.llm.batch.backend import BatchBackend
 
-        return BatchFiles(store, meter, root / BATCH_FOLDER, options.server, options.batch)
+        return BatchBackend(store, spending, root / BATCH_FOLDER, options.server, options.batch)
     from drift_data.llm.live.client import Client
 
-    return Client(store, meter, options.server, options.client)
+    return Client(store, spending, options.server, options.client)
 
 
 def make_embedded_judge(workspace: Workspace, options: LabelOptions) -> Judge:

@@ -8,6 +8,8 @@ from drift_data.llm.request import Answer, Request, Sampling, Schema
 class Question:
     """Asks a text; asks once more, in other words, when the answer is BAD."""
 
+    is_needed = False
+
     def __init__(self, text: str, model: str = "tiny") -> None:
         self.text, self.answer = text, Answer(error="never answered")
         self.sampling = Sampling(model=model, max_tokens=10)

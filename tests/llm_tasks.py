@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drift_data.llm.cost import Meter
+from drift_data.llm.cost import Spending
 from drift_data.llm.live.client import Client
-from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.options import ClientOptions, ServerOptions
 from drift_data.llm.request import Answer, Request, Sampling
-from drift_data.llm.server import ServerOptions
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.store import STORE_FILE, Store
 
 SYSTEM = "Answer briefly."
 
@@ -23,6 +22,8 @@ def request(user: str, system: str = SYSTEM, **sampling: Any) -> Request:
 
 class Question:
     """A task that asks again, in other words, until `good` likes an answer."""
+
+    is_needed = False
 
     def __init__(
         self, user: str, good: Callable[[Answer], bool] = lambda answer: True, **sampling: Any
@@ -46,11 +47,13 @@ def questions(number: int) -> Iterator[Question]:
 
 
 @contextmanager
-def client(base_url: str, folder: Path, meter: Meter | None = None, **options: Any) -> Iterator[Client]:
+def client(base_url: str, folder: Path, spending: Spending | None = None, **options: Any) -> Iterator[Client]:
     """Yield a client that waits only milliseconds between tries, with its store in a folder."""
     quick = {"first_wait": 0.01, "longest_wait": 0.05, "timeout": 5.0, **options}
     with (
-        Store(folder / FILE) as store,
-        Client(store, meter or Meter(), ServerOptions(base_url=base_url), ClientOptions(**quick)) as made,
+        Store(folder / STORE_FILE) as store,
+        Client(
+            store, spending or Spending(), ServerOptions(base_url=base_url), ClientOptions(**quick)
+        ) as made,
     ):
         yield made

@@ -12,12 +12,14 @@ from pydantic.config import JsonDict
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.spur.options import ScoreOptions
-from drift_data.llm.batch.backend import BatchOptions
-from drift_data.llm.cost import Price
-from drift_data.llm.live.options import ClientOptions
-from drift_data.llm.request import SamplingOptions
-from drift_data.llm.server import ServerOptions
-from drift_data.llm.vllm import VllmOptions
+from drift_data.llm.options import (
+    BatchOptions,
+    ClientOptions,
+    LLMSamplingOptions,
+    Price,
+    ServerOptions,
+    VllmOptions,
+)
 
 LLMWay = Literal["openai", "vllm", "batch"]  # how a judge reaches a language model
 _OURS: JsonDict = {"source": "ours"}
@@ -102,7 +104,7 @@ class LabelOptions(BaseModel):
     client: ClientOptions = Field(
         ClientOptions(), description="How many requests are sent at once, and how patiently."
     )
-    sampling: SamplingOptions = Field(SamplingOptions(), description="How the language model answers.")
+    sampling: LLMSamplingOptions = Field(LLMSamplingOptions(), description="How the language model answers.")
     rubric: Path | None = Field(
         None,
         description="YAML file with the rubric's items; null: the shipped 9 + 9 items.",

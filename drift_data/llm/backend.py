@@ -1,7 +1,7 @@
-"""The interface between those who ask (a judge, the rubric learner) and those who send (server, vLLM, batch files).
+"""The interface between those who ask a model (a judge, rubric learning) and those who send (server, vLLM, batch files).
 
-A task is a short exchange: it says what to ask, takes the answer, and may ask again. A backend drives many
-tasks at once, in any order, takes what the store already has from there, and stores what is new.
+A task is a short exchange with the model: it says what to ask, takes the answer, and may ask again. A backend drives
+many tasks at once, in any order. It gives them the answers that the store already has, and stores the new ones.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from drift_data.llm.cost import Meter
+from drift_data.llm.cost import Spending
 from drift_data.llm.request import Answer, Request
 from drift_data.llm.store import Store
 
@@ -18,18 +18,18 @@ class Task(Protocol):
     """An exchange with a model: ask, take the answer, perhaps ask again."""
 
     @property
+    def is_needed(self) -> bool:
+        """Say whether the run comes to nothing without this task: it is asked even where others are given up."""
+
+    @property
     def request(self) -> Request | None:
-        """What to ask next; None when the task is finished."""
+        """Return what to ask next; None when the task is finished."""
 
     def receive(self, answer: Answer) -> None:
         """Take the answer to `request` and decide on the next one. An answer with `error` ends the task."""
 
 
-class Needed:
-    """Marks a task without whose answers the run comes to nothing: it is asked even where others are given up."""
-
-
-T = TypeVar("T", bound=Task)
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 class Backend(Protocol):
@@ -37,28 +37,28 @@ class Backend(Protocol):
 
     @property
     def kind(self) -> str:
-        """How: "openai", "vllm", "batch"."""
+        """Return how requests travel: "openai", "vllm" or "batch"."""
 
-    def run(self, tasks: Iterable[T]) -> Iterator[T]:
+    def run(self, tasks: Iterable[AnyTask]) -> Iterator[AnyTask]:
         """Drive tasks to their end and yield each one finished, in any order.
 
-        Takes tasks as it has room for them, so that any number may come. Two equal requests in flight are
-        sent once.
+        Tasks are taken one by one as there is room for them, so there may be any number. Of two equal requests
+        on their way at the same time, one is sent.
         """
 
     def report(self) -> Mapping[str, Any]:
-        """Return what it took for the manifest: requests sent and found in the store, tokens, price."""
+        """Return what the run took, for the manifest: requests sent and found in the store, tokens, price."""
 
     def close(self) -> None:
-        """Give up what is on its way and let go of what it holds."""
+        """Give up the requests on their way and free connections, files and memory."""
 
 
-def feed_from_store(task: Task, store: Store, meter: Meter) -> bool:
-    """Give a task the answers that the store has; say whether it is finished."""
+def feed_from_store(task: Task, store: Store, spending: Spending) -> bool:
+    """Give a task the answers that the store has; say whether the task is then finished."""
     while (request := task.request) is not None:
         answer = store.get(request.key)
         if answer is None:
             return False
-        meter.found(answer)
+        spending.record_cached(answer)
         task.receive(answer)
     return True

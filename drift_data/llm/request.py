@@ -1,4 +1,4 @@
-"""One request to a language model and what came back. It knows the wire format, not who sends it.
+"""One request to a language model, and its answer.
 
 A request is identified by what determines its answer and by nothing else: the messages' text, the model, the
 sampling parameters and the answer's schema. Where it is sent, when, how often and how patiently does not count.
@@ -13,41 +13,32 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-STOP: Final = "stop"  # finish_reason of a whole answer
-LENGTH: Final = "length"
-CONTENT_FILTER: Final = "content_filter"
-REFUSAL: Final = "refusal"  # ours: the model used the API's own field to decline
+from drift_data.llm.options import LLMSamplingOptions
 
-# Why a task has nothing to show, besides the errors of a backend: finish_reasons that a second try would only
-# repeat, and answers that could not be used however often they were asked for.
+# Finish reasons of an answer.
+STOP: Final = "stop"  # the answer is whole
+LENGTH: Final = "length"  # the answer was cut off at `max_tokens`
+CONTENT_FILTER: Final = "content_filter"  # the server's filter withheld the answer
+REFUSAL: Final = "refusal"  # our own word: the model declined in the API's field `refusal`
+
+# Finish reasons that a second try would only repeat → why the task has no result. Errors of a backend come beside.
 DECLINED: Final = {CONTENT_FILTER: "content_filter", REFUSAL: "model_refused"}
-INVALID: Final = "invalid_answer"
+INVALID: Final = "invalid_answer"  # why a task has no result when none of its answers could be used
 
-Dialect = Literal["openai", "compatible"]
-
-
-class SamplingOptions(BaseModel):
-    """How a model answers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float | None = Field(0.0, ge=0)  # None: not sent, for models that refuse it
-    max_tokens: int = Field(2_000, gt=0)  # of the answer, reasoning included
-    seed: int | None = None
-    extra: dict[str, Any] = {}  # more fields of the request body, such as {"reasoning_effort": "low"}
+Dialect = Literal["openai", "compatible"]  # how a request limits the answer's length, see `Request.body`
 
 
-class Sampling(SamplingOptions):
-    """Which model answers, and how. Everything here determines the answer."""
+class Sampling(LLMSamplingOptions):
+    """Which model answers, and how. All fields determine the answer and are part of a request's key."""
 
     model: str = Field(min_length=1)
 
     @property
     def text(self) -> str:
-        """Return it as canonical JSON."""
-        return canonical(self.model_dump())
+        """Return the fields as canonical JSON."""
+        return canonical_json(self.model_dump())
 
 
 @dataclass(frozen=True)
@@ -59,12 +50,12 @@ class Schema:
 
     @cached_property
     def text(self) -> str:
-        """Return it as canonical JSON."""
-        return canonical({"name": self.name, "schema": self.schema})
+        """Return name and schema as canonical JSON."""
+        return canonical_json({"name": self.name, "schema": self.schema})
 
 
-def closed_object(**properties: object) -> dict[str, object]:
-    """Return the schema of an object that has exactly these properties, as strict structured outputs want it."""
+def make_object_schema(**properties: object) -> dict[str, object]:
+    """Return the JSON schema of an object with exactly these properties, as strict structured outputs need it."""
     return {
         "type": "object",
         "properties": properties,
@@ -81,14 +72,16 @@ class Request:
     user: str
     sampling: Sampling
     schema: Schema | None = None
-    purpose: str = field(default="", compare=False)  # such as "score": for people who read the store
+    purpose: str = field(
+        default="", compare=False
+    )  # "score", "extract" or "fold": for people who read the store
 
     @cached_property
     def key(self) -> str:
-        """Return 64 hex digits over what determines the answer."""
-        digest = _begun(self.system).copy()
+        """Return the SHA-256 of what determines the answer, as 64 hex digits."""
+        digest = _hash_shared_text(self.system).copy()
         for part in (self.user, self.sampling.text, self.schema.text if self.schema else ""):
-            digest.update(_measured(part))
+            digest.update(_encode_with_length(part))
         return digest.hexdigest()
 
     @property
@@ -122,33 +115,34 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. With `error` there is no answer: the request failed for good, and nothing is stored."""
+    """What came back for a request. With `error` the request failed for good, and nothing is stored."""
 
     text: str = ""
     finish_reason: str = STOP
     input_tokens: int = 0
-    cached_tokens: int = 0  # of the input tokens: read from the server's prompt cache
+    cached_tokens: int = 0  # part of the input tokens: those the server read from its prompt cache
     output_tokens: int = 0
     price: float = 0.0  # in the currency of the recipe's prices
-    error: str | None = None  # few distinct values, such as "request_failed", "over_budget": they are counted
-    detail: str | None = None  # of the error, bounded, without secrets
+    # Kind of failure. Runs count failures by kind, so there are few: "request_failed", "over_budget" and such.
+    error: str | None = None
+    detail: str | None = None  # more about the error: bounded, without secrets
 
 
 @lru_cache(16)
-def _begun(system: str) -> hashlib._Hash:
-    """Return the digest of the part that many requests share."""
-    return hashlib.sha256(_measured(system))
+def _hash_shared_text(system: str) -> hashlib._Hash:
+    """Return a hash that has taken in the system message, which many requests share."""
+    return hashlib.sha256(_encode_with_length(system))
 
 
-def _measured(text: str) -> bytes:
-    """Return text behind its length, so that no two lists of texts run together to the same bytes."""
+def _encode_with_length(text: str) -> bytes:
+    """Return a text's bytes behind their number, so that two different lists of texts never give the same bytes."""
     data = text.encode("utf-8", "surrogatepass")
     return len(data).to_bytes(8, "big") + data
 
 
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_CANONICAL_ENCODER: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def canonical(value: Any) -> str:
-    """Return JSON text that is the same for equal values."""
-    return _CANONICAL.encode(value)
+def canonical_json(value: Any) -> str:
+    """Return JSON text that is the same for equal values: keys sorted, no white space."""
+    return _CANONICAL_ENCODER.encode(value)

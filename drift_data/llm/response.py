@@ -1,7 +1,7 @@
-"""Reads what the API returns, a chat completion or an error, into what it means. It knows not how it came.
+"""Reads what an OpenAI-compatible API returns: a chat completion, or an error and what the error means.
 
-What servers add or leave out beside the text is no reason to throw a paid answer away: token counts that cannot
-be read count as not given.
+A paid answer is never thrown away for what a server adds or leaves out beside the text: token counts that cannot be
+read count as not given.
 """
 
 from __future__ import annotations
@@ -13,33 +13,36 @@ from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHan
 
 from drift_data.llm.request import CONTENT_FILTER, REFUSAL, STOP, Answer
 
-PROMPT_TOO_LONG: Final = "prompt_too_long"  # errors of an answer
+# Kinds of failure, as in `Answer.error`.
+PROMPT_TOO_LONG: Final = "prompt_too_long"
 REQUEST_REFUSED: Final = "request_refused"
-_ABORTED: Final = frozenset({"abort", "error"})  # finish reasons of a server that stopped in mid-answer
-_FILTERED: Final = frozenset({"content_filter", "content_policy_violation"})
-_FLAGGED_WORDS: Final = re.compile(r"flagged|moderation|content policy", re.IGNORECASE)
-_TOO_LONG: Final = frozenset(
+_ABORTED_REASONS: Final = frozenset({"abort", "error"})  # finish reasons: the server stopped in mid-answer
+_FILTER_CODES: Final = frozenset({"content_filter", "content_policy_violation"})
+_FILTER_WORDS: Final = re.compile(r"flagged|moderation|content policy", re.IGNORECASE)
+_TOO_LONG_CODES: Final = frozenset(
     {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 )
-# How vLLM, SGLang, llama.cpp, TGI and others say it.
+# The words in which vLLM, SGLang, llama.cpp, TGI and others say that a prompt is too long.
 _TOO_LONG_WORDS: Final = re.compile(
     r"context (length|size|window)|maximum (context|model) length|longer than the (model|maximum)"
     r"|(prompt|input)\b.{0,60}\btoo long",
     re.IGNORECASE,
 )
-_MAY_PASS: Final = frozenset({402, 408, 409, 429})  # of the statuses from 400 to 499
-_MOST_TOKENS: Final = 1 << 40
+_TEMPORARY_STATUSES: Final = frozenset(
+    {402, 408, 409, 429}
+)  # the 4xx statuses after which a request may be answered
+_MAX_TOKENS: Final = 1 << 40  # a token count above this cannot be true
 
 
-def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+def _read_or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     try:
         return read(value)
     except ValidationError:
         return None
 
 
-_Tokens = Annotated[int, Field(ge=0, le=_MOST_TOKENS)]
-_IfReadable = WrapValidator(_or_none)
+_Tokens = Annotated[int, Field(ge=0, le=_MAX_TOKENS)]
+_IfReadable = WrapValidator(_read_or_none)
 
 
 class _Message(BaseModel):
@@ -63,18 +66,18 @@ class _Usage(BaseModel):
 
 
 class Completion(BaseModel):
-    """The parts of a chat completion that count; whatever else a server sends is passed over."""
+    """The parts of a chat completion that are read; whatever else a server sends is ignored."""
 
     choices: list[_Choice] = Field(min_length=1)
     usage: Annotated[_Usage | None, _IfReadable] = None
 
     @property
-    def aborted(self) -> bool:
-        """Say whether the server stopped in mid-answer: the text is no answer."""
-        return self.choices[0].finish_reason in _ABORTED
+    def is_aborted(self) -> bool:
+        """Say whether the server stopped in mid-answer, so that the text must not be used."""
+        return self.choices[0].finish_reason in _ABORTED_REASONS
 
-    def answer(self) -> Answer:
-        """Return it as an answer; without `usage` its tokens are 0."""
+    def to_answer(self) -> Answer:
+        """Return the completion as an answer; without `usage` its token counts are 0."""
         choice, usage = self.choices[0], self.usage
         details = usage.prompt_tokens_details if usage else None
         refusal = choice.message.refusal
@@ -95,8 +98,8 @@ class APIError(BaseModel):
     message: str | None = None
 
 
-def error_of(body: Any) -> APIError:
-    """Return the error in a response's body, whatever its shape."""
+def read_error(body: Any) -> APIError:
+    """Return the error in a response's body, whatever shape the body has."""
     inner = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(inner, dict):
         return APIError(message=str(inner)[:2_000] if inner else None)
@@ -108,12 +111,12 @@ def error_of(body: Any) -> APIError:
     )
 
 
-def refusal_of(error: APIError, status: int | None) -> str | None:
-    """Return what a request is refused for; None when it is not, and may be answered another time.
+def classify_refusal(error: APIError, status: int | None) -> str | None:
+    """Return why a server refuses a request for good; None when the same request may be answered another time.
 
     Args:
         error: what the server says.
-        status: of its response; None: there was none.
+        status: HTTP status of the response; None: there was no response.
 
     Returns:
         CONTENT_FILTER, PROMPT_TOO_LONG or REQUEST_REFUSED.
@@ -122,10 +125,10 @@ def refusal_of(error: APIError, status: int | None) -> str | None:
         {str(value) for value in (error.code, error.type) if value is not None},
         error.message or "",
     )
-    if _FILTERED & codes or (status == 403 and _FLAGGED_WORDS.search(words)):
+    if _FILTER_CODES & codes or (status == 403 and _FILTER_WORDS.search(words)):
         return CONTENT_FILTER
-    if status is not None and (not 400 <= status < 500 or status in _MAY_PASS):
+    if status is not None and (not 400 <= status < 500 or status in _TEMPORARY_STATUSES):
         return None
-    if status == 413 or _TOO_LONG & codes or _TOO_LONG_WORDS.search(words):
+    if status == 413 or _TOO_LONG_CODES & codes or _TOO_LONG_WORDS.search(words):
         return PROMPT_TOO_LONG
     return None if status is None else REQUEST_REFUSED

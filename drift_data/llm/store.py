@@ -1,7 +1,7 @@
-"""The store of all requests and answers: one SQLite file. It knows what was asked and answered, not what it means.
+"""Keeps all requests to language models and their answers in one SQLite file.
 
-An answer is there for good once `put` returns: a process killed right after loses nothing. The system prompts
-and schemas, which thousands of requests share, are kept once. Query it with any SQLite tool, or through the
+An answer is there for good once `put` returns: a process killed right after loses nothing. The system prompts and
+schemas, which thousands of requests share, are kept once. Any SQLite tool can query the file, and so can the
 workspace's `requests` view in DuckDB.
 """
 
@@ -16,9 +16,9 @@ from typing import Final, Self
 from drift_data.llm.request import Answer, Request
 from drift_data.workspace.sqlite import open_versioned, transaction
 
-FILE: Final = "judge.sqlite"
-_VERSION = 1
-_TEXTS: Final = 1_000  # shared texts whose numbers are remembered
+STORE_FILE: Final = "judge.sqlite"
+_LAYOUT_VERSION = 1  # of the tables; a file with another one is refused
+_MAX_REMEMBERED_TEXTS: Final = 1_000  # shared texts whose numbers are held in memory
 _TABLES = """
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE answers (
@@ -51,22 +51,24 @@ class Store:
     """Requests and their answers, by key.
 
     Args:
-        path: of the SQLite file; made when it is not there.
+        path: the SQLite file; made when it is not there.
 
     Raises:
-        UserError: the file is no such store, cannot be opened, or another process holds it.
+        UserError: the file is not a store of requests, cannot be opened, or another process holds it.
         OSError: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # NORMAL: the write-ahead log is with the system when `put` returns, so a killed process loses nothing;
-        # after a power cut the last seconds may be missing, and are asked again.
-        self._database = open_versioned(path, _TABLES, _VERSION, "store of requests", synchronous="NORMAL")
-        self._texts: dict[str, int] = {}
+        # NORMAL: the operating system has the write-ahead log when `put` returns, so a killed process loses nothing.
+        # After a power cut the answers of the last seconds may be missing; they are asked for again.
+        self._database = open_versioned(
+            path, _TABLES, _LAYOUT_VERSION, "store of requests", synchronous="NORMAL"
+        )
+        self._text_numbers: dict[str, int] = {}
 
     def get(self, key: str) -> Answer | None:
-        """Return the stored answer to a request."""
+        """Return the stored answer to a request; None when there is none."""
         row = self._database.execute(
             "SELECT answer, finish_reason, input_tokens, cached_tokens, output_tokens, price FROM answers "
             "WHERE key = ?",
@@ -79,10 +81,16 @@ class Store:
         return self._database.execute("SELECT 1 FROM answers WHERE key = ?", [key]).fetchone() is not None
 
     def put(self, request: Request, answer: Answer, *, backend: str, seconds: float | None = None) -> None:
-        """Keep an answer; one that is there already stays.
+        """Keep an answer. If the request has an answer already, that one stays.
+
+        Args:
+            request: what was asked.
+            answer: what came back.
+            backend: "openai", "vllm" or "batch".
+            seconds: from sending to the answer, the last attempt only; None: unknown.
 
         Raises:
-            ValueError: the answer is an error: those are not kept.
+            ValueError: the answer is an error; errors are not kept.
             OSError: the disk is full; what was kept before can be read.
         """
         if answer.error is not None:
@@ -90,19 +98,19 @@ class Store:
         try:
             self._insert(request, answer, backend, seconds)
         except (sqlite3.Error, OSError):
-            self._texts.clear()  # what was added to the texts has been rolled back
+            self._text_numbers.clear()  # what was added to the texts has been rolled back
             raise
 
     def _insert(self, request: Request, answer: Answer, backend: str, seconds: float | None) -> None:
         sampling = request.sampling
         with transaction(self._database, self.path):
-            system = self._text(request.system)
-            schema = None if request.schema is None else self._text(request.schema.text)
+            system = self._number_text(request.system)
+            schema = None if request.schema is None else self._number_text(request.schema.text)
             self._database.execute(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     request.key,
-                    _storable(answer.text),
+                    _to_storable(answer.text),
                     answer.finish_reason,
                     answer.input_tokens,
                     answer.cached_tokens,
@@ -116,7 +124,7 @@ class Store:
                     sampling.text,
                     system,
                     schema,
-                    _storable(request.user),
+                    _to_storable(request.user),
                 ],
             )
 
@@ -124,16 +132,16 @@ class Store:
         """Return the number of stored answers."""
         return int(self._database.execute("SELECT count(*) FROM answers").fetchone()[0])
 
-    def _text(self, text: str) -> int:
-        """Return the number of a shared text, which is kept at its first use."""
-        text = _storable(text)
-        if text not in self._texts:
+    def _number_text(self, text: str) -> int:
+        """Return the number of a shared text; the text is stored at its first use."""
+        text = _to_storable(text)
+        if text not in self._text_numbers:
             self._database.execute("INSERT OR IGNORE INTO texts (text) VALUES (?)", [text])
             row = self._database.execute("SELECT id FROM texts WHERE text = ?", [text]).fetchone()
-            if len(self._texts) >= _TEXTS:
-                self._texts.clear()
-            self._texts[text] = int(row[0])
-        return self._texts[text]
+            if len(self._text_numbers) >= _MAX_REMEMBERED_TEXTS:
+                self._text_numbers.clear()
+            self._text_numbers[text] = int(row[0])
+        return self._text_numbers[text]
 
     def close(self) -> None:
         """Close the file."""
@@ -148,6 +156,6 @@ class Store:
         self.close()
 
 
-def _storable(text: str) -> str:
+def _to_storable(text: str) -> str:
     """Return text that SQLite can hold: lone surrogates become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

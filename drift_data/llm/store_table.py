@@ -1,4 +1,4 @@
-"""The store of requests as a table that DuckDB and everything else that speaks Arrow can read, as a stream."""
+"""Streams the store of requests as an Arrow table, for DuckDB and everything else that reads Arrow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 # Columns of the store's view `requests`.
-REQUESTS: Final = pa.schema(
+REQUEST_COLUMNS: Final = pa.schema(
     [
         ("key", pa.string()),
         ("purpose", pa.string()),
@@ -31,29 +31,29 @@ REQUESTS: Final = pa.schema(
         ("answered_at", pa.string()),
     ]
 )
-_ROWS: Final = 1_000  # a batch
+_ROWS_PER_BATCH: Final = 1_000
 
 
-class History:
-    """All requests of a store and their answers; each read starts from the beginning.
+class StoredRequests:
+    """All requests of a store with their answers, as an Arrow stream; each read starts from the beginning.
 
     Args:
-        path: of the store's file.
+        path: the store's SQLite file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        reader = pa.RecordBatchReader.from_batches(REQUESTS, self._batches())
+        reader = pa.RecordBatchReader.from_batches(REQUEST_COLUMNS, self._batches())
         return reader.__arrow_c_stream__(requested_schema)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        # DuckDB reads from a thread of its own; the connection is used by one thread at a time.
+        # DuckDB reads from another thread than the one that connects; only one thread at a time uses the connection.
         database = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
         with closing(database):
-            cursor = database.execute(f"SELECT {', '.join(REQUESTS.names)} FROM requests")
-            while rows := cursor.fetchmany(_ROWS):
+            cursor = database.execute(f"SELECT {', '.join(REQUEST_COLUMNS.names)} FROM requests")
+            while rows := cursor.fetchmany(_ROWS_PER_BATCH):
                 columns = zip(*rows, strict=True)
-                arrays = [pa.array(c, f.type) for c, f in zip(columns, REQUESTS, strict=True)]
-                yield pa.RecordBatch.from_arrays(arrays, schema=REQUESTS)
+                arrays = [pa.array(c, f.type) for c, f in zip(columns, REQUEST_COLUMNS, strict=True)]
+                yield pa.RecordBatch.from_arrays(arrays, schema=REQUEST_COLUMNS)

@@ -1,4 +1,4 @@
-"""Counts tokens before anything is sent: with the model's own tokenizer where it can be had, else by rule of thumb."""
+"""Counts tokens before anything is sent: by the model's own tokenizer where there is one, else by rule of thumb."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Final
 
 from drift_data.workspace import UserError
 
-_BYTES: Final = 4  # a token, by rule of thumb: English has 4 to 5, source code and Chinese about 3
-_PER_MESSAGE: Final = 4  # tokens that a chat template adds
+_BYTES_PER_TOKEN: Final = 4  # rule of thumb: English has 4 to 5, source code and Chinese about 3
+_TOKENS_PER_MESSAGE: Final = 4  # what a chat template adds to a message
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """Counts the tokens of a text; `how` says by what means, for the person who reads an estimate."""
+    """A way to count the tokens of a message."""
 
-    count: Callable[[str], int]
-    how: str
+    count: Callable[[str], int]  # a message's text → its tokens, those of the chat template included
+    how: str  # by what means, for people who read an estimate
 
 
-def token_counter(model: str, tokenizer: str | None = None, *, openai: bool = False) -> TokenCounter:
-    """Return the best counter there is for a model.
+def choose_token_counter(model: str, tokenizer: str | None = None, *, openai: bool = False) -> TokenCounter:
+    """Return the most exact counter for a model.
 
     Args:
-        model: its name, as the server knows it.
-        tokenizer: folder with a `tokenizer.json`, such a file, or a Hub id; None: nothing is known.
-        openai: the model is one of OpenAI's, whose tokenizer `tiktoken` has or fetches.
+        model: the model's name, as the server knows it.
+        tokenizer: folder with a `tokenizer.json`, such a file, or a Hub id; None: the user has named none.
+        openai: whether the model is one of OpenAI's, whose tokenizer `tiktoken` has or fetches.
 
     Raises:
         UserError: `tokenizer` cannot be read.
     """
     if tokenizer is not None:
-        return _from_file(tokenizer)
-    counter = _tiktoken(model) if openai else None
+        return _load_tokenizer(tokenizer)
+    counter = _load_tiktoken(model) if openai else None
     return counter or TokenCounter(
-        lambda text: -(-len(text.encode("utf-8", "replace")) // _BYTES) + _PER_MESSAGE,
-        f"{_BYTES} bytes a token, by rule of thumb",
+        lambda text: -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE,
+        f"{_BYTES_PER_TOKEN} bytes a token, by rule of thumb",
     )
 
 
-def _from_file(name: str) -> TokenCounter:
+def _load_tokenizer(name: str) -> TokenCounter:
     from tokenizers import Tokenizer
 
     path = Path(name)
@@ -54,13 +54,13 @@ def _from_file(name: str) -> TokenCounter:
             "(label.tokenizer), or leave it out."
         ) from error
     return TokenCounter(
-        lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + _PER_MESSAGE,
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + _TOKENS_PER_MESSAGE,
         f"the tokenizer {name}",
     )
 
 
-def _tiktoken(model: str) -> TokenCounter | None:
-    """Return the counter of an OpenAI model; None when it is unknown or its file cannot be fetched."""
+def _load_tiktoken(model: str) -> TokenCounter | None:
+    """Return the counter of an OpenAI model; None when tiktoken does not know it or cannot fetch its file."""
     import requests  # what tiktoken fetches with
     import tiktoken
 
@@ -69,6 +69,6 @@ def _tiktoken(model: str) -> TokenCounter | None:
     except (KeyError, requests.RequestException):
         return None
     return TokenCounter(
-        lambda text: len(encoding.encode(text, disallowed_special=())) + _PER_MESSAGE,
+        lambda text: len(encoding.encode(text, disallowed_special=())) + _TOKENS_PER_MESSAGE,
         f"OpenAI's own tokenizer ({encoding.name})",
     )

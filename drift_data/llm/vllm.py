@@ -1,6 +1,7 @@
-"""vLLM in this process: answers requests in rounds, without a server. The only place where drift_data loads vllm.
+"""Answers requests by vLLM in this process, in rounds and without a server.
 
-The engine starts with the first request that the store has no answer to; a finished run starts none.
+This is the only module of `drift_data` that loads vllm. The engine starts with the first request that the store has no
+answer to, so a finished run starts none.
 """
 
 from __future__ import annotations
@@ -12,80 +13,78 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from drift_data.llm.backend import T, feed_from_store
-from drift_data.llm.cost import Meter
+from drift_data.llm.backend import AnyTask, feed_from_store
+from drift_data.llm.cost import Spending
+from drift_data.llm.options import VllmOptions
 from drift_data.llm.request import LENGTH, STOP, Answer, Request
 from drift_data.llm.store import Store
 from drift_data.machine import vllm_cpu_settings
 from drift_data.workspace import UserError
 
 
-class VllmOptions(BaseModel):
-    """How the engine runs."""
+class VllmBackend:
+    """A `Backend` on `vllm.LLM`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_model_len: int = Field(16_384, gt=0, description="tokens of prompt and answer")
-    round: int = Field(512, gt=0, description="requests given to the engine at a time: what a kill repeats")
-    engine: dict[str, Any] = Field({}, description="more settings of vllm.LLM, such as tensor_parallel_size")
-
-
-class InProcess:
-    """A `Backend` on `vllm.LLM`."""
+    Args:
+        store: keeps the answers.
+        spending: counts tokens and money.
+        options: how the engine runs.
+    """
 
     kind = "vllm"
 
-    def __init__(self, store: Store, meter: Meter, options: VllmOptions) -> None:
-        self._store, self._meter, self._options = store, meter, options
+    def __init__(self, store: Store, spending: Spending, options: VllmOptions) -> None:
+        self._store, self._spending, self._options = store, spending, options
         self._engine: Any = None
 
-    def run(self, tasks: Iterable[T]) -> Iterator[T]:
-        """Drive tasks round by round; follow-up requests join the next round."""
-        source, more, going = iter(tasks), True, list[T]()
-        while more or going:
-            while more and len(going) < self._options.round:
+    def run(self, tasks: Iterable[AnyTask]) -> Iterator[AnyTask]:
+        """Drive tasks round by round; what a task asks next joins the next round."""
+        source, has_more, unfinished = iter(tasks), True, list[AnyTask]()
+        while has_more or unfinished:
+            while has_more and len(unfinished) < self._options.round:
                 task = next(source, None)
                 if task is None:
-                    more = False
-                elif feed_from_store(task, self._store, self._meter):
+                    has_more = False
+                elif feed_from_store(task, self._store, self._spending):
                     yield task
                 else:
-                    going.append(task)
-            answers = self._answers({r.key: r for task in going if (r := task.request) is not None})
+                    unfinished.append(task)
+            answers = self._ask({r.key: r for task in unfinished if (r := task.request) is not None})
             open_tasks = []
-            for task in going:
-                assert task.request is not None  # only such tasks are going
-                if task.request.key not in answers:  # its turn comes when it is known what the others cost
+            for task in unfinished:
+                assert task.request is not None  # a task without a request is finished
+                if (
+                    task.request.key not in answers
+                ):  # the budget has no room until the price of this round is known
                     open_tasks.append(task)
                     continue
                 task.receive(answers[task.request.key])
-                if feed_from_store(task, self._store, self._meter):
+                if feed_from_store(task, self._store, self._spending):
                     yield task
                 else:
                     open_tasks.append(task)
-            going = open_tasks
+            unfinished = open_tasks
 
-    def _answers(self, requests: Mapping[str, Request]) -> dict[str, Answer]:
-        """Ask the engine; each answer is in the store before the next round begins.
+    def _ask(self, requests: Mapping[str, Request]) -> dict[str, Answer]:
+        """Ask the engine and return the answers by key; each is in the store before the next round begins.
 
-        A request that the budget has no room for until others are paid has no answer yet.
+        A request for which the budget has no room until others are paid is left out.
         """
         answers: dict[str, Answer] = {}
         asked: list[tuple[Request, list[int]]] = []
         for key, request in requests.items():
-            prompt, room = self._prompt(request), self._options.max_model_len - request.sampling.max_tokens
+            prompt, room = self._tokenize(request), self._options.max_model_len - request.sampling.max_tokens
             if len(prompt) > room:
                 detail = f"{len(prompt)} tokens, where max_model_len leaves room for {room}"
                 answers[key] = Answer(error="prompt_too_long", detail=detail)
-                self._meter.settle(request, answers[key])
-            elif self._meter.reserve(request):
+                self._spending.record(request, answers[key])
+            elif self._spending.reserve(request):
                 asked.append((request, prompt))
-            elif not asked:  # nothing is under way that may come cheaper than it could
+            elif not asked:  # no other request holds money that may come free
                 answers[key] = Answer(error="over_budget")
-                self._meter.over_budget += 1
+                self._spending.over_budget += 1
         started = time.monotonic()
         for (request, prompt), output in zip(asked, self._generate(asked), strict=True):
             reply = output.outputs[0]
@@ -97,24 +96,25 @@ class InProcess:
                 cached_tokens=output.num_cached_tokens or 0,
                 output_tokens=len(reply.token_ids),
             )
-            answer = replace(answer, price=self._meter.priced(answer))
-            seconds = time.monotonic() - started  # of the whole round
+            answer = replace(answer, price=self._spending.price_of(answer))
+            seconds = time.monotonic() - started  # the time that the whole round took
             self._store.put(request, answer, backend=self.kind, seconds=seconds)
-            self._meter.settle(request, answer)
+            self._spending.record(request, answer)
             answers[request.key] = answer
         return answers
 
-    def _prompt(self, request: Request) -> list[int]:
-        """Return the prompt's tokens, by the model's chat template."""
+    def _tokenize(self, request: Request) -> list[int]:
+        """Return the tokens of a prompt, rendered by the model's chat template."""
         options = request.sampling.extra.get("chat_template_kwargs", {})
         tokens: list[int] = (
-            self._loaded(request)
+            self._load_engine(request)
             .get_tokenizer()
             .apply_chat_template(request.messages, add_generation_prompt=True, return_dict=False, **options)
         )
         return tokens
 
     def _generate(self, asked: Sequence[tuple[Request, list[int]]]) -> Sequence[Any]:
+        """Return vLLM's output for each request, in order. The list holds requests with their prompt's tokens."""
         if not asked:
             return ()
         from vllm import SamplingParams
@@ -139,22 +139,27 @@ class InProcess:
         outputs: Sequence[Any] = self._engine.generate(prompts, parameters, use_tqdm=bar)
         return outputs
 
-    def _loaded(self, request: Request) -> Any:
-        """Return the engine, started at the first call."""
+    def _load_engine(self, request: Request) -> Any:
+        """Return the engine; the first call starts it."""
         if self._engine is None:
-            self._engine = _start(request.sampling.model, self._options)
+            self._engine = _start_engine(request.sampling.model, self._options)
         return self._engine
 
     def report(self) -> Mapping[str, Any]:
         """Return requests, tokens and price."""
-        return self._meter.report()
+        return self._spending.report()
 
     def close(self) -> None:
-        """Forget the engine; its memory is free when the process ends."""
+        """Let go of the engine. Its memory is free when the process ends."""
         self._engine = None
 
 
-def _start(model: str, options: VllmOptions) -> Any:
+def _start_engine(model: str, options: VllmOptions) -> Any:
+    """Start `vllm.LLM`.
+
+    Raises:
+        UserError: vllm is not installed, or cannot load the model.
+    """
     try:
         from vllm import LLM
         from vllm.platforms import current_platform
@@ -166,11 +171,11 @@ def _start(model: str, options: VllmOptions) -> Any:
     settings: dict[str, Any] = {
         "model": model,
         "seed": 0,
-        "generation_config": "vllm",  # not the model's own sampling defaults
-        "enable_prefix_caching": True,  # all requests begin alike
+        "generation_config": "vllm",  # ignore the sampling defaults that the model brings
+        "enable_prefix_caching": True,  # all requests begin with the same system message
         "max_model_len": options.max_model_len,
         "disable_log_stats": True,
-        # Compact JSON: a small model can go on with white space until it is cut off.
+        # Compact JSON: where white space is allowed, a small model can write nothing else until it is cut off.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if current_platform.is_cpu():

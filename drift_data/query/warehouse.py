@@ -20,8 +20,8 @@ import duckdb
 import pyarrow as pa
 
 from drift_data.labels.tables import latest_labels
-from drift_data.llm.store import FILE as STORE
-from drift_data.llm.store_table import History
+from drift_data.llm.store import STORE_FILE
+from drift_data.llm.store_table import StoredRequests
 from drift_data.schema import DROPPED, DROPPED_RAW, LABELS, TableName, find_make_command
 from drift_data.workspace import MANIFEST, Manifest, UserError, Workspace
 
@@ -130,8 +130,8 @@ def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     if labels is not None:
         selects["current_labels"] = selects["labels_" + labels.removeprefix("labels/")]
     _create_manifests(connection, folders)
-    if (store := workspace.root / STORE).is_file():
-        connection.register("requests", History(store))
+    if (store := workspace.root / STORE_FILE).is_file():
+        connection.register("requests", StoredRequests(store))
     for name, parts in selects.items():
         try:
             connection.execute(f"CREATE VIEW {identifier(name)} AS {_union(parts)}")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drift_data.chats.safe_text import visible
 from drift_data.judge.rubric import RubricItem
-from drift_data.llm.request import Schema, closed_object
+from drift_data.llm.request import Schema, make_object_schema
 from drift_data.rubric.question import Unusable
 from drift_data.schema import DSAT
 
@@ -48,7 +48,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def reasons_schema() -> Schema:
     """Return the schema of an extraction's answer."""
-    return Schema("reasons", closed_object(reasons={"type": "array", "items": {"type": "string"}}))
+    return Schema("reasons", make_object_schema(reasons={"type": "array", "items": {"type": "string"}}))
 
 
 def items_schema(polarity: str) -> Schema:
@@ -56,7 +56,9 @@ def items_schema(polarity: str) -> Schema:
     fields: dict[str, Any] = {"name": {"type": "string"}, "definition": {"type": "string"}}
     if polarity == DSAT:
         fields["asks_for_change"] = {"type": "boolean"}
-    return Schema("rubric", closed_object(items={"type": "array", "items": closed_object(**fields)}))
+    return Schema(
+        "rubric", make_object_schema(items={"type": "array", "items": make_object_schema(**fields)})
+    )
 
 
 def read_reasons(text: str, most: int, conversation: str) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from drift_data.llm.cost import FREE, Price
+from drift_data.llm.cost import FREE
+from drift_data.llm.options import Price
 from drift_data.llm.request import Sampling
 from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter

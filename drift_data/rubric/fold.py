@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from drift_data.judge.rubric import RubricItem
-from drift_data.llm.backend import Needed
 from drift_data.llm.request import INVALID, Answer, Request, Sampling
 from drift_data.rubric.answer import read_items, taken_names
 from drift_data.rubric.options import LearnOptions
@@ -28,12 +27,14 @@ class Step:
     key: str  # of the request
 
 
-class Fold(Needed):
+class Fold:
     """A `Task`: one request a batch, each with the items that came out of the one before.
 
     A batch that gets no answer that can be used is passed over, and the items stay as they were. A request
     that fails for another reason ends the fold with a `failure`.
     """
+
+    is_needed = True  # without the folds there is no rubric
 
     def __init__(
         self,

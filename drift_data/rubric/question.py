@@ -37,6 +37,8 @@ class Question(Generic[T]):
         faults: what is known to be wrong before the first request.
     """
 
+    is_needed = False
+
     def __init__(
         self,
         ask: Callable[[Sampling, Sequence[str]], Request],

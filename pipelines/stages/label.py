@@ -135,7 +135,8 @@ def _label_by_llm(
     """
     from drift_data.judge.spur.estimate import paid_before
     from drift_data.judge.stage import label as label_turns
-    from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
+    from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
+    from drift_data.llm.server import read_key
     from pipelines.judges import make_llm_judge, run_once
 
     judge = make_llm_judge(workspace, access, options)
@@ -148,16 +149,16 @@ def _label_by_llm(
         # A missing key is an error before the estimate takes its time. A cascade may have nothing to ask: its client
         # looks for the key when there is a request.
         if options.judge == "openai":
-            options.server.key()
+            read_key(options.server)
         _print_estimate(workspace, access, judge, options, drawn)
         if (
             options.budget is not None and options.asks != "batch"
         ):  # the batch backend sees to its budget itself
-            access.meter.foreseen = paid_before(workspace, judge, access.store, drawn)
+            access.spending.known_cached_price = paid_before(workspace, judge, access.store, drawn)
 
     more = again or _has_new_budget(workspace, table, options) or _has_news(workspace, table, options)
     try:
-        in_rounds(
+        run_in_rounds(
             lambda: label_turns(
                 workspace,
                 judge,

@@ -56,7 +56,8 @@ def rubric(
     workspace, loaded = open_workspace(work, recipe, overrides, **named)
     from drift_data.judge.rubric import load_rubric
     from drift_data.labels.tables import labels_chosen
-    from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
+    from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
+    from drift_data.llm.server import read_key
     from drift_data.rubric.estimate import estimate
     from drift_data.rubric.stage import FILE, LEARNED, REASONS, learn_rubric
     from drift_data.schema import DSAT, SAT
@@ -75,7 +76,7 @@ def rubric(
         @run_once
         def announce(extractions: Sequence[Extraction]) -> None:
             if options.asks == "openai":
-                options.server.key()  # a missing key is an error before the estimate takes its time
+                read_key(options.server)  # a missing key is an error before the estimate takes its time
             expected = estimate(
                 extractions,
                 access.sampling,
@@ -89,7 +90,7 @@ def rubric(
             print_if_price_unknown(access, options)
 
         try:
-            in_rounds(
+            run_in_rounds(
                 lambda: learn_rubric(
                     workspace,
                     access.backend,

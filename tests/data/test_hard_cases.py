@@ -19,11 +19,10 @@ from drift_data.judge.spur.exchange import Exchange
 from drift_data.judge.spur.options import WindowOptions
 from drift_data.judge.spur.prompt import Prompts
 from drift_data.judge.spur.windows import windows
-from drift_data.llm.cost import Meter
+from drift_data.llm.cost import Spending
 from drift_data.llm.live.client import Client
-from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.options import ClientOptions, ServerOptions
 from drift_data.llm.request import Answer, Sampling
-from drift_data.llm.server import ServerOptions
 from drift_data.llm.store import Store
 
 GOLD = Path(__file__).parents[1] / "gold"
@@ -88,7 +87,7 @@ def test_a_live_model_gets_nine_of_ten_hard_cases_right(tmp_path: Path) -> None:
     asked = {case["trap"]: exchange(case, model) for case in CASES}
     with (
         Store(tmp_path / "judge.sqlite") as store,
-        Client(store, Meter(), ServerOptions(base_url=server), ClientOptions()) as client,
+        Client(store, Spending(), ServerOptions(base_url=server), ClientOptions()) as client,
     ):
         assert len(list(client.run(asked.values()))) == len(CASES)
     wrong = {case["trap"]: labels(asked[case["trap"]]) for case in CASES}

@@ -10,21 +10,21 @@ import pytest
 from batch_server import echo, expired, failed, result
 from batch_tasks import Question
 
-from drift_data.llm.batch.backend import BatchFiles, BatchOptions
-from drift_data.llm.batch.rounds import AwaitingResults, in_rounds
-from drift_data.llm.cost import Meter, Price
+from drift_data.llm.batch.backend import BatchBackend
+from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
+from drift_data.llm.cost import Spending
+from drift_data.llm.options import BatchOptions, Price, ServerOptions
 from drift_data.llm.request import CONTENT_FILTER, REFUSAL, Answer
-from drift_data.llm.server import ServerOptions
 from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
 
 class Desk:
-    """A store, a meter that lasts for one run, and a folder for the files."""
+    """A store, the spending, which lasts for one run, and a folder for the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder / "batch", Store(folder / "judge.sqlite")
-        self.meter = Meter()
+        self.spending = Spending()
 
     def run(
         self,
@@ -34,12 +34,12 @@ class Desk:
         **options: Any,
     ) -> dict[str, Answer]:
         """One offline run; returns the answers by question."""
-        self.meter = Meter(price or Price(input=0, output=0), budget)
+        self.spending = Spending(price or Price(input=0, output=0), budget)
         wanted = BatchOptions(**{"offline": True, **options})
         specs = [(task.text, task.sampling.model) for task in asked]
-        with BatchFiles(self.store, self.meter, self.folder, ServerOptions(), wanted) as batch:
+        with BatchBackend(self.store, self.spending, self.folder, ServerOptions(), wanted) as batch:
             try:
-                return in_rounds(
+                return run_in_rounds(
                     lambda: {t.text: t.answer for t in batch.run(Question(*spec) for spec in specs)}
                 )
             finally:
@@ -174,7 +174,7 @@ def test_after_an_unfinished_task_nothing_is_handed_out_that_someone_would_hold(
     seen: list[str] = []
     options = BatchOptions(offline=True)
     with (
-        BatchFiles(desk.store, desk.meter, desk.folder, ServerOptions(), options) as batch,
+        BatchBackend(desk.store, desk.spending, desk.folder, ServerOptions(), options) as batch,
         pytest.raises(AwaitingResults),
     ):
         seen.extend(task.text for task in batch.run(asked))
@@ -308,7 +308,7 @@ def test_lines_of_another_party_need_only_custom_id_and_content(desk: Desk, tmp_
     body = {"choices": [{"message": {"content": "four"}}]}
     back = write(tmp_path / "back.jsonl", [{"custom_id": row["custom_id"], "response": {"body": body}}])
     answers = desk.run([Question("one")], Price(input=1_000_000, output=1_000_000), results=(back,))
-    tokens = len("system") + len("one")  # the meter counts characters
+    tokens = len("system") + len("one")  # tokens are counted as characters
     assert answers["one"] == Answer("four", "stop", tokens, 0, 4, price=(tokens + 4) * 0.5)
 
 

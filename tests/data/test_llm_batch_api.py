@@ -14,12 +14,12 @@ import pytest
 from batch_server import CUT, KEY, BatchServer, Body, End, all_answered, batch_server, echo, expired, failed
 from batch_tasks import Question
 
-from drift_data.llm.batch.backend import BatchFiles, BatchOptions
-from drift_data.llm.batch.files import rounds
-from drift_data.llm.batch.rounds import in_rounds
-from drift_data.llm.cost import Meter, Price
+from drift_data.llm.batch.backend import BatchBackend
+from drift_data.llm.batch.files import load_rounds
+from drift_data.llm.batch.rounds import run_in_rounds
+from drift_data.llm.cost import Spending
+from drift_data.llm.options import BatchOptions, Price, ServerOptions
 from drift_data.llm.request import Answer
-from drift_data.llm.server import ServerOptions
 from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
@@ -37,20 +37,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
 def run(server: BatchServer, tmp_path: Path) -> Run:
     def ask(count: int, budget: float | None = None, **options: Any) -> dict[str, Answer]:
         with Store(tmp_path / "judge.sqlite") as store:
-            meter = Meter(Price(input=1_000_000, output=1_000_000), budget)
-            with backend(server, store, meter, **options) as batch:
+            spending = Spending(Price(input=1_000_000, output=1_000_000), budget)
+            with backend(server, store, spending, **options) as batch:
                 texts = [f"question {number}" for number in range(count)]
-                answers = in_rounds(lambda: {t.text: t.answer for t in batch.run(map(Question, texts))})
+                answers = run_in_rounds(lambda: {t.text: t.answer for t in batch.run(map(Question, texts))})
                 ask.report = batch.report()  # type: ignore[attr-defined]
                 return answers
 
     return ask
 
 
-def backend(server: BatchServer, store: Store, meter: Meter, **options: Any) -> BatchFiles:
+def backend(server: BatchServer, store: Store, spending: Spending, **options: Any) -> BatchBackend:
     at = ServerOptions(base_url=server.base_url, api_key_env="BATCH_TEST_KEY")
-    return BatchFiles(
-        store, meter, store.path.parent / "batch", at, BatchOptions(**{"poll_seconds": 0.005, **options})
+    return BatchBackend(
+        store, spending, store.path.parent / "batch", at, BatchOptions(**{"poll_seconds": 0.005, **options})
     )
 
 
@@ -63,7 +63,7 @@ def texts(answers: dict[str, Answer]) -> dict[str, str]:
 
 
 def statuses(folder: Path) -> list[list[str]]:
-    return [[file.status for file in one.state.files] for one in rounds(folder / "batch")]
+    return [[file.status for file in one.state.files] for one in load_rounds(folder / "batch")]
 
 
 def test_files_are_submitted_awaited_and_read_back(server: BatchServer, run: Run, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_files_are_submitted_awaited_and_read_back(server: BatchServer, run: Run
     assert set(server.asked.values()) == {1}
     assert server.batches[0].body["completion_window"] == "24h"
     assert run.report["requests"] == {"sent": 5, "from_store": 0, "failed": 0, "over_budget": 0}  # type: ignore[attr-defined]
-    assert [one.state.closed for one in rounds(tmp_path / "batch")] == [True]
+    assert [one.state.closed for one in load_rounds(tmp_path / "batch")] == [True]
     calls = server.calls.total()
     assert texts(run(5)) == whole(5)  # from the store
     assert server.calls.total() == calls
@@ -84,9 +84,9 @@ def test_text_arrives_as_it_was_asked(server: BatchServer, tmp_path: Path) -> No
     text = "grüße\u2028雪 \r\n--boundary\r\n"
     with (
         Store(tmp_path / "judge.sqlite") as store,
-        backend(server, store, Meter()) as batch,
+        backend(server, store, Spending()) as batch,
     ):
-        answers = in_rounds(lambda: [task.answer.text for task in batch.run([Question(text)])])
+        answers = run_in_rounds(lambda: [task.answer.text for task in batch.run([Question(text)])])
     assert answers == [text.upper()]
 
 
@@ -217,7 +217,7 @@ def test_no_key_is_said_before_anything_is_sent(tmp_path: Path, monkeypatch: pyt
     at = ServerOptions(api_key_env="BATCH_TEST_KEY")
     with (
         Store(tmp_path / "judge.sqlite") as store,
-        BatchFiles(store, Meter(), tmp_path / "batch", at, BatchOptions()) as batch,
+        BatchBackend(store, Spending(), tmp_path / "batch", at, BatchOptions()) as batch,
         pytest.raises(UserError, match=r"set \$BATCH_TEST_KEY"),
     ):
         list(batch.run([Question("one")]))
@@ -269,19 +269,20 @@ def test_batches_of_other_requests_are_not_waited_for(server: BatchServer, run: 
     with pytest.raises(UserError, match="told to fail"):
         run(3)  # stays at the API
     server.plan = all_answered
-    with Store(tmp_path / "judge.sqlite") as store, backend(server, store, Meter()) as batch:
-        answers = in_rounds(lambda: [task.answer.text for task in batch.run([Question("other prompts")])])
+    with Store(tmp_path / "judge.sqlite") as store, backend(server, store, Spending()) as batch:
+        answers = run_in_rounds(lambda: [task.answer.text for task in batch.run([Question("other prompts")])])
     assert answers == ["OTHER PROMPTS"]
-    assert [one.state.closed for one in rounds(tmp_path / "batch")] == [False, True]
+    assert [one.state.closed for one in load_rounds(tmp_path / "batch")] == [False, True]
 
 
 _SCRIPT = """
 import sys
 from pathlib import Path
-from drift_data.llm.batch.backend import BatchFiles, BatchOptions
-from drift_data.llm.batch.rounds import in_rounds
-from drift_data.llm.cost import Meter
-from drift_data.llm.server import ServerOptions
+from drift_data.llm.batch.backend import BatchBackend
+from drift_data.llm.options import BatchOptions
+from drift_data.llm.batch.rounds import run_in_rounds
+from drift_data.llm.cost import Spending
+from drift_data.llm.options import ServerOptions
 from drift_data.llm.store import Store
 from batch_tasks import Question
 folder = Path(sys.argv[1])
@@ -289,10 +290,10 @@ at = ServerOptions(base_url=sys.argv[2], api_key_env="BATCH_TEST_KEY")
 options = BatchOptions(poll_seconds=0.005, requests_per_file=2)
 with (
     Store(folder / "judge.sqlite") as store,
-    BatchFiles(store, Meter(), folder / "batch", at, options) as batch,
+    BatchBackend(store, Spending(), folder / "batch", at, options) as batch,
 ):
     texts = [f"question {number}" for number in range(7)]
-    found = in_rounds(lambda: {t.text: t.answer.text for t in batch.run(map(Question, texts))})
+    found = run_in_rounds(lambda: {t.text: t.answer.text for t in batch.run(map(Question, texts))})
 import json
 print(json.dumps(found))
 """

@@ -15,12 +15,11 @@ import pytest
 from llm_server import Body, Cut, Fault, LLMServer, Reply
 from llm_tasks import Question, client, questions, request
 
-from drift_data.llm.cost import Meter, Price
-from drift_data.llm.live.client import Client, _Crowd
-from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.cost import Spending
+from drift_data.llm.live.client import Client, _InFlight
+from drift_data.llm.options import ClientOptions, Price, ServerOptions
 from drift_data.llm.request import Answer, Schema
-from drift_data.llm.server import ServerOptions
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.store import STORE_FILE, Store
 from drift_data.workspace import UserError
 
 
@@ -69,11 +68,11 @@ def test_nothing_stored_is_asked_again(tmp_path: Path) -> None:
         client(server.base_url, tmp_path) as made,
     ):
         first = {task.user: task.answer for task in made.run(questions(50))}
-        meter = Meter()
-        with client(server.base_url, tmp_path, meter) as made:
+        spending = Spending()
+        with client(server.base_url, tmp_path, spending) as made:
             second = {task.user: task.answer for task in made.run(questions(60))}
     assert server.received == 60
-    assert (meter.sent, meter.stored) == (10, 50)
+    assert (spending.sent, spending.stored) == (10, 50)
     assert {user: second[user] for user in first} == first
 
 
@@ -96,15 +95,15 @@ def test_follow_up_is_asked_and_stored(tmp_path: Path) -> None:
 
 
 def test_equal_requests_on_their_way_are_sent_once(tmp_path: Path) -> None:
-    meter = Meter(price=Price(input=1e6, output=0))
+    spending = Spending(price=Price(input=1e6, output=0))
     with (
         LLMServer(lambda body, count: Reply(delay=0.1)) as server,
-        client(server.base_url, tmp_path, meter) as made,
+        client(server.base_url, tmp_path, spending) as made,
     ):
         done = list(made.run(Question(f"question {place % 3}") for place in range(12)))
     assert (server.received, len(done)) == (3, 12)
     assert len({task.answer.text for task in done}) == 3
-    assert (meter.sent, meter.stored, meter.spent_before) == (3, 9, 0)
+    assert (spending.sent, spending.stored, spending.spent_before) == (3, 9, 0)
 
 
 def test_tasks_are_taken_as_there_is_room(tmp_path: Path) -> None:
@@ -117,21 +116,21 @@ def test_tasks_are_taken_as_there_is_room(tmp_path: Path) -> None:
 
 
 def test_tokens_and_price_come_from_the_answer(tmp_path: Path) -> None:
-    meter = Meter(price=Price(input=1_000_000, output=2_000_000, cached_input=500_000))
+    spending = Spending(price=Price(input=1_000_000, output=2_000_000, cached_input=500_000))
     with (
         LLMServer(lambda body, count: Reply("x" * 40, cached_tokens=4)) as server,
-        client(server.base_url, tmp_path, meter) as made,
+        client(server.base_url, tmp_path, spending) as made,
     ):
         (task,) = made.run([Question("u" * 85)])
     # 15 characters of system, 85 of user: 25 tokens at four characters each, of them 4 cached; 10 for the answer
     assert task.answer == Answer("x" * 40, "stop", 25, 4, 10, price=21 * 1 + 4 * 0.5 + 10 * 2)
-    assert meter.spent_now == task.answer.price
+    assert spending.spent_now == task.answer.price
 
 
 def test_tokens_are_counted_for_a_server_that_does_not(tmp_path: Path) -> None:
     with (
         LLMServer(lambda body, count: Reply("four", usage=False)) as server,
-        client(server.base_url, tmp_path, Meter(count_tokens=len)) as made,
+        client(server.base_url, tmp_path, Spending(count_tokens=len)) as made,
     ):
         (task,) = made.run([Question("why")])
     assert (task.answer.input_tokens, task.answer.output_tokens) == (15 + 3, 4)
@@ -153,17 +152,17 @@ def test_tokens_that_cannot_be_read_cost_no_answer(usage: object, tmp_path: Path
     raw = json.dumps({"choices": [choice], "usage": usage}).encode()
     with (
         LLMServer(lambda body, count: Fault(200, raw=raw)) as server,
-        client(server.base_url, tmp_path, Meter(count_tokens=len)) as made,
+        client(server.base_url, tmp_path, Spending(count_tokens=len)) as made,
     ):
         (task,) = made.run([Question("why")])
     assert (task.answer.text, task.answer.input_tokens, task.answer.output_tokens) == ("four", 15 + 3, 4)
 
 
 def test_no_more_tokens_are_cached_than_were_sent(tmp_path: Path) -> None:
-    meter = Meter(price=Price(input=1_000_000, output=0, cached_input=0))
+    spending = Spending(price=Price(input=1_000_000, output=0, cached_input=0))
     with (
         LLMServer(lambda body, count: Reply("four", cached_tokens=1_000)) as server,
-        client(server.base_url, tmp_path, meter) as made,
+        client(server.base_url, tmp_path, spending) as made,
     ):
         (task,) = made.run([Question("why")])
     assert task.answer.cached_tokens == task.answer.input_tokens and task.answer.price == 0
@@ -171,13 +170,13 @@ def test_no_more_tokens_are_cached_than_were_sent(tmp_path: Path) -> None:
 
 def test_budget_is_kept_and_used_up(tmp_path: Path) -> None:
     # Each request may cost 100 tokens of answer, and costs 1: room for many more than the first guess.
-    meter = Meter(price=Price(input=0, output=1_000_000), budget=150, count_tokens=len)
-    with LLMServer(lambda body, count: "four") as server, client(server.base_url, tmp_path, meter) as made:
+    spending = Spending(price=Price(input=0, output=1_000_000), budget=150, count_tokens=len)
+    with LLMServer(lambda body, count: "four") as server, client(server.base_url, tmp_path, spending) as made:
         done = list(made.run(questions(100)))
     answered = [task for task in done if task.answer.error is None]
     assert {task.answer.error for task in done} == {None, "over_budget"}
     assert len(answered) == 51  # after 51 only 99 are left: the next could cost 100
-    assert (meter.spent_now, meter.over_budget) == (51, 49)
+    assert (spending.spent_now, spending.over_budget) == (51, 49)
 
 
 def test_text_that_is_no_unicode_is_sent_nonetheless(tmp_path: Path) -> None:
@@ -207,7 +206,7 @@ def test_stopping_early_leaves_nothing_open(tmp_path: Path) -> None:
             time.sleep(0.01)
         assert server.connections == 0
         gc.collect()
-    with Store(tmp_path / FILE) as store:
+    with Store(tmp_path / STORE_FILE) as store:
         assert store.count() >= 5
 
 
@@ -274,13 +273,13 @@ def test_interrupt_at_a_bad_moment_is_an_interrupt_and_nothing_else(
         return True
 
     if where == "while closing":
-        disperse = _Crowd.disperse
+        cancel_all = _InFlight.cancel_all
 
-        async def closing(crowd: _Crowd[Question]) -> None:
+        async def closing(in_flight: _InFlight[Question]) -> None:
             interrupt()
-            await disperse(crowd)
+            await cancel_all(in_flight)
 
-        monkeypatch.setattr(_Crowd, "disperse", closing)
+        monkeypatch.setattr(_InFlight, "cancel_all", closing)
     with LLMServer(latency=0.01) as server:
         with client(server.base_url, tmp_path) as made, pytest.raises(KeyboardInterrupt):
             list(made.run([Question("first", good=good), *questions(50 * (where != "while closing"))]))
@@ -301,7 +300,7 @@ def test_kill_repeats_at_most_what_was_on_its_way(tmp_path: Path) -> None:
             process.communicate()
         with client(server.base_url, tmp_path, connections=8) as made:
             assert len(list(made.run(questions(needed)))) == needed
-        with Store(tmp_path / FILE) as store:
+        with Store(tmp_path / STORE_FILE) as store:
             stored = store.count()
     assert server.received <= stored + kills * 8
     assert max(server.counts.values()) <= 1 + kills
@@ -324,8 +323,8 @@ def test_what_cannot_be_a_key_is_told_and_not_shown(
 def test_key_is_asked_for_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with (
-        Store(tmp_path / FILE) as store,
-        Client(store, Meter(), ServerOptions(), ClientOptions()) as made,
+        Store(tmp_path / STORE_FILE) as store,
+        Client(store, Spending(), ServerOptions(), ClientOptions()) as made,
         pytest.raises(UserError, match=r"set \$OPENAI_API_KEY"),
     ):
         list(made.run(questions(1)))

@@ -12,9 +12,10 @@ import pytest
 from llm_server import Action, Body, Cut, Fault, Hang, LLMServer, Reply
 from llm_tasks import Question, client, questions
 
-from drift_data.llm.cost import Meter, Price
-from drift_data.llm.live.errors import retry_after
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.cost import Spending
+from drift_data.llm.live.errors import read_retry_after
+from drift_data.llm.options import Price
+from drift_data.llm.store import STORE_FILE, Store
 from drift_data.workspace import UserError
 
 KEY = "sk-loopbackKeyThatMayAsk0123456789"
@@ -96,12 +97,12 @@ def test_throttled_request_is_not_given_up_for_its_number_of_tries(tmp_path: Pat
 
 
 def test_request_that_always_fails_fails_alone(tmp_path: Path) -> None:
-    meter = Meter(price=Price(input=1, output=1), budget=1.0)
+    spending = Spending(price=Price(input=1, output=1), budget=1.0)
     with (
         LLMServer(
             lambda body, count: Fault(500, "engine \x1b[31mdied") if "7" in asked(body) else None
         ) as server,
-        client(server.base_url, tmp_path, meter, tries=3) as made,
+        client(server.base_url, tmp_path, spending, tries=3) as made,
     ):
         done = {task.user: task.answer for task in made.run(questions(20))}
     failed = {user for user, answer in done.items() if answer.error}
@@ -109,8 +110,8 @@ def test_request_that_always_fails_fails_alone(tmp_path: Path) -> None:
     assert done["question 7"].error == "request_failed"
     assert done["question 7"].detail == r"status 500: engine \x1b[31mdied"
     assert server.counts["question 7"] == 3
-    assert meter.failed == 2 and not meter.waiting
-    with Store(tmp_path / FILE) as store:
+    assert spending.failed == 2 and not spending.has_reserved
+    with Store(tmp_path / STORE_FILE) as store:
         assert store.count() == 18
 
 
@@ -182,7 +183,7 @@ def test_right_key_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with LLMServer(key=KEY) as server, client(server.base_url, tmp_path) as made:
         assert [task.answer.error for task in made.run(questions(3))] == [None] * 3
-    assert KEY not in (tmp_path / FILE).read_bytes().decode("latin-1")
+    assert KEY not in (tmp_path / STORE_FILE).read_bytes().decode("latin-1")
 
 
 def test_key_that_a_server_repeats_is_cut_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +269,7 @@ def test_server_that_goes_away_ends_the_run_and_what_was_answered_is_kept(tmp_pa
             UserError, match=r"cannot be reached .* Is the server up\? What was answered is kept"
         ):
             list(running)
-    with Store(tmp_path / FILE) as store:
+    with Store(tmp_path / STORE_FILE) as store:
         assert store.count() >= 20
 
 
@@ -316,8 +317,8 @@ def test_full_disk_ends_the_run_and_what_was_answered_can_be_read(tmp_path: Path
         tests = str(Path(__file__).parents[1])
         command = [*mount, script, str(disk), sys.executable, "-c", FULL, server.base_url, str(disk), tests]
         ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert ended.stdout == f"28 {disk / FILE}\n"
-    with Store(tmp_path / FILE) as store:
+    assert ended.stdout == f"28 {disk / STORE_FILE}\n"
+    with Store(tmp_path / STORE_FILE) as store:
         assert 20 < store.count() <= server.received <= store.count() + 32
 
 
@@ -334,7 +335,7 @@ def test_full_disk_ends_the_run_and_what_was_answered_can_be_read(tmp_path: Path
     ],
 )
 def test_retry_after_is_read(headers: dict[str, str], seconds: float) -> None:
-    assert retry_after(headers) == seconds
+    assert read_retry_after(headers) == seconds
 
 
 def test_request_that_is_put_off_for_too_long_is_given_up(tmp_path: Path) -> None:

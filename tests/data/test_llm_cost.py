@@ -3,7 +3,8 @@
 import pytest
 from llm_tasks import SYSTEM, request
 
-from drift_data.llm.cost import Meter, Price
+from drift_data.llm.cost import Spending
+from drift_data.llm.options import Price
 from drift_data.llm.request import Answer
 
 
@@ -14,37 +15,37 @@ def test_price_is_per_million_tokens_and_cached_ones_are_part_of_the_input() -> 
     assert Price(input=2, output=8).of(1_000_000, 400_000, 0) == 2  # no price for cached ones: as others
 
 
-def meter(budget: float) -> Meter:
+def spending(budget: float) -> Spending:
     # One token a character, and a price of 1 a token of the answer, which has at most 100.
-    return Meter(price=Price(input=0, output=1_000_000), budget=budget)
+    return Spending(price=Price(input=0, output=1_000_000), budget=budget)
 
 
 def test_requests_on_their_way_count_with_the_most_they_can_cost() -> None:
-    counted = meter(250)
+    counted = spending(250)
     assert counted.reserve(request("a")) and counted.reserve(request("b"))
     assert not counted.reserve(request("c"))
-    assert counted.waiting
-    counted.settle(request("a"), Answer("x", output_tokens=1, price=1.0))
+    assert counted.has_reserved
+    counted.record(request("a"), Answer("x", output_tokens=1, price=1.0))
     assert counted.reserve(request("c"))
 
 
 def test_failure_frees_what_was_set_aside_and_costs_nothing() -> None:
-    counted = meter(100)
+    counted = spending(100)
     assert counted.reserve(request("a"))
-    counted.settle(request("a"), Answer(error="request_failed"))
-    assert (counted.failed, counted.spent_now, counted.waiting) == (1, 0, False)
+    counted.record(request("a"), Answer(error="request_failed"))
+    assert (counted.failed, counted.spent_now, counted.has_reserved) == (1, 0, False)
     assert counted.reserve(request("b"))
 
 
 def test_stored_answers_count_towards_the_budget() -> None:
-    counted = meter(150)
-    counted.found(Answer("x", price=60))
+    counted = spending(150)
+    counted.record_cached(Answer("x", price=60))
     assert not counted.reserve(request("a"))
-    assert (counted.spent_before, counted.waiting) == (60, False)
+    assert (counted.spent_before, counted.has_reserved) == (60, False)
 
 
 def test_user_message_counts_too() -> None:
-    counted = Meter(price=Price(input=1_000_000, output=0), budget=len(SYSTEM) + 5)
+    counted = Spending(price=Price(input=1_000_000, output=0), budget=len(SYSTEM) + 5)
     assert not counted.reserve(request("123456"))
     assert counted.reserve(request("12345"))
 
@@ -56,26 +57,26 @@ def test_system_message_is_counted_once_and_the_user_message_only_while_money_is
         texts.append(text)
         return len(text)
 
-    counted = Meter(price=Price(input=0, output=1_000_000), budget=150, count_tokens=count)
+    counted = Spending(price=Price(input=0, output=1_000_000), budget=150, count_tokens=count)
     assert counted.reserve(request("a"))
     assert not any(counted.reserve(request(f"b{number}")) for number in range(1_000))
     assert texts == [SYSTEM, "a"]
 
 
 def test_no_budget_is_no_limit() -> None:
-    counted = Meter(price=Price(input=10, output=10))
+    counted = Spending(price=Price(input=10, output=10))
     assert all(counted.reserve(request(str(number))) for number in range(100))
-    assert not counted.waiting
+    assert not counted.has_reserved
 
 
 def test_report_adds_up() -> None:
-    counted = meter(1_000)
+    counted = spending(1_000)
     answer = Answer("x", "stop", 10, 4, 2)
-    answer = Answer("x", "stop", 10, 4, 2, counted.priced(answer))
+    answer = Answer("x", "stop", 10, 4, 2, counted.price_of(answer))
     for user in "ab":
         assert counted.reserve(request(user))
-        counted.settle(request(user), answer)
-    counted.found(answer)
+        counted.record(request(user), answer)
+    counted.record_cached(answer)
     assert counted.report() == {
         "requests": {"sent": 2, "from_store": 1, "failed": 0, "over_budget": 0},
         "tokens": {"input": 20, "cached_input": 8, "output": 4},

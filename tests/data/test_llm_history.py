@@ -3,7 +3,7 @@
 import pytest
 
 from drift_data.llm.request import Answer, Request, Sampling, Schema
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.store import STORE_FILE, Store
 from drift_data.query.query import run_query
 from drift_data.workspace import UserError, Workspace
 
@@ -16,7 +16,7 @@ def ask(store: Store, number: int) -> None:
 
 
 def test_requests_can_be_queried_more_than_once_in_one_query(tmp_path):
-    with Store(tmp_path / FILE) as store:
+    with Store(tmp_path / STORE_FILE) as store:
         for number in range(2_500):
             ask(store, number)
         workspace = Workspace(tmp_path)
@@ -28,7 +28,7 @@ def test_requests_can_be_queried_more_than_once_in_one_query(tmp_path):
 
 
 def test_answers_that_come_while_a_query_is_open_do_not_disturb_it(tmp_path):
-    with Store(tmp_path / FILE) as store:
+    with Store(tmp_path / STORE_FILE) as store:
         ask(store, 1)
         workspace = Workspace(tmp_path)
         assert run_query(workspace, "FROM requests").num_rows == 1

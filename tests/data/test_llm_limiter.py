@@ -30,7 +30,7 @@ class World:
         """Let time pass until so many answers have come, with at most `most` requests to send at once."""
         target = self.answers + answers
         while self.answers < target:
-            while len(self.events) < most and (taken := self.limiter.take_now()) is not None:
+            while len(self.events) < most and (taken := self.limiter.acquire_now()) is not None:
                 self.sent += 1
                 seconds = self.seconds(len(self.events) + 1)
                 event = (self.now + (seconds or 0.001), self.sent, taken, seconds is not None)
@@ -41,10 +41,10 @@ class World:
             self.now, _, taken, answered = heapq.heappop(self.events)
             if answered:
                 self.answers += 1
-                self.limiter.answered()
+                self.limiter.release_answered()
             else:
                 self.refusals += 1
-                self.limiter.refused(taken)
+                self.limiter.release_refused(taken)
             self.limits.append(self.limiter.limit)
 
 
@@ -62,23 +62,23 @@ def test_limit_starts_at_a_maximum_below_eight() -> None:
 
 def test_refusals_of_one_round_trip_halve_the_limit_once() -> None:
     limiter = Limiter(64, clock=(clock := Clock()))
-    taken = [limiter.take_now() for _ in range(8)]
+    taken = [limiter.acquire_now() for _ in range(8)]
     clock.now = 0.2
     for moment in taken:
         assert moment is not None
-        limiter.refused(moment)
+        limiter.release_refused(moment)
     assert (limiter.limit, limiter.taken) == (4, 0)
     clock.now = 0.3
-    moment = limiter.take_now()
+    moment = limiter.acquire_now()
     assert moment == 0.3
     clock.now = 0.5
-    limiter.refused(moment)
+    limiter.release_refused(moment)
     assert limiter.limit == 2
 
 
 def test_after_a_refusal_it_grows_by_one_a_round() -> None:
     world = World(64, lambda there: 0.2)
-    world.limiter.refused(world.limiter.take_now() or 0.0)
+    world.limiter.release_refused(world.limiter.acquire_now() or 0.0)
     world.run(2 * 4 + 2 * 5 + 2 * 6)  # where there are few places, a round takes each of them twice
     assert list(dict.fromkeys(world.limits)) == [4, 5, 6, 7]
 
@@ -125,14 +125,14 @@ def test_limit_that_is_not_used_does_not_grow() -> None:
 
 def test_wait_that_the_server_asks_for_stops_everything() -> None:
     limiter = Limiter(8, clock=(clock := Clock()))
-    moment = limiter.take_now()
+    moment = limiter.acquire_now()
     assert moment is not None
-    limiter.refused(moment, wait=3)
-    assert limiter.take_now() is None
+    limiter.release_refused(moment, wait=3)
+    assert limiter.acquire_now() is None
     clock.now = 2.9
-    assert limiter.take_now() is None
+    assert limiter.acquire_now() is None
     clock.now = 3.1
-    assert limiter.take_now() == 3.1
+    assert limiter.acquire_now() == 3.1
 
 
 def test_server_that_takes_less_than_one_at_a_time_is_asked_less_often() -> None:
@@ -163,13 +163,13 @@ def test_those_who_wait_get_a_place_in_their_turn() -> None:
         limiter, order = Limiter(2), list[int]()
 
         async def one(number: int) -> None:
-            moment = await limiter.take()
+            moment = await limiter.acquire()
             order.append(number)
             await asyncio.sleep(0.001)
             if number == 3:
-                limiter.refused(moment, wait=0.05)
+                limiter.release_refused(moment, wait=0.05)
             else:
-                limiter.answered()
+                limiter.release_answered()
 
         started = time.monotonic()
         await asyncio.gather(*(one(number) for number in range(12)))

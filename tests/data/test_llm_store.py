@@ -22,7 +22,7 @@ from llm_tasks import request
 
 from drift_data.llm import store as store_module
 from drift_data.llm.request import Answer, Request, Sampling, Schema
-from drift_data.llm.store import _TABLES, _VERSION, Store
+from drift_data.llm.store import _LAYOUT_VERSION, _TABLES, Store
 from drift_data.workspace import UserError
 from drift_data.workspace.sqlite import open_versioned
 
@@ -199,6 +199,6 @@ def test_store_that_two_make_at_once_is_made_once(tmp_path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         second = threads.submit(lambda: Store(path).close())
         time.sleep(0.3)  # it has seen a file without tables, and waits to make them
-        for statement in f"{_TABLES} PRAGMA user_version = {_VERSION}; COMMIT".split(";"):
+        for statement in f"{_TABLES} PRAGMA user_version = {_LAYOUT_VERSION}; COMMIT".split(";"):
             other.execute(statement)
         second.result(timeout=10)

@@ -14,12 +14,11 @@ import yaml
 from llm_server import LLMServer, Reply
 
 from drift_data.judge.rubric import dump_rubric, load_rubric
-from drift_data.llm.cost import Meter, Price
+from drift_data.llm.cost import Spending
 from drift_data.llm.live.client import Client
-from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.options import ClientOptions, Price, ServerOptions
 from drift_data.llm.request import Sampling
-from drift_data.llm.server import ServerOptions
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.store import STORE_FILE, Store
 from drift_data.query.query import run_query
 from drift_data.rubric.options import LearnOptions
 from drift_data.rubric.stage import FOLDS, LEARNED, REASONS, learn_rubric
@@ -105,10 +104,10 @@ def run(tmp_path):
         path.write_text(raw if raw is not None else "".join(json.dumps(c) + "\n" for c in chats))
         with contextlib.ExitStack() as stack:
             server = server or stack.enter_context(LLMServer(answer))
-            store = stack.enter_context(Store(workspace.root / FILE))
-            meter = Meter(PRICE, budget)
+            store = stack.enter_context(Store(workspace.root / STORE_FILE))
+            spending = Spending(PRICE, budget)
             at, how = ServerOptions(base_url=server.base_url), ClientOptions(connections=CONNECTIONS)
-            client = stack.enter_context(Interrupted(store, meter, at, how))
+            client = stack.enter_context(Interrupted(store, spending, at, how))
             client.stop_at = stop_at
             inputs = [] if labels else [str(path)]
             learn_rubric(workspace, client, SAMPLING, LearnOptions(**options), inputs=inputs, labels=labels)
@@ -180,7 +179,7 @@ def test_an_interrupted_run_goes_on_without_asking_again_what_was_answered(run, 
         with pytest.raises(KeyboardInterrupt):
             run(chats, server=server, stop_at=stop_at)
         assert run.workspace.manifest(LEARNED) is None
-        with Store(run.workspace.root / FILE) as store:
+        with Store(run.workspace.root / STORE_FILE) as store:
             answered, received = store.count(), server.received
         assert stop_at <= answered and received - answered <= CONNECTIONS
         workspace = run(chats, server=server)

@@ -13,7 +13,7 @@ from scoring_model import asked_messages, scoring_answer
 from test_label_llm import PRICES, Drift, write_chats, write_results
 
 from drift_data.chats.order import SAMPLE, rank
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.store import STORE_FILE, Store
 
 CHATS = {
     "a": ["Add 2 and 2", "5", "That is wrong", "4", "Thank you", "Welcome", "try again"],
@@ -265,7 +265,7 @@ def test_request_files_hold_the_uncertain_turns_and_answers_come_back(drift: Kno
     assert {judge for key, judge in judges(drift).items() if key in UNCERTAIN} == {"batch:test"}
     labelled = drift.workspace.require("labels/cascade").made_by["labelled"]
     assert sorted(labelled.values()) == [4, 5]  # of the last pass, not of all
-    with Store(drift.work / FILE) as store, LLMServer(scoring_answer) as server:
+    with Store(drift.work / STORE_FILE) as store, LLMServer(scoring_answer) as server:
         assert store.count() == 3
         cascade(drift, server)  # what files have answered is not asked over the wire
         assert server.received == 0

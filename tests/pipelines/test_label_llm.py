@@ -14,7 +14,7 @@ from scoring_model import asked_messages, judged, scoring_answer
 
 import pipelines.__main__ as cli
 from drift_data.chats.order import SAMPLE, rank
-from drift_data.llm.store import FILE, Store
+from drift_data.llm.store import STORE_FILE, Store
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 
@@ -391,7 +391,7 @@ def test_request_files_go_out_and_answers_of_another_party_come_back(drift: Drif
     code, said = drift("label", *batch, "--results", results)
     assert code == 0, said
     assert drift.labels("batch") == LABELLED
-    with Store(drift.work / FILE) as store:
+    with Store(drift.work / STORE_FILE) as store:
         assert store.count() == 3
     with LLMServer(scoring_answer) as server:  # what the files have answered is not asked over the wire
         assert drift.label(server)[0] == 0 and server.received == 0

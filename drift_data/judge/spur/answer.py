@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from drift_data.judge.rubric import Rubric
-from drift_data.llm.request import Schema, closed_object
+from drift_data.llm.request import Schema, make_object_schema
 
 # What the user does in a message. Naming it first makes a judge tell a repair from an extension.
 Act = Literal[
@@ -95,18 +95,18 @@ def schema(rubric: Rubric, turns: Sequence[int]) -> Schema:
     It uses only what every server with structured outputs knows: objects without further properties, all of
     them required, arrays, and enumerations.
     """
-    item = closed_object(
+    item = make_object_schema(
         name={"type": "string", "enum": [item.name for item in rubric.items]},
         strength={"type": "integer", "enum": list(_STRENGTHS)},
     )
-    turn = closed_object(
+    turn = make_object_schema(
         turn={"type": "integer", "enum": list(turns)},
         act={"type": "string", "enum": list(get_args(Act))},
         items={"type": "array", "items": item},
         evidence={"type": "string"},
         refusal={"type": "string", "enum": list(get_args(Refusal))},
     )
-    return Schema("satisfaction", closed_object(turns={"type": "array", "items": turn}))
+    return Schema("satisfaction", make_object_schema(turns={"type": "array", "items": turn}))
 
 
 def read_answer(text: str, open_turns: Mapping[int, str], items: Mapping[str, str]) -> Reading:

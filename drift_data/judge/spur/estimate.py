@@ -18,7 +18,8 @@ from drift_data.judge.spur.exchange import Exchange
 from drift_data.judge.spur.prompt import Prompts
 from drift_data.labels.sample import Sample, conversation_batches
 from drift_data.llm.backend import feed_from_store
-from drift_data.llm.cost import FREE, Meter, Price
+from drift_data.llm.cost import FREE, Spending
+from drift_data.llm.options import Price
 from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter
 from drift_data.schema import TableName
@@ -139,11 +140,11 @@ def estimate(
 
 def paid_before(workspace: Workspace, judge: Asker, store: Store, sample: Sample | None = None) -> float:
     """Return the price of the answers that the store has for a labelling: a budget counts them from the start."""
-    meter = Meter()
+    spending = Spending()
     for _, conversations in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):
         for exchange in judge.exchanges([conversations]):
-            feed_from_store(exchange, store, meter)
-    return meter.spent_before
+            feed_from_store(exchange, store, spending)
+    return spending.spent_before
 
 
 def _even(workspace: Workspace, total: int, sample: Sample | None) -> Iterator[pa.RecordBatch]:

@@ -20,6 +20,8 @@ class Exchange:
         tries: answers that are asked for at most.
     """
 
+    is_needed = False  # a turn may stay without a label
+
     def __init__(
         self, window: Window, prompts: Prompts, rubric: Rubric, sampling: Sampling, tries: int
     ) -> None:

@@ -1,1 +1,1 @@
-"""Requests as files: the OpenAI Batch API, or anybody who answers the files, in rounds."""
+"""Asks by files: the OpenAI Batch API, or anybody who answers files in its format, in rounds."""

@@ -1,7 +1,7 @@
-"""Sends request files through the Batch API and fetches what comes back. It knows files, not requests.
+"""Sends request files through the Batch API and fetches what comes back.
 
-What is done is written down before and after each step that must not be done twice: a process that is killed
-and started again finds its batches, by id or by the mark that it put into a batch's metadata.
+The state is saved before and after each step that must not be done twice. So a process that is killed and started
+again finds its batches, by their id or by the id of its own that it put into a batch's metadata.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from drift_data.chats.safe_text import visible
-from drift_data.llm.batch.files import URL, RequestFile, Round
-from drift_data.llm.server import ServerOptions
+from drift_data.llm.batch.files import ENDPOINT, RequestFile, Round
+from drift_data.llm.options import ServerOptions
+from drift_data.llm.server import read_key
 from drift_data.machine import MAX_SERVER_WORDS, hide_key
 from drift_data.workspace import UserError, replaced_file
 
@@ -29,28 +30,28 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types import Batch
 
-ENDED: Final = frozenset({"completed", "expired", "cancelled", "failed"})
-_MARK: Final = "drift_submission"  # key of the metadata
-_LOOK_BACK: Final = 2_000  # batches that are looked through for a lost one
-_NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_QUEUE_FULL: Final = "token_limit_exceeded"
-_SHORTEST_WAIT: Final = 2.0  # seconds
-_GROWTH: Final = 1.5
-_RETRIES: Final = 6  # of one call
-_LOST_LOOKS: Final = 60  # in a row, before the API counts as gone
-_TIMEOUT: Final = 600.0  # seconds
+_ENDED_STATUSES: Final = frozenset({"completed", "expired", "cancelled", "failed"})
+_SUBMISSION_KEY: Final = "drift_submission"  # key in a batch's metadata, for our own id
+_MAX_BATCHES_SEARCHED: Final = 2_000  # the newest ones, in search of one whose id is not known
+_NO_CREDIT_CODES: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_QUEUE_FULL_CODE: Final = "token_limit_exceeded"
+_FIRST_WAIT_SECONDS: Final = 2.0  # between two looks at the API
+_WAIT_GROWTH: Final = 1.5  # factor, after a look that found nothing new
+_RETRIES_PER_CALL: Final = 6
+_MAX_FAILED_LOOKS: Final = 60  # in a row, before the API counts as gone
+_TIMEOUT_SECONDS: Final = 600.0  # for one call
 
 
-class Later(Exception):
-    """The API takes nothing more now: its queue for the account is full, or it is asked too often."""
+class TryLater(Exception):
+    """The API takes no file now: its queue for the account is full, or it gets too many calls."""
 
 
 class Unreachable(UserError):
-    """The API cannot be reached, or fails by itself."""
+    """The API cannot be reached, or answers with an error of its own."""
 
 
 @dataclass
-class Sent:
+class SentFile:
     """A request file of a round that is to be sent or is at the API."""
 
     round: Round
@@ -58,21 +59,21 @@ class Sent:
 
     @property
     def path(self) -> Path:
-        """Return where the file is."""
+        """Return the file's path."""
         return self.round.folder / self.file.name
 
-    def note(self, **changes: str | None) -> None:
-        """Change the file's state and write it down."""
+    def save_state(self, **changes: str | None) -> None:
+        """Change the file's state and save it."""
         for name, value in changes.items():
             setattr(self.file, name, value)
         self.round.save()
 
 
 class BatchAPI:
-    """The part of the API that batches need.
+    """The calls of the API that batches need.
 
     Args:
-        server: where it is.
+        server: where the API is.
 
     Raises:
         UserError: there is no key.
@@ -81,54 +82,57 @@ class BatchAPI:
     def __init__(self, server: ServerOptions) -> None:
         from openai import OpenAI
 
-        self._server, self._key = server, server.key()
+        self._server, self._key = server, read_key(server)
         self._client: OpenAI = OpenAI(
-            api_key=self._key, base_url=server.url, max_retries=_RETRIES, timeout=_TIMEOUT
+            api_key=self._key, base_url=server.url, max_retries=_RETRIES_PER_CALL, timeout=_TIMEOUT_SECONDS
         )
 
-    def find(self, sent: Sent) -> None:
-        """Look for the batch of a file whose sending was cut short, and note what is found."""
-        with self._told(sent):
-            for batch in islice(self._client.batches.list(limit=100), _LOOK_BACK):
-                if sent.file.submission and (batch.metadata or {}).get(_MARK) == sent.file.submission:
-                    sent.note(status="submitted", batch=batch.id)
+    def find(self, sent: SentFile) -> None:
+        """Look for the batch of a file whose sending was cut short, and save whether there is one."""
+        with self._explained_errors(sent):
+            for batch in islice(self._client.batches.list(limit=100), _MAX_BATCHES_SEARCHED):
+                if (
+                    sent.file.submission
+                    and (batch.metadata or {}).get(_SUBMISSION_KEY) == sent.file.submission
+                ):
+                    sent.save_state(status="submitted", batch=batch.id)
                     return
-        sent.note(status="written", submission=None)
+        sent.save_state(status="written", submission=None)
 
-    def submit(self, sent: Sent) -> None:
+    def submit(self, sent: SentFile) -> None:
         """Upload a file and make a batch of it.
 
         Raises:
-            Later: the API has no room for it now.
+            TryLater: the API has no room for the file now.
         """
-        with self._told(sent):
+        with self._explained_errors(sent):
             if sent.file.upload is None:
                 with sent.path.open("rb") as file:
-                    sent.note(
+                    sent.save_state(
                         upload=self._client.files.create(file=(sent.file.name, file), purpose="batch").id
                     )
-            sent.note(status="submitting", submission=uuid4().hex)
-            # One try: a second one after a cut connection could make the batch twice.
+            sent.save_state(status="submitting", submission=uuid4().hex)
+            # One try only: another one, after a cut connection, could make the batch twice.
             batch = self._client.with_options(max_retries=0).batches.create(
                 completion_window="24h",
-                endpoint=URL,
+                endpoint=ENDPOINT,
                 input_file_id=str(sent.file.upload),
                 metadata={
-                    _MARK: str(sent.file.submission),
+                    _SUBMISSION_KEY: str(sent.file.submission),
                     "file": f"{sent.round.folder.name}/{sent.file.name}",
                 },
             )
-            sent.note(status="submitted", batch=batch.id)
+            sent.save_state(status="submitted", batch=batch.id)
 
-    def retrieve(self, sent: Sent) -> Batch:
-        """Return the batch of a file as it stands."""
-        with self._told(sent):
+    def retrieve(self, sent: SentFile) -> Batch:
+        """Return the present state of a file's batch."""
+        with self._explained_errors(sent):
             return self._client.batches.retrieve(str(sent.file.batch))
 
-    def fetch(self, sent: Sent, batch: Batch) -> None:
-        """Download answers and failures of a batch that has ended; what there is of them."""
-        targets = sent.round.paths_of(sent.file)
-        with self._told(sent):
+    def fetch(self, sent: SentFile, batch: Batch) -> None:
+        """Download the answers and the failures of a batch that has ended, where there are any."""
+        targets = sent.round.result_paths(sent.file)
+        with self._explained_errors(sent):
             for file_id, target in zip((batch.output_file_id, batch.error_file_id), targets, strict=True):
                 if file_id:
                     with (
@@ -136,15 +140,15 @@ class BatchAPI:
                         self._client.files.with_streaming_response.content(file_id) as response,
                     ):
                         response.stream_to_file(part)
-        sent.note(status="collected")
+        sent.save_state(status="collected")
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     @contextmanager
-    def _told(self, sent: Sent) -> Iterator[None]:
-        """Turn the API's errors into ones for the user, without the key."""
+    def _explained_errors(self, sent: SentFile) -> Iterator[None]:
+        """Turn the API's errors into errors for the user, without the key."""
         from httpx2 import HTTPError
         from openai import APIConnectionError, APIStatusError, InternalServerError, RateLimitError
 
@@ -154,14 +158,14 @@ class BatchAPI:
             yield
         except (APIConnectionError, InternalServerError, HTTPError) as error:
             raise Unreachable(
-                f"{self._server.host} cannot be reached ({self._shown(str(error))}). {go_on}"
+                f"{self._server.host} cannot be reached ({self._clean_words(str(error))}). {go_on}"
             ) from error
         except RateLimitError as error:
-            if error.code in _NO_MONEY:
+            if error.code in _NO_CREDIT_CODES:
                 raise UserError(
                     f"{self._server.host} says that the account has no credit left ({error.code}). Mend it there. {go_on}"
                 ) from error
-            raise Later(self._shown(error.message)) from error
+            raise TryLater(self._clean_words(error.message)) from error
         except APIStatusError as error:
             if error.status_code in (401, 403):
                 raise UserError(
@@ -169,40 +173,40 @@ class BatchAPI:
                     f"and what it may do. {go_on}"
                 ) from None  # the API's own words repeat parts of the key
             raise UserError(
-                f"{self._server.host} refuses {where}, status {error.status_code}: {self._shown(error.message)}. {go_on}"
+                f"{self._server.host} refuses {where}, status {error.status_code}: {self._clean_words(error.message)}. {go_on}"
             ) from error
 
-    def _shown(self, text: str) -> str:
+    def _clean_words(self, text: str) -> str:
         return visible(hide_key(text, self._key), MAX_SERVER_WORDS)
 
 
-class Sender:
+class BatchRunner:
     """Sends files, waits for their batches, and fetches what comes back.
 
     Args:
         api: the connection.
-        files: to send, or at the API already.
-        wait: longest time between two looks, in seconds.
-        queue_tokens: prompt tokens that may be at the API at once; None: it will say so itself.
-        patience: how long a file is offered to a full queue while nothing else is at the API, in seconds.
+        files: the files to send, and those that are at the API already.
+        wait: most seconds between two looks at the API.
+        queue_tokens: most prompt tokens at the API at once; None: the API says when that is reached.
+        patience: seconds for which a file is offered to a full queue while no other file of the run is at the API.
     """
 
     def __init__(
-        self, api: BatchAPI, files: Sequence[Sent], wait: float, queue_tokens: int | None, patience: float
+        self, api: BatchAPI, files: Sequence[SentFile], wait: float, queue_tokens: int | None, patience: float
     ) -> None:
         self._api, self._open = api, list(files)
         self._wait, self._queue_tokens, self._patience = wait, queue_tokens, patience
-        self._done: Counter[str] = Counter()  # requests by file
-        self._refusals, self._refused_since, self._not_before = 0, 0.0, 0.0
-        self._lost = 0  # looks in a row that did not get through
+        self._answered: Counter[str] = Counter()  # path of a file → requests that the API is done with
+        self._refusals, self._full_since, self._next_try_at = 0, 0.0, 0.0
+        self._failed_looks = 0  # looks in a row that did not reach the API
 
-    def drive(self) -> None:
-        """Send what is written, wait for all, fetch everything.
+    def run(self) -> None:
+        """Send the files, wait for all batches and fetch their results.
 
         Raises:
             UserError: the API refuses a file or the key, is gone, or someone has cancelled a batch.
         """
-        shortest, cancelled = min(_SHORTEST_WAIT, self._wait), list[str]()
+        shortest, cancelled = min(_FIRST_WAIT_SECONDS, self._wait), list[str]()
         delay, total = shortest, sum(sent.file.requests for sent in self._open)
         with tqdm(total=total, desc="batch", unit=" req", mininterval=0.5, file=sys.stderr) as bar:
             while self._open:
@@ -211,8 +215,8 @@ class Sender:
                 time.sleep(delay)
                 ended = [batch for sent in list(self._open) if (batch := self._look(sent)) is not None]
                 cancelled += [batch.id for batch in ended if batch.status == "cancelled"]
-                bar.update(self._done.total() - bar.n)
-                delay = shortest if ended else min(self._wait, delay * _GROWTH)
+                bar.update(self._answered.total() - bar.n)
+                delay = shortest if ended else min(self._wait, delay * _WAIT_GROWTH)
         if cancelled:
             raise UserError(
                 f"Someone cancelled {', '.join(cancelled)} at the API. What was answered is kept; run the same "
@@ -226,51 +230,59 @@ class Sender:
             if sent.file.status == "submitted":
                 continue
             room = self._queue_tokens is None or queued + sent.file.tokens <= self._queue_tokens
-            if not room or time.monotonic() < self._not_before:
+            if not room or time.monotonic() < self._next_try_at:
                 return
             try:
                 if sent.file.status == "submitting":
                     self._api.find(sent)
                 if sent.file.status == "written":
                     self._api.submit(sent)
-            except Later as later:
+            except TryLater as later:
                 self._put_off(sent, str(later))
                 return
             queued += sent.file.tokens
 
-    def _look(self, sent: Sent) -> Batch | None:
-        """Look after a file at the API; return its batch when that has ended and is fetched."""
+    def _look(self, sent: SentFile) -> Batch | None:
+        """Look at a file's batch; return the batch when it has ended and its results are fetched."""
         if sent.file.status != "submitted":
             return None
         try:
             batch = self._api.retrieve(sent)
             counts = batch.request_counts
-            self._done[str(sent.path)] = (counts.completed + counts.failed) if counts else 0
-            ended = batch.status in ENDED and self._end(sent, batch)
-        except (Later, Unreachable) as error:
-            self._lost += 1
-            if self._lost > _LOST_LOOKS:
+            self._answered[str(sent.path)] = (counts.completed + counts.failed) if counts else 0
+            ended = batch.status in _ENDED_STATUSES and self._collect(sent, batch)
+        except (TryLater, Unreachable) as error:
+            self._failed_looks += 1
+            if self._failed_looks > _MAX_FAILED_LOOKS:
                 raise UserError(str(error)) from error
             return None
-        self._lost = 0
+        self._failed_looks = 0
         if not ended:
             return None
         self._open.remove(sent)
-        self._done[str(sent.path)] = sent.file.requests
-        self._refusals, self._refused_since, self._not_before = 0, 0.0, 0.0  # the queue has room again
+        self._answered[str(sent.path)] = sent.file.requests
+        self._refusals, self._full_since, self._next_try_at = (
+            0,
+            0.0,
+            0.0,
+        )  # the ended batch has left the queue
         return batch
 
-    def _end(self, sent: Sent, batch: Batch) -> bool:
-        """Fetch what an ended batch has brought; False when the file has to be sent again."""
+    def _collect(self, sent: SentFile, batch: Batch) -> bool:
+        """Fetch the results of an ended batch; return False when its file has to be sent again.
+
+        Raises:
+            UserError: the API refuses what the file holds.
+        """
         if batch.status != "failed":
             self._api.fetch(sent, batch)
             return True
         errors = (batch.errors.data if batch.errors else None) or []
-        if any(error.code == _QUEUE_FULL for error in errors):
-            sent.note(status="written", batch=None, submission=None)
-            self._put_off(sent, next((error.message for error in errors if error.message), _QUEUE_FULL))
+        if any(error.code == _QUEUE_FULL_CODE for error in errors):
+            sent.save_state(status="written", batch=None, submission=None)
+            self._put_off(sent, next((error.message for error in errors if error.message), _QUEUE_FULL_CODE))
             return False
-        sent.note(status="failed")
+        sent.save_state(status="failed")
         told = "; ".join(
             f"{f'line {error.line}: ' if error.line else ''}{error.message or error.code}"
             for error in errors[:3]
@@ -280,20 +292,24 @@ class Sender:
             "Check the model's name and parameters and run again: the file will be written and sent anew."
         )
 
-    def _put_off(self, sent: Sent, words: str) -> None:
-        """Send a file later that the API does not take now; each time a longer while later."""
+    def _put_off(self, sent: SentFile, words: str) -> None:
+        """Have a file sent later that the API does not take now; the pause doubles each time, up to 16 times `wait`.
+
+        Raises:
+            UserError: the queue has been full for longer than `patience`.
+        """
         now, words = time.monotonic(), visible(words, MAX_SERVER_WORDS)
         if any(other.file.status == "submitted" for other in self._open):
-            self._refused_since = 0.0
-        self._refused_since = self._refused_since or now
-        if now - self._refused_since > self._patience:
+            self._full_since = 0.0
+        self._full_since = self._full_since or now
+        if now - self._full_since > self._patience:
             raise UserError(
                 f"The API has had no room for {sent.path} (about {sent.file.tokens:,} tokens) for "
                 f"{self._patience / 3600:.1f} h: {words}. Run the same command again later, or in smaller files: "
                 "tell the tool the account's limit of enqueued tokens."
             )
         pause = self._wait * 2 ** min(self._refusals, 4)
-        self._refusals, self._not_before = self._refusals + 1, now + pause
+        self._refusals, self._next_try_at = self._refusals + 1, now + pause
         tqdm.write(
             f"The API does not take {sent.path} now ({words}). It is sent again in {pause:,.0f} s, or when another "
             "batch has ended.",

@@ -1,7 +1,7 @@
-"""Request files of the Batch API, and the folders they are kept in, round by round. It opens no connection.
+"""Writes and reads request files of the Batch API, and the folders in which they are kept, round by round.
 
-A round is a folder `round-001`, `round-002`, … with `requests-00000.jsonl`, …, what came back, and `round.json`,
-which says what became of each file. A folder appears whole or not at all.
+A round is a folder `round-001`, `round-002`, … with `requests-00000.jsonl`, …, the results that came back, and
+`round.json`, which says what became of each file. A folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from drift_data.llm.request import Request
 from drift_data.workspace import UserError, replaced_file
 
-URL: Final = "/v1/chat/completions"
-STATE: Final = "round.json"
-_NEW: Final = ".new"
-_START: Final = b'{"custom_id": "'
-_KEY_LENGTH: Final = 64
+ENDPOINT: Final = "/v1/chat/completions"  # what each line of a request file asks
+ROUND_FILE: Final = "round.json"
+_UNFINISHED: Final = ".new"  # folder of a round that is being written
+_LINE_START: Final = b'{"custom_id": "'  # of each line of a request file; the request's key follows
+_KEY_LENGTH: Final = 64  # hex digits
+# Characters that some tools take for the end of a line, though JSON does not → as JSON escapes.
 _LINE_BREAKS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
@@ -37,12 +38,12 @@ class RequestFile(BaseModel):
     name: str
     sha256: str
     requests: int
-    tokens: int  # of the prompts, estimated
-    most: float  # what its answers can cost
+    tokens: int  # of all its prompts together, estimated
+    most: float  # the most that its answers can cost
     status: Literal["written", "submitting", "submitted", "collected", "failed"] = "written"
     upload: str | None = None  # the API's id of the uploaded file
-    submission: str | None = None  # ours: written into the batch's metadata, to find it by
-    batch: str | None = None  # the API's id
+    submission: str | None = None  # our own id, written into the batch's metadata to find the batch by
+    batch: str | None = None  # the API's id of the batch
 
 
 class RoundState(BaseModel):
@@ -51,7 +52,7 @@ class RoundState(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     files: list[RequestFile]
-    closed: bool = False  # everything that was asked has been answered or given up: only history
+    closed: bool = False  # every request has been answered or given up; the round is only history
 
 
 @dataclass
@@ -62,89 +63,92 @@ class Round:
     state: RoundState
 
     def save(self) -> None:
-        """Write the state; it is with the disk when this returns."""
-        with replaced_file(self.folder / STATE) as part:
+        """Write the state to the disk."""
+        with replaced_file(self.folder / ROUND_FILE) as part:
             part.write_text(self.state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    def results(self) -> list[Path]:
-        """Return what has come back whole: result and error files of the collected batches."""
-        numbers = [_number(file) for file in self.state.files if file.status == "collected"]
-        paths = [path for number in numbers for path in self.result_paths(number)]
+    def list_results(self) -> list[Path]:
+        """Return the result and error files of the batches that were fetched to the end."""
+        collected = [file for file in self.state.files if file.status == "collected"]
+        paths = [path for file in collected for path in self.result_paths(file)]
         return [path for path in paths if path.is_file()]
 
-    def result_paths(self, number: str) -> tuple[Path, Path]:
-        """Return where the answers and the failures of a file go."""
+    def result_paths(self, file: RequestFile) -> tuple[Path, Path]:
+        """Return where the answers to a file's requests go, and where the failures go."""
+        number = _file_number(file)
         return self.folder / f"results-{number}.jsonl", self.folder / f"errors-{number}.jsonl"
 
-    def paths_of(self, file: RequestFile) -> tuple[Path, Path]:
-        """Return where the answers and the failures of a file go."""
-        return self.result_paths(_number(file))
 
-
-def _number(file: RequestFile) -> str:
+def _file_number(file: RequestFile) -> str:
     return file.name.removeprefix("requests-").removesuffix(".jsonl")
 
 
-def rounds(folder: Path) -> list[Round]:
+def load_rounds(folder: Path) -> list[Round]:
     """Return the rounds in a folder, the oldest first.
 
     Raises:
-        UserError: one of them cannot be read.
+        UserError: a round's state cannot be read.
     """
     found = []
-    for path in sorted(folder.glob("round-*"), key=_round_number):
+    for path in sorted(folder.glob("round-*"), key=_parse_round_number):
         try:
-            state = RoundState.model_validate_json((path / STATE).read_bytes())
+            state = RoundState.model_validate_json((path / ROUND_FILE).read_bytes())
         except (OSError, ValidationError) as error:
             raise UserError(
-                f"{path / STATE} cannot be read: {error}. Move {path} away: its requests will be written again."
+                f"{path / ROUND_FILE} cannot be read: {error}. Move {path} away: its requests will be written again."
             ) from error
         found.append(Round(path, state))
     return found
 
 
-def _round_number(path: Path) -> int:
+def _parse_round_number(path: Path) -> int:
     number = path.name.removeprefix("round-")
     return int(number) if number.isdecimal() else 0
 
 
-def keys(path: Path) -> Iterator[str]:
+def read_keys(path: Path) -> Iterator[str]:
     """Yield the `custom_id` of each request in a file."""
     with path.open("rb") as file:
         for line in file:
-            if line.startswith(_START):
-                yield line[len(_START) : len(_START) + _KEY_LENGTH].decode()
+            if line.startswith(_LINE_START):
+                yield line[len(_LINE_START) : len(_LINE_START) + _KEY_LENGTH].decode()
 
 
-def request_line(request: Request) -> bytes:
+def make_request_line(request: Request) -> bytes:
     """Return a request as a line of a request file, readable by people and by anything that splits lines."""
-    line = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body("openai")}
+    line = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": request.body("openai")}
     text = json.dumps(line, ensure_ascii=False).translate(_LINE_BREAKS)
     return text.encode("utf-8", "replace") + b"\n"
 
 
 class RequestWriter:
-    """Writes a new round aside, request by request, within the limits of a file.
+    """Writes a new round, request by request, beside the finished rounds until `publish`.
 
     Args:
-        folder: that the round's folder goes into.
-        requests: in a file, at most.
-        size: of a file, in bytes, at most.
-        tokens: of a file, at most; None: any number.
+        folder: holds all rounds.
+        max_requests: most requests in one file.
+        max_bytes: most bytes of one file.
+        max_tokens: most prompt tokens in one file; None: any number.
     """
 
-    def __init__(self, folder: Path, requests: int, size: int, tokens: int | None) -> None:
-        self._folder, self._new = folder, folder / _NEW
-        self._requests, self._size, self._tokens = requests, size, tokens
+    def __init__(self, folder: Path, max_requests: int, max_bytes: int, max_tokens: int | None) -> None:
+        self._folder, self._new = folder, folder / _UNFINISHED
+        self._max_requests, self._max_bytes, self._max_tokens = max_requests, max_bytes, max_tokens
         self._file: BinaryIO | None = None
         self._bytes, self._model, self._digest = 0, "", hashlib.sha256()
         self.files: list[RequestFile] = []
         shutil.rmtree(self._new, ignore_errors=True)
 
     def add(self, request: Request, tokens: int, most: float) -> bool:
-        """Write a request; False when it is too large for any file."""
-        line = request_line(request)
-        if len(line) > self._size or (self._tokens is not None and tokens > self._tokens):
+        """Write a request; return False when it is too large for any file.
+
+        Args:
+            request: goes into the open file, or into a new one where that is full.
+            tokens: of the request's prompt, estimated.
+            most: the most that the request can cost.
+        """
+        line = make_request_line(request)
+        if len(line) > self._max_bytes or (self._max_tokens is not None and tokens > self._max_tokens):
             return False
         if not self._fits(request, len(line), tokens):
             self._end_file()
@@ -159,15 +163,15 @@ class RequestWriter:
         return True
 
     def _fits(self, request: Request, size: int, tokens: int) -> bool:
-        """Say whether a request may go into the open file; the API wants one model a file."""
+        """Say whether a request may go into the open file; the API takes one model in a file."""
         if self._file is None:
             return True
         last = self.files[-1]
         return (
             request.sampling.model == self._model
-            and last.requests < self._requests
-            and self._bytes + size <= self._size
-            and (self._tokens is None or last.tokens + tokens <= self._tokens)
+            and last.requests < self._max_requests
+            and self._bytes + size <= self._max_bytes
+            and (self._max_tokens is None or last.tokens + tokens <= self._max_tokens)
         )
 
     def _begin_file(self, model: str) -> None:
@@ -186,7 +190,10 @@ class RequestWriter:
             self.files[-1].sha256 = self._digest.hexdigest()
 
     def publish(self, earlier: list[Round]) -> Round:
-        """Give the round its folder. If the last one holds the same and was never sent, that one is it."""
+        """Give the new round its folder and return it.
+
+        If the last round holds the same requests and was never sent, return that one and discard the new one.
+        """
         self._end_file()
         if earlier and not earlier[-1].state.closed:
             last = earlier[-1]
@@ -196,16 +203,18 @@ class RequestWriter:
             if unsent and present and same:
                 self.discard()
                 return last
-        number = _round_number(earlier[-1].folder) + 1 if earlier else 1
+        number = _parse_round_number(earlier[-1].folder) + 1 if earlier else 1
         made = Round(self._new, RoundState(files=self.files))
         made.save()
         made.folder = self._new.rename(self._folder / f"round-{number:03d}")
         return made
 
     def discard(self) -> None:
-        """Throw away what was written."""
+        """Remove what was written and not published."""
         if self._file is not None:
-            with suppress(OSError):  # a full disk: what is still buffered is thrown away, too
+            with suppress(
+                OSError
+            ):  # on a full disk, closing fails: what is still buffered is thrown away, too
                 self._file.close()
             self._file = None
         shutil.rmtree(self._new, ignore_errors=True)

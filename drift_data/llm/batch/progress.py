@@ -1,6 +1,7 @@
-"""What one run of the batch backend knows of each request: results, and what is asked, queued or under way.
+"""Keeps what one run of the batch backend knows of each request: its result, and whether it is asked, queued or sent.
 
-A scratch SQLite file, so that memory stays flat however many requests there are; it is gone when the run ends.
+The state lies in a scratch SQLite file, so memory stays flat however many requests there are. The file is removed
+when the run ends.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from drift_data.llm.batch.results import Failure, Malformed, Result, read_result
 from drift_data.llm.request import Answer
 from drift_data.workspace.sqlite import full_disk_as_oserror
 
-FILE: Final = ".run.sqlite"
-_CACHE: Final = 32_000  # KiB of memory
-_REASONS: Final = 50  # distinct ones that are counted
-_EXAMPLES: Final = 3  # malformed lines that are told
+_SCRATCH_FILE: Final = ".run.sqlite"
+_CACHE_KIB: Final = 32_000  # memory that SQLite may use
+_MAX_REASONS: Final = 50  # distinct reasons of failures that are counted; further ones count as "other"
+_MAX_EXAMPLES: Final = 3  # malformed lines that people are shown
 _TABLES = """
 CREATE TABLE results (
     key TEXT PRIMARY KEY, file INTEGER, failures INTEGER,
@@ -28,61 +29,63 @@ CREATE TABLE results (
 CREATE TABLE asked (key TEXT PRIMARY KEY, marks INTEGER, queued INTEGER) WITHOUT ROWID;
 CREATE TABLE under_way (key TEXT PRIMARY KEY, file INTEGER) WITHOUT ROWID;
 """
-# Marks of a request that was asked: each is set once.
+# Marks of a request, as bits. Asked: a task asks it. Counted: its answer is in `Spending`. Failed: it was given up.
 ASKED, COUNTED, FAILED, OVER_BUDGET = 1, 2, 4, 8
 
 
-class Ledger:
+class BatchProgress:
     """Results by key, and marks of the requests that tasks ask.
 
     Args:
-        folder: where the scratch file goes.
+        folder: holds the scratch file.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+        self._path = folder / _SCRATCH_FILE
         self._path.unlink(missing_ok=True)
         self._database = sqlite3.connect(self._path, isolation_level=None)
-        self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -{_CACHE}; {_TABLES}")
-        self._database.execute("BEGIN")  # never committed: nobody reads it later
-        self._files = 0
-        self.answers = self.failures = 0  # distinct requests with an answer; failed tries of all
-        self.hopeless = 0  # of the failed tries
-        self.lines = self.doubled = self.malformed = 0
-        self.reasons: Counter[str] = Counter()  # of failed lines
-        self.details: dict[str, str] = {}  # an example by reason
-        self.examples: list[Malformed] = []
+        self._database.executescript(
+            f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -{_CACHE_KIB}; {_TABLES}"
+        )
+        self._database.execute("BEGIN")  # never committed: no other process reads the file
+        self._files_read = 0
+        self.answers = self.failed_tries = 0  # distinct requests with an answer; failed tries of all requests
+        self.hopeless_tries = 0  # those of the failed tries that would fail again
+        self.lines = self.repeated = self.malformed = 0
+        self.reasons: Counter[str] = Counter()  # of failures, line by line
+        self.example_details: dict[str, str] = {}  # reason → an example of the server's words
+        self.malformed_examples: list[Malformed] = []
 
     def read(self, paths: Iterable[Path]) -> None:
-        """Take in result and error files. The first answer to a request stands, and stands above failures."""
+        """Read result and error files. The first answer to a request counts, whatever failures there are beside it."""
         for path in paths:
-            self._files += 1
+            self._files_read += 1
             for result in read_results(path):
                 self.lines += 1
                 if isinstance(result, Malformed):
                     self.malformed += 1
-                    if len(self.examples) < _EXAMPLES:
-                        self.examples.append(result)
+                    if len(self.malformed_examples) < _MAX_EXAMPLES:
+                        self.malformed_examples.append(result)
                 else:
-                    self._take(result)
+                    self._take_in(result)
 
-    def _take(self, result: Result) -> None:
+    def _take_in(self, result: Result) -> None:
         outcome = result.outcome
         row = self._database.execute(
             "SELECT file, failures, reason FROM results WHERE key = ?", [result.key]
         ).fetchone()
         file, failures, failed = row or (None, 0, None)
         answered = row is not None and failed is None
-        self.doubled += file == self._files or (answered and isinstance(outcome, Answer))
+        self.repeated += file == self._files_read or (answered and isinstance(outcome, Answer))
         if isinstance(outcome, Failure):
-            known = outcome.reason in self.reasons or len(self.reasons) < _REASONS
+            known = outcome.reason in self.reasons or len(self.reasons) < _MAX_REASONS
             reason = outcome.reason if known else "other"
             self.reasons[reason] += 1
             if outcome.detail:
-                self.details.setdefault(reason, outcome.detail)
-            if outcome.tried and file != self._files:
+                self.example_details.setdefault(reason, outcome.detail)
+            if outcome.tried and file != self._files_read:
                 failures += 1
-                self.failures += 1
+                self.failed_tries += 1
             if answered:
                 return
             values: list[str | int | None] = [
@@ -93,7 +96,7 @@ class Ledger:
                 outcome.tried,
                 outcome.hopeless,
             ]
-            self.hopeless += outcome.hopeless
+            self.hopeless_tries += outcome.hopeless
         else:
             if answered:
                 return
@@ -109,11 +112,11 @@ class Ledger:
             ]
         self._write(
             f"INSERT OR REPLACE INTO results VALUES ({', '.join('?' * 14)})",
-            [result.key, self._files, failures, *values],
+            [result.key, self._files_read, failures, *values],
         )
 
-    def result(self, key: str) -> tuple[Result, int] | None:
-        """Return what came back for a request, and how often it has failed."""
+    def get_result(self, key: str) -> tuple[Result, int] | None:
+        """Return what came back for a request, and how often it has failed; None when nothing came back."""
         row = self._database.execute("SELECT * FROM results WHERE key = ?", [key]).fetchone()
         if row is None:
             return None
@@ -125,7 +128,7 @@ class Ledger:
         return Result(key, Answer(text, finish, given, cached, output), usage=bool(usage)), failures
 
     def mark(self, key: str, marks: int) -> bool:
-        """Set marks on a request; say whether one of them is new."""
+        """Set marks on a request; say whether any of them is new."""
         changed = self._write(
             "INSERT INTO asked VALUES (?1, ?2, 0) "
             "ON CONFLICT DO UPDATE SET marks = marks | ?2 WHERE marks & ?2 != ?2",
@@ -133,33 +136,39 @@ class Ledger:
         )
         return changed.rowcount > 0
 
-    def queue(self, key: str, at: int) -> None:
-        """Note that a request is queued in a pass, counted from 1."""
+    def queue(self, key: str, pass_number: int) -> None:
+        """Note that a request is queued in a pass; passes are numbered from 1."""
         self._write(
-            "INSERT INTO asked VALUES (?, 0, ?) ON CONFLICT DO UPDATE SET queued = excluded.queued", [key, at]
+            "INSERT INTO asked VALUES (?, 0, ?) ON CONFLICT DO UPDATE SET queued = excluded.queued",
+            [key, pass_number],
         )
 
-    def is_queued(self, key: str, at: int) -> bool:
+    def is_queued(self, key: str, pass_number: int) -> bool:
         """Say whether a request is queued in a pass."""
         query = "SELECT 1 FROM asked WHERE key = ? AND queued = ?"
-        return self._database.execute(query, [key, at]).fetchone() is not None
+        return self._database.execute(query, [key, pass_number]).fetchone() is not None
 
     def put_under_way(self, keys: Iterable[str], file: int) -> None:
-        """Note requests that a batch at the API holds."""
+        """Note requests that a batch at the API holds.
+
+        Args:
+            keys: of the requests.
+            file: the number of their request file among those at the API.
+        """
         for key in keys:
             self._write("INSERT OR REPLACE INTO under_way VALUES (?, ?)", [key, file])
 
-    def under_way(self, key: str) -> int | None:
-        """Return the number of the file by which a request is at the API."""
+    def file_under_way(self, key: str) -> int | None:
+        """Return the number of the request file by which a request is at the API; None when it is not there."""
         row = self._database.execute("SELECT file FROM under_way WHERE key = ?", [key]).fetchone()
         return None if row is None else int(row[0])
 
     def clear_under_way(self) -> None:
-        """Forget what was under way."""
+        """Forget which requests are at the API."""
         self._database.execute("DELETE FROM under_way")
 
-    def unknown(self) -> int:
-        """Return how many results belong to requests that no task has asked."""
+    def count_unknown(self) -> int:
+        """Return how many results belong to requests that no task asks."""
         query = "SELECT count(*) FROM results r WHERE NOT EXISTS (SELECT 1 FROM asked a WHERE a.key = r.key)"
         return int(self._database.execute(query).fetchone()[0])
 
@@ -168,6 +177,6 @@ class Ledger:
             return self._database.execute(query, values)
 
     def close(self) -> None:
-        """Remove the scratch file."""
+        """Close and remove the scratch file."""
         self._database.close()
         self._path.unlink(missing_ok=True)

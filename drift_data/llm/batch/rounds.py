@@ -1,4 +1,4 @@
-"""How a round of request files ends: what the caller of a `BatchFiles` catches, and what people are told."""
+"""Ends a round of request files: the exceptions that a caller of `BatchBackend` meets, and the words for people."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from drift_data.llm.batch.progress import Ledger
+from drift_data.llm.batch.progress import BatchProgress
 
-MISSING: Final = "not in the results"
+# Why a request is in a round's files although an earlier round was answered.
+NOT_IN_RESULTS: Final = "not in the results"
 FOLLOW_UP: Final = "follow-up of an answer that could not be used"
 Value = TypeVar("Value")
 
 
 class AwaitingResults(Exception):
-    """Request files lie ready and somebody has to send them: a normal end of an offline run, without labels.
+    """Request files lie ready and somebody has to send them: the normal end of an offline run, without labels.
 
     The message says what to do next.
 
     Args:
-        files: to send.
-        requests: in them.
-        tokens: of their prompts, estimated.
-        most: what the answers can cost.
-        again: why requests are in them that were asked before.
-        put_off: requests that the budget has no room for now.
+        files: the files to send.
+        requests: how many requests they hold.
+        tokens: prompt tokens in them, estimated.
+        most: the most that the answers can cost.
+        again: why requests are in the files although an earlier round was answered, with counts.
+        put_off: requests for which the budget has no room until others are answered.
     """
 
     def __init__(
@@ -46,12 +47,12 @@ class AwaitingResults(Exception):
         price = f", at most {most:,.2f} in price" if most else ""
         yield f"{self.requests:,} requests, about {self.tokens:,} prompt tokens{price}: {shown}"
         if again:
-            yield f"Asked again, or because of an answer: {counted(again)}."
+            yield f"Asked again, or because of an answer: {describe_counts(again)}."
         yield (
             "Send them through the Batch API, or by anything that answers in its format. Then run the same command "
             "with RESULTS=<folder, files or glob of all that came back, errors included>."
         )
-        if again[MISSING]:
+        if again[NOT_IN_RESULTS]:
             yield (
                 "If files of the round before are still being worked on, wait for their results instead: what is "
                 "sent again is paid again."
@@ -63,11 +64,11 @@ class AwaitingResults(Exception):
 
 
 class AnotherRound(Exception):
-    """More is known than when the pass began: make the same tasks again and go on."""
+    """Answers have come since the pass began: the caller makes the same tasks again and goes on."""
 
 
-def in_rounds(stage: Callable[[], Value]) -> Value:
-    """Run what makes tasks and hands them to a `BatchFiles`, as often as it takes, and return its value."""
+def run_in_rounds(stage: Callable[[], Value]) -> Value:
+    """Call a function that hands tasks to a `BatchBackend` until it ends without `AnotherRound`; return its value."""
     while True:
         try:
             return stage()
@@ -75,33 +76,45 @@ def in_rounds(stage: Callable[[], Value]) -> Value:
             continue
 
 
-def counted(reasons: Counter[str], most: int | None = None) -> str:
+def describe_counts(reasons: Counter[str], most: int | None = None) -> str:
     """Return counts by reason as text, the most frequent first."""
     return ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(most))
 
 
-def nothing_answered(ledger: Ledger, where: str) -> str:
-    """Return what to tell when results hold no answer at all."""
-    example = next((ledger.details[reason] for reason in ledger.reasons if reason in ledger.details), None)
+def explain_no_answers(progress: BatchProgress, where: str) -> str:
+    """Return the message for results that hold no answer at all.
+
+    Args:
+        progress: what was read.
+        where: names the results, for the message.
+    """
+    example = next(
+        (
+            progress.example_details[reason]
+            for reason in progress.reasons
+            if reason in progress.example_details
+        ),
+        None,
+    )
     such = f", such as {example!r}" if example else ""
     return (
-        f"{where}: no request was answered: {counted(ledger.reasons, 3) or 'no line came back'}{such}. Mend what it "
+        f"{where}: no request was answered: {describe_counts(progress.reasons, 3) or 'no line came back'}{such}. Mend what it "
         "says and run again; FINAL=1 finishes without these answers."
     )
 
 
-def findings(ledger: Ledger) -> Iterator[str]:
-    """Yield what to tell of the results that were read, and of what nobody can use."""
-    if not ledger.lines:
+def describe_results(progress: BatchProgress) -> Iterator[str]:
+    """Yield lines for people about the results that were read, and about those that cannot be used."""
+    if not progress.lines:
         return
     yield (
-        f"{ledger.lines:,} result lines: answers to {ledger.answers:,} requests, {ledger.doubled:,} doubled, "
-        f"{ledger.malformed:,} malformed; failed: {counted(ledger.reasons) or 'none'}"
+        f"{progress.lines:,} result lines: answers to {progress.answers:,} requests, {progress.repeated:,} doubled, "
+        f"{progress.malformed:,} malformed; failed: {describe_counts(progress.reasons) or 'none'}"
     )
-    if unknown := ledger.unknown():
+    if unknown := progress.count_unknown():
         yield (
             f"{unknown:,} of these requests are none of this run's: other prompts, another rubric, model or "
             "parameters, or other conversations. Their results are not used."
         )
-    for line in ledger.examples:
+    for line in progress.malformed_examples:
         yield f"{line.location} is no result: {line.reason}"

@@ -1,1 +1,1 @@
-"""Requests to a server that answers at once: how many at a time, when to try again, what its errors mean."""
+"""Asks a server that answers at once: how many requests at a time, when to try again, what errors mean."""

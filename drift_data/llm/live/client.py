@@ -1,4 +1,4 @@
-"""The backend for OpenAI-compatible servers: many requests at once, from one thread. It knows no HTTP itself."""
+"""The backend for OpenAI-compatible servers: many requests at once, from one thread. `sender` does the HTTP."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, cast
 
-from drift_data.llm.backend import T, feed_from_store
-from drift_data.llm.cost import Meter
+from drift_data.llm.backend import AnyTask, feed_from_store
+from drift_data.llm.cost import Spending
 from drift_data.llm.live.concurrency import Limiter
-from drift_data.llm.live.options import ClientOptions
+from drift_data.llm.options import ClientOptions, ServerOptions
 from drift_data.llm.request import Answer, Request
-from drift_data.llm.server import ServerOptions
 from drift_data.llm.store import Store
 
 if TYPE_CHECKING:
     from drift_data.llm.live.sender import Sender
 
-_ROOM: Final = 2  # tasks held at once, as a multiple of the connections: some wait for another try
-_FED: Final = 100  # tasks fed from the store before answers on their way are looked after
+_TASKS_PER_CONNECTION: Final = 2  # tasks held at once for each connection: some of them wait for another try
+_MAX_FED_AT_ONCE: Final = 100  # tasks finished from the store alone before the event loop gets its turn
 
 
 class Client:
@@ -32,20 +31,22 @@ class Client:
 
     Args:
         store: keeps the answers.
-        meter: counts tokens and money.
-        server: where it is.
-        options: see there.
+        spending: counts tokens and money.
+        server: where the model is.
+        options: how many requests at once, and how patiently.
     """
 
     kind = "openai"
 
-    def __init__(self, store: Store, meter: Meter, server: ServerOptions, options: ClientOptions) -> None:
-        self._store, self._meter, self._server, self._options = store, meter, server, options
+    def __init__(
+        self, store: Store, spending: Spending, server: ServerOptions, options: ClientOptions
+    ) -> None:
+        self._store, self._spending, self._server, self._options = store, spending, server, options
         self._limiter = Limiter(options.connections)
         self._failures: Counter[str] = Counter()
         self._run: Generator[Any, None, None] | None = None
 
-    def run(self, tasks: Iterable[T]) -> Iterator[T]:
+    def run(self, tasks: Iterable[AnyTask]) -> Iterator[AnyTask]:
         """Drive tasks, and yield each when it is finished.
 
         Raises:
@@ -57,16 +58,16 @@ class Client:
     def report(self) -> Mapping[str, Any]:
         """Return requests, tokens and price, failed attempts by reason, and the most requests at once."""
         return {
-            **self._meter.report(),
+            **self._spending.report(),
             "server": {
                 "base_url": self._server.url,
                 "failed_attempts": dict(self._failures.most_common()),
-                "most_at_once": self._limiter.highest,
+                "most_at_once": self._limiter.most_taken,
             },
         }
 
     def close(self) -> None:
-        """Give up what is on its way and close all connections."""
+        """Give up the requests on their way and close all connections."""
         if self._run is not None:
             self._run.close()
 
@@ -78,7 +79,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _drive(self, source: Iterator[T]) -> Generator[T, None, None]:
+    def _drive(self, source: Iterator[AnyTask]) -> Generator[AnyTask, None, None]:
         """Take tasks while there is room, and yield the finished ones.
 
         The event loop runs in this thread, and only while this generator is asked for its next task.
@@ -86,58 +87,62 @@ class Client:
         options = self._options
         sender: Sender | None = None
         with asyncio.Runner() as runner:
-            crowd = _Crowd[T](self._store, self._meter)
-            more = True
+            in_flight = _InFlight[AnyTask](self._store, self._spending)
+            has_more = True
             try:
-                while more or crowd.size:
+                while has_more or in_flight.size:
                     fed = 0
-                    while more and fed < _FED and crowd.size < _ROOM * options.connections:
+                    while (
+                        has_more
+                        and fed < _MAX_FED_AT_ONCE
+                        and in_flight.size < _TASKS_PER_CONNECTION * options.connections
+                    ):
                         task = next(source, None)
                         if task is None:
-                            more = False
-                        elif feed_from_store(task, self._store, self._meter):
+                            has_more = False
+                        elif feed_from_store(task, self._store, self._spending):
                             fed += 1
                             yield task
                         else:
                             sender = sender or self._connect()
-                            with _late_interrupt(lambda: None):
-                                crowd.add(task, sender, runner.get_loop())
-                    if crowd.size:
-                        with _late_interrupt(lambda: runner.get_loop().call_soon_threadsafe(crowd.wake)):
-                            finished = runner.run(crowd.finished(wait=fed < _FED))
+                            with _delay_interrupt(lambda: None):
+                                in_flight.add(task, sender, runner.get_loop())
+                    if in_flight.size:
+                        with _delay_interrupt(lambda: runner.get_loop().call_soon_threadsafe(in_flight.wake)):
+                            finished = runner.run(in_flight.take_finished(wait=fed < _MAX_FED_AT_ONCE))
                         yield from finished
                 if sender is not None:
                     sender.finish()
             finally:
                 if sender is not None:
-                    with _late_interrupt(lambda: None):
-                        runner.run(_end(crowd, sender))
+                    with _delay_interrupt(lambda: None):
+                        runner.run(_shut_down(in_flight, sender))
 
     def _connect(self) -> Sender:
-        """Return what sends: only once there is something to send, for its imports take a second."""
+        """Make the sender. This waits until there is something to send, because its imports take a second."""
         from drift_data.llm.live.sender import Sender
 
-        return Sender(self._store, self._meter, self._server, self._options, self._limiter, self._failures)
+        return Sender(self._store, self._spending, self._server, self._options, self._limiter, self._failures)
 
 
-async def _end(crowd: _Crowd[Any], sender: Sender) -> None:
-    """Give up what is on its way and close all connections."""
-    await crowd.disperse()
+async def _shut_down(in_flight: _InFlight[Any], sender: Sender) -> None:
+    """Give up the requests on their way and close all connections."""
+    await in_flight.cancel_all()
     await sender.close()
 
 
 @contextmanager
-def _late_interrupt(notice: Callable[[], object]) -> Iterator[None]:
-    """Raise an interrupt (Ctrl-C) only when the block ends, which hands work to the event loop or runs it.
+def _delay_interrupt(notice: Callable[[], object]) -> Iterator[None]:
+    """Raise an interrupt (Ctrl-C) only when the block ends. The block hands work to the event loop or runs the loop.
 
-    asyncio's own handler cancels the coroutine that the loop runs, and where that has just ended it raises in
-    the midst of whatever the loop does then, which leaves the loop and the connections broken.
+    asyncio's own handler cancels the coroutine that the loop runs. Where that coroutine has just ended, the handler
+    raises in the midst of whatever the loop does then, which leaves the loop and the connections broken.
 
     Args:
-        notice: called at once, so that the block ends soon.
+        notice: called at once when an interrupt comes, so that the block ends soon.
     """
-    first = threading.current_thread() is threading.main_thread()
-    if not first or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     came = False
@@ -156,81 +161,83 @@ def _late_interrupt(notice: Callable[[], object]) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class _Crowd(Generic[T]):
+class _InFlight(Generic[AnyTask]):
     """The tasks that wait for answers; of equal requests only the first is sent."""
 
-    def __init__(self, store: Store, meter: Meter) -> None:
-        self._store, self._meter = store, meter
-        self._going: set[asyncio.Task[None]] = set()
-        self._finished: list[T] = []
+    def __init__(self, store: Store, spending: Spending) -> None:
+        self._store, self._spending = store, spending
+        self._running: set[asyncio.Task[None]] = set()
+        self._finished: list[AnyTask] = []
         self._error: BaseException | None = None
-        self._news = asyncio.Event()
-        self._asked: dict[str, asyncio.Future[Answer]] = {}
+        self._changed = asyncio.Event()
+        self._coming: dict[str, asyncio.Future[Answer]] = {}
 
     @property
     def size(self) -> int:
-        """Return how many tasks there are, finished ones that nobody has taken included."""
-        return len(self._going) + len(self._finished)
+        """Return how many tasks there are, including finished ones that nobody has taken yet."""
+        return len(self._running) + len(self._finished)
 
-    def add(self, task: T, sender: Sender, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, task: AnyTask, sender: Sender, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to drive a task."""
-        self._going.add(loop.create_task(self._drive(task, sender)))
+        self._running.add(loop.create_task(self._drive(task, sender)))
 
     def wake(self) -> None:
-        """Have `finished` wait no longer, even when nothing is."""
-        self._news.set()
+        """End the wait in `take_finished`, even when no task is finished."""
+        self._changed.set()
 
-    async def finished(self, *, wait: bool) -> list[T]:
-        """Return the tasks that are finished; with `wait`, at least one, unless woken.
+    async def take_finished(self, *, wait: bool) -> list[AnyTask]:
+        """Take the tasks that are finished; with `wait`, at least one, unless `wake` is called.
 
         Raises:
             UserError: there is no point in going on.
         """
         if wait:
-            await self._news.wait()
+            await self._changed.wait()
         else:
             await asyncio.sleep(0)
         if self._error is not None:
             raise self._error
-        self._news.clear()
+        self._changed.clear()
         finished, self._finished = self._finished, []
         return finished
 
-    async def disperse(self) -> None:
-        """Give up all tasks."""
-        going = list(self._going)
+    async def cancel_all(self) -> None:
+        """Give up all tasks that are not finished."""
+        going = list(self._running)
         for one in going:
             one.cancel()
         await asyncio.gather(*going, return_exceptions=True)
 
-    async def _drive(self, task: T, sender: Sender) -> None:
-        """Ask what a task asks until it is finished."""
+    async def _drive(self, task: AnyTask, sender: Sender) -> None:
+        """Send what a task asks until the task is finished."""
         try:
             while (request := task.request) is not None:
                 task.receive(await self._answer(request, sender))
-                if feed_from_store(task, self._store, self._meter):
+                if feed_from_store(task, self._store, self._spending):
                     break
             self._finished.append(task)
         except Exception as error:
             self._error = self._error or error
         finally:
-            self._going.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            self._news.set()
+            self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._changed.set()
 
     async def _answer(self, request: Request, sender: Sender) -> Answer:
         key = request.key
-        if key in self._asked:
-            answer = await asyncio.shield(self._asked[key])
+        if key in self._coming:
+            answer = await asyncio.shield(self._coming[key])
             if answer.error is None:
-                self._meter.found(replace(answer, price=0))  # it has been counted
+                self._spending.record_cached(
+                    replace(answer, price=0)
+                )  # the first request has counted the price
             return answer
-        coming = self._asked[key] = asyncio.get_running_loop().create_future()
+        coming = self._coming[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await sender.ask(request)
         except BaseException:
             coming.cancel()
             raise
         finally:
-            del self._asked[key]
+            del self._coming[key]
         coming.set_result(answer)
         return answer

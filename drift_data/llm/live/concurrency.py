@@ -1,7 +1,7 @@
-"""How many requests a server gets at once: fewer when it refuses some, more while that brings more answers.
+"""Finds out how many requests to send to a server at once: fewer when it refuses some, more while more is faster.
 
-Additive increase, multiplicative decrease, with a slow start, and a look at the server's own speed: a higher
-limit that does not bring more answers a second only makes a queue, and is taken back. It knows no HTTP.
+The method is additive increase, multiplicative decrease, with a slow start, and with a look at the server's own
+speed: a higher limit that does not bring more answers a second only makes a queue, and is taken back.
 """
 
 from __future__ import annotations
@@ -12,135 +12,146 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_START: Final = 8
-_SHORTEST_ROUND: Final = 8  # answers
-_STEP: Final = 1.25  # a raise is judged once the limit has grown by this factor
-_GAIN: Final = 0.25  # of the raise: by so much at least the answers a second must have grown
-_HOLD, _LONGEST_HOLD = 8, 256  # rounds after a raise that did not pay; each time twice as many
-_SHORTEST_GAP, _LONGEST_GAP = 0.5, 30.0  # seconds without a request when even one at a time is refused
+_FIRST_LIMIT: Final = 8  # requests at once
+_MIN_ROUND: Final = 8  # answers in a round, at least
+_JUDGED_GROWTH: Final = 1.25  # a raise is judged once the limit has grown by this factor
+# A raise pays when the answers a second grow by at least this share of the limit's own growth.
+_MIN_GAIN: Final = 0.25
+# Rounds for which the limit is held after a raise that did not pay: at first, and at most. They double each time.
+_FIRST_HOLD, _MAX_HOLD = 8, 256
+# Seconds without any request when even one at a time is refused: at first, and at most. They double each time.
+_MIN_PAUSE, _MAX_PAUSE = 0.5, 30.0
 
 
 class Limiter:
-    """Hands out places for requests; each place is given back by `answered`, `refused` or `failed`.
+    """Hands out slots for requests; each slot comes back by `release_answered`, `release_refused` or `release_failed`.
 
-    A round is as many answers as there are places, or a few times as many where these are few. After a round in which all places were taken the limit
-    doubles (slow start) or, once a request has been refused, grows by one.
+    A round ends after `limit` answers, or a multiple of that which is at least 8. After a round in which all slots
+    were taken, the limit doubles (slow start) or, once a request has been refused, grows by one.
 
     Args:
-        maximum: of places.
-        clock: seconds, from any moment on.
+        maximum: most slots.
+        clock: returns seconds since any fixed moment.
     """
 
     def __init__(self, maximum: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._maximum, self._clock = maximum, clock
-        self.limit = min(_START, maximum)
-        self.taken = self.highest = 0  # places: now, and the most at once
+        self._max_limit, self._clock = maximum, clock
+        self.limit = min(_FIRST_LIMIT, maximum)
+        self.taken = self.most_taken = 0  # slots: now, and the most at once
         self._slow_start = True
-        self._paid: tuple[int, float] | None = None  # the last limit that paid, and its answers a second
-        self._ceiling = maximum  # the limit is held there for some rounds: above, requests were refused
-        self._hold, self._next_hold = 0, _HOLD  # rounds
-        self._lowered = self._resume = float("-inf")  # moments
-        self._gap = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._began, self._done, self._full = clock(), 0, False  # of this round
+        self._last_paying: tuple[int, float] | None = (
+            None  # the last limit that paid, and its answers a second
+        )
+        self._ceiling = (
+            maximum  # above this limit, requests were refused: it is not raised further for some rounds
+        )
+        self._rounds_to_hold, self._next_hold = 0, _FIRST_HOLD  # rounds: still to hold, and the next time
+        self._lowered_at = self._resume_at = float("-inf")  # moments of the clock
+        self._pause_seconds = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()  # who wait for a slot, the first come first
+        self._round_began, self._round_answers, self._round_was_full = clock(), 0, False  # of this round
 
-    def take_now(self) -> float | None:
-        """Take a place and return the moment; None when there is no place or the server wants a pause."""
+    def acquire_now(self) -> float | None:
+        """Take a slot and return the moment; None when no slot is free or the server wants a pause."""
         now = self._clock()
-        if self.taken >= self.limit or now < self._resume:
+        if self.taken >= self.limit or now < self._resume_at:
             return None
         self.taken += 1
-        self.highest = max(self.highest, self.taken)
-        self._full = self._full or self.taken >= self.limit
+        self.most_taken = max(self.most_taken, self.taken)
+        self._round_was_full = self._round_was_full or self.taken >= self.limit
         return now
 
-    async def take(self) -> float:
-        """Wait for a place, take it and return the moment."""
+    async def acquire(self) -> float:
+        """Wait for a slot, take it and return the moment."""
         loop = asyncio.get_running_loop()
-        while (moment := self.take_now()) is None:
+        while (moment := self.acquire_now()) is None:
             waiting = loop.create_future()
             self._waiting.append(waiting)
-            pause = self._resume - self._clock()
+            pause = self._resume_at - self._clock()
             if pause > 0:
                 loop.call_later(pause, self._wake)
             await waiting
         return moment
 
-    def answered(self) -> None:
-        """Give a place back: the server has answered."""
-        self._gap /= 2
-        self._done += 1
-        if self._done >= self.limit * -(-_SHORTEST_ROUND // self.limit):
+    def release_answered(self) -> None:
+        """Give a slot back: the server has answered."""
+        self._pause_seconds /= 2
+        self._round_answers += 1
+        if self._round_answers >= self.limit * -(-_MIN_ROUND // self.limit):
             self._end_round()
-        self._give_back()
+        self._release()
 
-    def failed(self) -> None:
-        """Give a place back: something went wrong that has nothing to do with load."""
-        self._give_back()
+    def release_failed(self) -> None:
+        """Give a slot back: the request failed, for a reason that has nothing to do with load."""
+        self._release()
 
-    def refused(self, taken: float, wait: float = 0.0) -> None:
-        """Give a place back: the server has too much to do.
+    def release_refused(self, taken: float, wait: float = 0.0) -> None:
+        """Give a slot back: the server has too much to do.
 
         Args:
-            taken: the moment the place was taken. Of the requests that were on their way together, only the
+            taken: the moment at which the slot was taken. Of requests that were on their way together, only the
                 first refusal lowers the limit.
             wait: seconds without any request that the server asks for.
         """
         now = self._clock()
-        self._resume = max(self._resume, now + wait)
-        if taken > self._lowered:
+        self._resume_at = max(self._resume_at, now + wait)
+        if taken > self._lowered_at:
             if self.limit == 1:
-                self._gap = min(max(2 * self._gap, _SHORTEST_GAP), _LONGEST_GAP)
-                self._resume = max(self._resume, now + self._gap)
+                self._pause_seconds = min(max(2 * self._pause_seconds, _MIN_PAUSE), _MAX_PAUSE)
+                self._resume_at = max(self._resume_at, now + self._pause_seconds)
             self._ceiling = max(1, self.limit - 1)
             self.limit = max(1, self.limit // 2)
-            self._lowered, self._slow_start, self._paid, self._hold = now, False, None, 0
+            self._lowered_at, self._slow_start, self._last_paying, self._rounds_to_hold = now, False, None, 0
             self._begin_round()
-        self._give_back()
+        self._release()
 
     def _begin_round(self) -> None:
-        self._began, self._done = self._clock(), 0
-        self._full = self.taken >= self.limit
+        self._round_began, self._round_answers = self._clock(), 0
+        self._round_was_full = self.taken >= self.limit
 
     def _end_round(self) -> None:
-        rate = self._done / max(self._clock() - self._began, 1e-9)
-        if self._full:
-            self._move(rate)
+        rate = self._round_answers / max(self._clock() - self._round_began, 1e-9)
+        if self._round_was_full:
+            self._choose_limit(rate)
         self._begin_round()
 
-    def _move(self, rate: float) -> None:
-        """Choose the next limit after a round with all places taken."""
-        before, rate_before = self._paid or (self.limit, rate)
+    def _choose_limit(self, rate: float) -> None:
+        """Choose the next limit after a round in which all slots were taken.
+
+        Args:
+            rate: answers a second in that round.
+        """
+        before, rate_before = self._last_paying or (self.limit, rate)
         grown = self.limit / before
         if grown == 1:
-            self._paid = (self.limit, (rate + rate_before) / 2)
-        elif grown >= _STEP or self.limit >= self._ceiling:
-            if rate / rate_before - 1 < _GAIN * (grown - 1):
+            self._last_paying = (self.limit, (rate + rate_before) / 2)
+        elif grown >= _JUDGED_GROWTH or self.limit >= self._ceiling:
+            if rate / rate_before - 1 < _MIN_GAIN * (grown - 1):
                 self.limit = before
-                self._wait_some_rounds()
+                self._hold_limit()
             else:
-                self._paid = (self.limit, rate)
-        if self._hold:
-            self._hold -= 1
+                self._last_paying = (self.limit, rate)
+        if self._rounds_to_hold:
+            self._rounds_to_hold -= 1
         elif self.limit < self._ceiling:
             self.limit = min(self._ceiling, self.limit * 2 if self._slow_start else self.limit + 1)
-        elif self._ceiling < self._maximum:
-            self._ceiling = self._maximum
-            self._wait_some_rounds()
+        elif self._ceiling < self._max_limit:
+            self._ceiling = self._max_limit
+            self._hold_limit()
 
-    def _wait_some_rounds(self) -> None:
-        self._hold, self._next_hold = self._next_hold, min(2 * self._next_hold, _LONGEST_HOLD)
+    def _hold_limit(self) -> None:
+        self._rounds_to_hold, self._next_hold = self._next_hold, min(2 * self._next_hold, _MAX_HOLD)
         self._slow_start = False
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         self.taken -= 1
         self._wake()
 
     def _wake(self) -> None:
-        """Let those who wait try again, as many as there are places."""
-        places = self.limit - self.taken
-        while places > 0 and self._waiting:
+        """Let as many of those who wait try again as there are free slots."""
+        free = self.limit - self.taken
+        while free > 0 and self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
                 waiting.set_result(None)
-                places -= 1
+                free -= 1
