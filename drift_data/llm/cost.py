@@ -38,12 +38,10 @@ class Spending:
     # Price of all stored answers that this run will use, if computed up front. It takes the place of `spent_before`
     # until that is more.
     known_cached_price: float = 0.0
-    _reserved: dict[str, float] = field(
-        default_factory=dict
-    )  # key of a request on its way → the most it can cost
-    _system_tokens: tuple[str, int] | None = (
-        None  # the last system message and its tokens: most requests share it
-    )
+    # Key of a request on its way → the most that it can cost.
+    _reserved: dict[str, float] = field(default_factory=dict)
+    # The last system message and its tokens: most requests share it.
+    _system_tokens: tuple[str, int] | None = None
 
     def reserve(self, request: Request) -> bool:
         """Set aside the most that a request can cost; return False when the budget has no room for it now."""

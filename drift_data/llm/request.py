@@ -72,9 +72,8 @@ class Request:
     user: str
     sampling: Sampling
     schema: Schema | None = None
-    purpose: str = field(
-        default="", compare=False
-    )  # "score", "extract" or "fold": for people who read the store
+    # For people who read the store: "score", "extract" or "fold".
+    purpose: str = field(default="", compare=False)
 
     @cached_property
     def key(self) -> str:

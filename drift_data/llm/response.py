@@ -28,9 +28,8 @@ _TOO_LONG_WORDS: Final = re.compile(
     r"|(prompt|input)\b.{0,60}\btoo long",
     re.IGNORECASE,
 )
-_TEMPORARY_STATUSES: Final = frozenset(
-    {402, 408, 409, 429}
-)  # the 4xx statuses after which a request may be answered
+# The statuses from 400 to 499 after which the same request may be answered another time.
+_TEMPORARY_STATUSES: Final = frozenset({402, 408, 409, 429})
 _MAX_TOKENS: Final = 1 << 40  # a token count above this cannot be true
 
 

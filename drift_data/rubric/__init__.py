@@ -1,1 +1,1 @@
-"""SPUR's first two phases: a rubric is learned from conversations of which it is known how they pleased."""
+"""SPUR phases 1 and 2: learn a rubric from conversations with a thumbs up or down."""

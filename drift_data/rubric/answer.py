@@ -1,4 +1,4 @@
-"""What the answers of both phases must look like: JSON schemas, and the checks that no schema can make."""
+"""Reads the answers of both phases: their JSON schemas, and the checks that a schema cannot make."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from drift_data.chats.safe_text import visible
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import Schema, make_object_schema
-from drift_data.rubric.question import Unusable
+from drift_data.rubric.question import UnusableAnswer
 from drift_data.schema import DSAT
 
-MAX_REASON: Final = 300  # characters
-MAX_DEFINITION: Final = 300
-MAX_NAME: Final = 40
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
-# Words that speak of how the conversation was marked, not of what the user says.
-_MARKS: Final = re.compile(r"(?i:\b(?:thumb|rating|rated|label|annotat))|\bD?SAT\b|👍|👎")
-_NOTHING: Final = frozenset({"", "none", "n/a"})
+MAX_REASON_LENGTH: Final = 300  # characters
+MAX_DEFINITION_LENGTH: Final = 300
+MAX_NAME_LENGTH: Final = 40
+_NAME_PATTERN: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
+# Words about how the conversation was marked. A reason must be about what the user says.
+_MARK_PATTERN: Final = re.compile(r"(?i:\b(?:thumb|rating|rated|label|annotat))|\bD?SAT\b|👍|👎")
+_EMPTY_REASONS: Final = frozenset({"", "none", "n/a"})
 
 
-class _Reasons(BaseModel):
+class _ReasonsAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reasons: list[str]
 
 
-class _Item(BaseModel):
+class _ItemAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
@@ -37,22 +37,22 @@ class _Item(BaseModel):
     asks_for_change: bool = False
 
 
-class _Items(BaseModel):
+class _ItemsAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    items: list[_Item]
+    items: list[_ItemAnswer]
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def reasons_schema() -> Schema:
+def make_reasons_schema() -> Schema:
     """Return the schema of an extraction's answer."""
     return Schema("reasons", make_object_schema(reasons={"type": "array", "items": {"type": "string"}}))
 
 
-def items_schema(polarity: str) -> Schema:
-    """Return the schema of a fold's answer; only signs of dissatisfaction can ask for a change."""
+def make_items_schema(polarity: str) -> Schema:
+    """Return the schema of a fold's answer; only items of dissatisfaction can ask for a change."""
     fields: dict[str, Any] = {"name": {"type": "string"}, "definition": {"type": "string"}}
     if polarity == DSAT:
         fields["asks_for_change"] = {"type": "boolean"}
@@ -66,20 +66,20 @@ def read_reasons(text: str, most: int, conversation: str) -> tuple[str, ...]:
 
     Args:
         text: the model's answer.
-        most: reasons allowed.
-        conversation: what was shown: a word of the conversation is no mention of how it was marked.
+        most: how many reasons are allowed.
+        conversation: the text that the model was shown. A reason may use its words, "rating" among them.
 
     Raises:
-        Unusable: the answer is no such list, or one of its reasons cannot be used.
+        UnusableAnswer: the answer is not a list of reasons, or one of its reasons cannot be used.
     """
-    found = dict.fromkeys(_line(reason) for reason in _parsed(_Reasons, text).reasons)
-    reasons = tuple(reason for reason in found if reason.strip(" .").casefold() not in _NOTHING)
+    found = dict.fromkeys(_to_one_line(reason) for reason in _parse(_ReasonsAnswer, text).reasons)
+    reasons = tuple(reason for reason in found if reason.strip(" .").casefold() not in _EMPTY_REASONS)
     if len(reasons) > most:
-        raise Unusable("too_many_reasons", f"it gave more than {most} reasons")
-    if any(len(reason) > MAX_REASON for reason in reasons):
-        raise Unusable("reason_too_long", f"a reason was longer than {MAX_REASON} characters")
+        raise UnusableAnswer("too_many_reasons", f"it gave more than {most} reasons")
+    if any(len(reason) > MAX_REASON_LENGTH for reason in reasons):
+        raise UnusableAnswer("reason_too_long", f"a reason was longer than {MAX_REASON_LENGTH} characters")
     if mentions_mark(reasons, conversation):
-        raise Unusable("mentions_mark", "a reason spoke of how the conversation was marked or rated")
+        raise UnusableAnswer("mentions_mark", "a reason spoke of how the conversation was marked or rated")
     return reasons
 
 
@@ -90,35 +90,37 @@ def read_items(
 
     Args:
         text: the model's answer.
-        polarity: that the items get.
-        most: items allowed.
-        taken: names, in lower case, that belong to others.
-        source: reasons and items that were shown, as in `read_reasons`.
+        polarity: SAT or DSAT, for all items.
+        most: how many items are allowed.
+        taken: names in lower case that belong to items of the other polarity.
+        source: the reasons and items that the model was shown. A definition may use their words.
 
     Raises:
-        Unusable: the answer is no such list, or one of its items cannot be used.
+        UnusableAnswer: the answer is not a list of items, or one of its items cannot be used.
     """
-    parsed = _parsed(_Items, text).items
+    parsed = _parse(_ItemsAnswer, text).items
     if not parsed:
-        raise Unusable("no_items", "it had no items")
+        raise UnusableAnswer("no_items", "it had no items")
     if len(parsed) > most:
-        raise Unusable("too_many_items", f"it had more than {most} items")
+        raise UnusableAnswer("too_many_items", f"it had more than {most} items")
     names = [item.name for item in parsed]
-    if any(len(name) > MAX_NAME or not _NAME.fullmatch(name) for name in names):
-        raise Unusable(
+    if any(len(name) > MAX_NAME_LENGTH or not _NAME_PATTERN.fullmatch(name) for name in names):
+        raise UnusableAnswer(
             "bad_name",
-            f"a name was not made of letters, digits and single underscores, at most {MAX_NAME} of them",
+            f"a name was not made of letters, digits and single underscores, at most {MAX_NAME_LENGTH} of them",
         )
     lower = [name.lower() for name in names]
     if len(set(lower)) < len(lower):
-        raise Unusable("doubled_name", "two items had the same name")
+        raise UnusableAnswer("doubled_name", "two items had the same name")
     if clash := [name for name in names if name.lower() in taken]:
-        raise Unusable("taken_name", taken_names(clash))
-    definitions = [_line(item.definition) for item in parsed]
-    if not all(0 < len(definition) <= MAX_DEFINITION for definition in definitions):
-        raise Unusable("bad_definition", f"a definition was empty or longer than {MAX_DEFINITION} characters")
+        raise UnusableAnswer("taken_name", explain_taken_names(clash))
+    definitions = [_to_one_line(item.definition) for item in parsed]
+    if not all(0 < len(definition) <= MAX_DEFINITION_LENGTH for definition in definitions):
+        raise UnusableAnswer(
+            "bad_definition", f"a definition was empty or longer than {MAX_DEFINITION_LENGTH} characters"
+        )
     if mentions_mark(definitions, source):
-        raise Unusable("mentions_mark", "a definition spoke of how conversations were marked or rated")
+        raise UnusableAnswer("mentions_mark", "a definition spoke of how conversations were marked or rated")
     return tuple(
         RubricItem(
             name=item.name,
@@ -130,25 +132,25 @@ def read_items(
     )
 
 
-def taken_names(names: Sequence[str]) -> str:
-    """Return how a request says that names, which have passed the check above, belong to others."""
+def explain_taken_names(names: Sequence[str]) -> str:
+    """Return how a request says that these names belong to the other polarity."""
     return f"these names stand for signs of the opposite kind and need others: {', '.join(names)}"
 
 
 def mentions_mark(texts: Iterable[str], source: str) -> bool:
-    """Say whether a text speaks of thumbs, ratings or labels that its source does not speak of."""
+    """Say whether a text speaks of thumbs, ratings or labels where its source does not."""
     source = source.casefold()
-    return any(match[0].casefold() not in source for text in texts for match in _MARKS.finditer(text))
+    return any(match[0].casefold() not in source for text in texts for match in _MARK_PATTERN.finditer(text))
 
 
-def _parsed(model: type[Model], text: str) -> Model:
+def _parse(model: type[Model], text: str) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError:
-        raise Unusable("not_json", "it was not JSON of the given schema") from None
+        raise UnusableAnswer("not_json", "it was not JSON of the given schema") from None
 
 
-def _line(text: str) -> str:
-    """Return a model's text on one line, with nothing in it that acts instead of being seen."""
+def _to_one_line(text: str) -> str:
+    """Return a model's text on one line, with invisible characters spelled out."""
     line = " ".join(text.split())
     return visible(line, len(line))

@@ -1,7 +1,7 @@
-"""What learning a rubric will take at most, before the first request is sent. It sends nothing.
+"""Estimates what learning a rubric will take at most, before the first request is sent.
 
-The requests of the extraction are made as the run makes them. What they will bring is not known, so the fold is
-counted as if each conversation gave all the reasons that it may. Answers asked for twice are not foreseen.
+The requests of the extraction are made as the run makes them. Their answers are not known yet, so the fold is counted
+as if each conversation gave as many reasons as it may. The estimate does not include answers asked for twice.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from drift_data.llm.store import Store
 from drift_data.llm.tokens import TokenCounter
 from drift_data.rubric.extract import Extraction
 from drift_data.rubric.options import LearnOptions
-from drift_data.rubric.prompt import Prompts
+from drift_data.rubric.prompt import RubricPrompts
 
-# Tokens, by the lengths that the prompts ask for: a reason is one sentence, an item a name and a sentence.
-_REASON: Final = 25
-_ITEM: Final = 40
+# By the lengths that the prompts ask for: a reason is one sentence, an item is a name and a sentence.
+_TOKENS_PER_REASON: Final = 25
+_TOKENS_PER_ITEM: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What is still to be asked; answers to the extraction that the store has are not in it."""
+class LearningEstimate:
+    """What is still to be asked. Answers to the extraction that the store has are not part of it."""
 
-    requests: int  # of the extraction
-    answered: int  # more that the store has the answer to
-    steps: int  # of the fold, at most
+    requests: int  # requests of the extraction without an answer
+    answered: int  # requests of the extraction whose answer is in the store
+    steps: int  # steps of the fold, at most
     input_tokens: int
     output_tokens: int
-    price: float  # nothing cached
-    how: str  # tokens were counted
-    priced: bool  # false: nobody has said what the model costs
+    price: float  # as if the server had nothing in its cache
+    how: str  # how tokens were counted
+    priced: bool  # False: nobody has named the model's price
 
     def __str__(self) -> str:
         answered = f" ({self.answered:,} more are answered already)" if self.answered else ""
@@ -48,7 +48,7 @@ class Estimate:
         )
 
 
-def estimate(
+def estimate_learning(
     extractions: Sequence[Extraction],
     sampling: Sampling,
     options: LearnOptions,
@@ -57,20 +57,20 @@ def estimate(
     price: Price,
     *,
     batch: bool = False,
-) -> Estimate:
-    """Return what learning will take.
+) -> LearningEstimate:
+    """Return what learning will take at most.
 
     Args:
-        extractions: one for each conversation, nothing asked yet.
+        extractions: one for each conversation, before anything is asked.
         sampling: model and parameters.
-        options: of the learning.
-        store: what it has is free.
+        options: how many reasons and items.
+        store: its answers cost nothing more.
         counter: counts tokens.
-        price: of the model.
-        batch: by the Batch API.
+        price: the model's price.
+        batch: whether the Batch API answers.
     """
     requests = answered = given = returned = 0
-    shared: dict[str, int] = {}  # tokens of the few system messages
+    shared: dict[str, int] = {}  # system message → its tokens
     for extraction in extractions:
         request = extraction.request
         assert request is not None  # nothing has been asked yet
@@ -81,17 +81,17 @@ def estimate(
             shared[request.system] = counter.count(request.system)
         requests += 1
         given += shared[request.system] + counter.count(request.user)
-        returned += options.reasons * _REASON
-    steps, prompts = 0, Prompts(options)
+        returned += options.reasons * _TOKENS_PER_REASON
+    steps, prompts = 0, RubricPrompts(options)
     for label, conversations in Counter(task.example.label for task in extractions).items():
         reasons = conversations * options.reasons
         number = math.ceil(reasons / options.batch)
-        empty = prompts.fold(label, (), 0, (), sampling, ())
-        around = counter.count(empty.system) + counter.count(empty.user) + options.items * _ITEM
+        empty = prompts.make_fold(label, (), 0, (), sampling, ())
+        around = counter.count(empty.system) + counter.count(empty.user) + options.items * _TOKENS_PER_ITEM
         steps += number
-        given += number * around + reasons * _REASON
-        returned += number * options.items * _ITEM
-    return Estimate(
+        given += number * around + reasons * _TOKENS_PER_REASON
+        returned += number * options.items * _TOKENS_PER_ITEM
+    return LearningEstimate(
         requests=requests,
         answered=answered,
         steps=steps,

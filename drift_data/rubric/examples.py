@@ -1,7 +1,7 @@
-"""The conversations that a rubric is learned from: each with its thumb, at most one feedback of each.
+"""Draws the conversations that a rubric is learned from, each with a thumb for one of its turns.
 
-They come from files of chats with thumbs, or from the workspace's conversations with a table of labels, whose
-SAT and DSAT turns stand for thumbs. Of many, those whose keys' hashes come first are drawn. It asks no model.
+They come from files of chats with thumbs, or from the workspace's conversations with a label table, whose SAT and DSAT
+turns stand for thumbs. Where there are more than wanted, those whose keys have the lowest hashes are drawn.
 """
 
 from __future__ import annotations
@@ -29,86 +29,92 @@ from drift_data.sources.objects import object_rows
 from drift_data.sources.rows import SetAside
 from drift_data.workspace import UserError, Workspace
 
-THUMB: Final = "thumb"
-TURN: Final = "thumb_turn"
-ACCEPTED: Final = '"up", 1 or true; "down", -1 or false'
+THUMB_FIELD: Final = "thumb"
+THUMB_TURN_FIELD: Final = "thumb_turn"
+ACCEPTED_THUMBS: Final = '"up", 1 or true; "down", -1 or false'
 _THUMBS: Final = {"up": SAT, "down": DSAT}
-_ID_KEYS: Final = ("conversation_id", "id")
-_KEY: Final = 16  # hex digits, of a chat without an id
-_BATCH: Final = 1_000  # conversations
+_ID_FIELDS: Final = ("conversation_id", "id")
+_KEY_LENGTH: Final = 16  # hex digits of the hash that names a chat without an id
+_CONVERSATIONS_PER_BATCH: Final = 1_000
 
 Payload = TypeVar("Payload")
 Drop = Callable[[Mapping[str, Any]], None]  # takes a row of DROPPED
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One conversation and how it pleased."""
+class RatedConversation:
+    """One conversation and the thumb that its user gave."""
 
     conversation_id: str
     turn: int | None  # index of the last message that is read; None: all are
-    label: str  # SAT | DSAT
+    label: str  # SAT for a thumb up, DSAT for a thumb down
     messages: Messages  # up to that turn
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """The examples of both labels in the order in which they are read, and how many there were to draw from."""
+class DrawnConversations:
+    """The conversations with either thumb, in the order in which they are read, and how many there were to draw from."""
 
-    examples: Sequence[Example]
-    available: Mapping[str, int]  # by label; a conversation with several turns counts with each
+    examples: Sequence[RatedConversation]
+    available: Mapping[str, int]  # label → thumbs to draw from; a conversation with several counts with each
     unmarked: int = 0  # rows without a thumb
-    unreadable: int = 0  # rows that were dropped
+    unreadable: int = 0  # rows that were dropped because they cannot be read
 
 
 class _Draw(Generic[Payload]):
-    """Keeps, for each label, the conversations whose hashes come first; each conversation once."""
+    """Keeps, for each label, the conversations with the lowest hashes; each conversation once.
+
+    Args:
+        size: most conversations of each label.
+        seed: part of the hash.
+    """
 
     def __init__(self, size: int, seed: int) -> None:
         self._size, self._seed = size, seed
-        # the last of those kept is at the top: ranks are negative
+        # label → heap of (negative rank, name, payload): the highest rank is at the top, to be replaced first
         self._kept: dict[str, list[tuple[int, str, Payload]]] = {SAT: [], DSAT: []}
-        self._names: set[str] = set()
+        self._kept_names: set[str] = set()
         self.offered: Counter[str] = Counter()
 
     def offer(self, name: str, label: str, payload: Payload) -> None:
+        """Keep a conversation if it belongs to the first ones; ignore one that is kept already."""
         self.offered[label] += 1
-        if name in self._names:
+        if name in self._kept_names:
             return
         kept = self._kept[label]
-        entry = (-_rank(self._seed, name), name, payload)
-        self._names.add(name)
+        entry = (-_rank_in_draw(self._seed, name), name, payload)
+        self._kept_names.add(name)
         if len(kept) < self._size:
             heapq.heappush(kept, entry)
         else:
-            self._names.discard(heapq.heappushpop(kept, entry)[1])
+            self._kept_names.discard(heapq.heappushpop(kept, entry)[1])
 
-    def result(self, label: str) -> list[tuple[str, Payload]]:
-        """Return what was kept, the first hash first."""
+    def list_kept(self, label: str) -> list[tuple[str, Payload]]:
+        """Return names and payloads of what was kept, the lowest hash first."""
         return [(name, payload) for _, name, payload in sorted(self._kept[label], key=lambda e: -e[0])]
 
 
-def _rank(seed: int, name: str) -> int:
-    """Return where a conversation stands in the order of drawing."""
+def _rank_in_draw(seed: int, name: str) -> int:
+    """Return the place of a conversation in the order of drawing."""
     return rank_as_number(f"{seed}\0{name}", RUBRIC)
 
 
-def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Drawn:
-    """Draw from chats with thumbs; memory is bounded by what is drawn.
+def draw_from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> DrawnConversations:
+    """Draw from files of chats with thumbs. Memory holds only what is drawn.
 
-    A row is an object with `messages` (OpenAI-style, or ShareGPT's) and `thumb`, one of ACCEPTED; without a
-    thumb it is passed over. `thumb_turn` is the index in `messages` of the message that the thumb belongs to,
-    the user's feedback: nothing after it is read. `conversation_id` or `id` name the chat, else its content;
-    of several rows of one chat the first counts.
+    A row is an object with `messages` (OpenAI-style, or ShareGPT's) and `thumb`, one of ACCEPTED_THUMBS. A row
+    without a thumb is skipped. `thumb_turn` is the index in `messages` of the user's feedback, to which the thumb
+    belongs; messages after it are not read. `conversation_id` or `id` names the chat, else a hash of its content
+    does. Of several rows of one chat, the first counts.
 
     Args:
         files: JSON Lines, JSON arrays or Parquet.
-        size: examples of each label, at most.
-        seed: decides which.
+        size: most conversations of each label.
+        seed: decides which are drawn.
         drop: takes the rows that cannot be read.
 
     Raises:
-        UserError: a thumb or a turn is none of those accepted, or no row has a thumb.
+        UserError: a thumb or a turn is not one of those accepted, or no row has a thumb.
     """
     draw, rows = _Draw[tuple[int | None, Messages]](size, seed), Counter[str]()
     for file in files:
@@ -116,75 +122,84 @@ def from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> Dr
             rows["all"] += 1
             if isinstance(row, SetAside):
                 rows["unreadable"] += 1
-                drop(_dropped(row.location, row.reason, row.excerpt))
+                drop(_make_dropped_row(row.location, row.reason, row.excerpt))
                 continue
             position, value = row
             where = f"{file.name}, row {position + 1}"
-            label = _label(value.get(THUMB), where)
+            label = _read_thumb(value.get(THUMB_FIELD), where)
             if label is None:
                 rows["unmarked"] += 1
                 continue
-            turn, messages, problem = _read(value, where)
-            name = _name(value, messages)
+            turn, messages, problem = _read_messages(value, where)
+            name = _name_conversation(value, messages)
             if problem is not None:
                 rows["unreadable"] += 1
-                drop(_dropped(name or where, problem, where))
+                drop(_make_dropped_row(name or where, problem, where))
             else:
                 draw.offer(name, label, (turn, messages))
     if not draw.offered:
         raise UserError(
-            f"INPUT has no conversation with a thumb: {rows['all']:,} rows, {rows['unmarked']:,} of them without `{THUMB}`. "
-            f"Each conversation needs `messages` and `{THUMB}` ({ACCEPTED}); use LABELS= for conversations of "
+            f"INPUT has no conversation with a thumb: {rows['all']:,} rows, {rows['unmarked']:,} of them without `{THUMB_FIELD}`. "
+            f"Each conversation needs `messages` and `{THUMB_FIELD}` ({ACCEPTED_THUMBS}); use LABELS= for conversations of "
             "the workspace that have labels."
         )
     examples = [
-        Example(name, turn, label, messages)
+        RatedConversation(name, turn, label, messages)
         for label in (SAT, DSAT)
-        for name, (turn, messages) in draw.result(label)
+        for name, (turn, messages) in draw.list_kept(label)
     ]
-    return Drawn(examples, dict(draw.offered), rows["unmarked"], rows["unreadable"])
+    return DrawnConversations(examples, dict(draw.offered), rows["unmarked"], rows["unreadable"])
 
 
-def from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> Drawn:
+def draw_from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> DrawnConversations:
     """Draw from the workspace's conversations: SAT and DSAT turns stand for thumbs, one turn a conversation.
 
     Args:
         workspace: holds `conversations` and the labels.
         labels: folder of the label table, such as "labels/simulated".
-        size: examples of each label, at most.
-        seed: decides which.
+        size: most conversations of each label.
+        seed: decides which are drawn.
 
     Raises:
-        UserError: no turn is labelled SAT or DSAT, or the labels are of other conversations.
+        UserError: no turn is labelled SAT or DSAT, or the labels belong to other conversations.
     """
     table = workspace.read(labels, ["conversation_id", "turn", "label"])
     table = table.filter(pc.is_in(table["label"], pa.array([SAT, DSAT])))
     rows = [(row["conversation_id"], row["turn"], row["label"]) for row in table.to_pylist()]
-    # By hash, too: else an early DSAT would always win over the SAT that follows it.
-    rows.sort(key=lambda row: _rank(seed, f"{row[0]}\0{row[1]}"))
+    # Turns are ordered by hash, too: else an early DSAT turn would always win over the SAT turn that follows it.
+    rows.sort(key=lambda row: _rank_in_draw(seed, f"{row[0]}\0{row[1]}"))
     draw = _Draw[int](size, seed)
     for name, turn, label in rows:
         draw.offer(name, label, turn)
     if not draw.offered:
         raise UserError(f"{labels} has no SAT or DSAT turn: there is nothing to learn from.")
-    wanted = {name: (turn, label) for label in (SAT, DSAT) for name, turn in draw.result(label)}
-    found = dict(_conversations(workspace, pa.array(wanted)))
+    wanted = {name: (turn, label) for label in (SAT, DSAT) for name, turn in draw.list_kept(label)}
+    found = dict(_iter_conversations(workspace, pa.array(wanted)))
     if lost := wanted.keys() - found.keys():
         raise UserError(
             f"{labels} has labels of {len(lost):,} conversations that are not in this workspace, such as "
             f"{visible(min(lost), 100)}: it was made of other conversations. Make it again, or give another LABELS=."
         )
-    examples = [Example(name, turn, label, found[name][: turn + 1]) for name, (turn, label) in wanted.items()]
-    return Drawn(examples, dict(draw.offered))
+    examples = [
+        RatedConversation(name, turn, label, found[name][: turn + 1])
+        for name, (turn, label) in wanted.items()
+    ]
+    return DrawnConversations(examples, dict(draw.offered))
 
 
-def _conversations(workspace: Workspace, names: pa.Array) -> Iterator[tuple[str, Messages]]:
-    for batch in workspace.batches(TableName.CONVERSATIONS, CONVERSATION_COLUMNS, _BATCH):
+def _iter_conversations(workspace: Workspace, names: pa.Array) -> Iterator[tuple[str, Messages]]:
+    """Yield the ids and messages of the workspace's conversations that have these ids."""
+    for batch in workspace.batches(TableName.CONVERSATIONS, CONVERSATION_COLUMNS, _CONVERSATIONS_PER_BATCH):
         for row in batch.filter(pc.is_in(batch["conversation_id"], names)).to_pylist():
             yield row["conversation_id"], row["messages"]
 
 
-def _label(value: Any, where: str) -> str | None:
+def _read_thumb(value: Any, where: str) -> str | None:
+    """Return the label that a row's thumb stands for; None for no thumb.
+
+    Raises:
+        UserError: the value is not one of those accepted; the message names the row by `where`.
+    """
     if value is None:
         return None
     label = _THUMBS.get(value.strip().lower()) if isinstance(value, str) else None
@@ -194,18 +209,24 @@ def _label(value: Any, where: str) -> str | None:
         label = SAT if value == 1 else DSAT if value == -1 else None
     if label is None:
         shown = visible(json.dumps(value, ensure_ascii=False, default=str), 100)
-        raise UserError(f"{where}: {shown} is no `{THUMB}`. Accepted are {ACCEPTED}; null is no thumb.")
+        raise UserError(
+            f"{where}: {shown} is no `{THUMB_FIELD}`. Accepted are {ACCEPTED_THUMBS}; null is no thumb."
+        )
     return label
 
 
-def _read(row: Mapping[str, Any], where: str) -> tuple[int | None, Messages, str | None]:
-    """Return the thumb's turn, the messages up to it, and why they are unusable, or None."""
-    raw, turn = first_of(row, *MESSAGES_KEYS), row.get(TURN)
+def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Messages, str | None]:
+    """Return the thumb's turn, the messages up to it, and why they cannot be used (None: they can).
+
+    Raises:
+        UserError: the turn is not an index of a message.
+    """
+    raw, turn = first_of(row, *MESSAGES_KEYS), row.get(THUMB_TURN_FIELD)
     if turn is not None and isinstance(raw, list):
         if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn < len(raw):
             shown = visible(json.dumps(turn, ensure_ascii=False, default=str), 100)
             raise UserError(
-                f"{where}: {shown} is no `{TURN}`. It is the index in `messages`, from 0, of the message that "
+                f"{where}: {shown} is no `{THUMB_TURN_FIELD}`. It is the index in `messages`, from 0, of the message that "
                 f"the thumb belongs to: here 0 to {len(raw) - 1}."
             )
         raw = raw[: turn + 1]
@@ -218,13 +239,14 @@ def _read(row: Mapping[str, Any], where: str) -> tuple[int | None, Messages, str
     return turn, read, problem
 
 
-def _name(row: Mapping[str, Any], messages: Messages) -> str:
-    given = text(first_of(row, *_ID_KEYS))
+def _name_conversation(row: Mapping[str, Any], messages: Messages) -> str:
+    """Return the id that a row gives its chat, or a hash of the messages; "" where it has neither."""
+    given = text(first_of(row, *_ID_FIELDS))
     if given:
         return storable(given)
     content = json.dumps(list(messages), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:_KEY] if messages else ""
+    return hashlib.sha256(content.encode()).hexdigest()[:_KEY_LENGTH] if messages else ""
 
 
-def _dropped(name: str, reason: str, detail: str | None) -> dict[str, Any]:
+def _make_dropped_row(name: str, reason: str, detail: str | None) -> dict[str, Any]:
     return {"conversation_id": name, "turn": None, "reason": reason, "detail": detail}

@@ -1,4 +1,4 @@
-"""Phase 2, the running fold: batch by batch, the reasons of one polarity become a short list of items."""
+"""Phase 2, the running fold: turns the reasons of one polarity, batch by batch, into a short list of items."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ from dataclasses import dataclass
 
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import INVALID, Answer, Request, Sampling
-from drift_data.rubric.answer import read_items, taken_names
+from drift_data.rubric.answer import explain_taken_names, read_items
 from drift_data.rubric.options import LearnOptions
-from drift_data.rubric.prompt import Prompts
+from drift_data.rubric.prompt import RubricPrompts
 from drift_data.rubric.question import Question
 
-Items = tuple[RubricItem, ...]
+RubricItems = tuple[RubricItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One batch of reasons worked in."""
+class FoldStep:
+    """One batch of reasons that was worked into the items."""
 
     number: int  # from 1
     reasons: Sequence[str]
-    before: Items
-    after: Items
-    problem: str | None  # why the batch changed nothing
-    key: str  # of the request
+    before: RubricItems
+    after: RubricItems
+    problem: str | None  # why the batch changed nothing; None: it was used
+    key: str  # of the last request of the step
 
 
 class Fold:
-    """A `Task`: one request a batch, each with the items that came out of the one before.
+    """A `Task` with one step for each batch of reasons; each step starts with the items of the step before.
 
-    A batch that gets no answer that can be used is passed over, and the items stay as they were. A request
-    that fails for another reason ends the fold with a `failure`.
+    A batch without a usable answer is skipped, and the items stay as they were. A request that fails for another
+    reason ends the fold with a `failure`.
+
+    Args:
+        polarity: SAT or DSAT.
+        reasons: all reasons of that polarity, in order.
+        prompts: makes the requests.
+        sampling: model and parameters.
+        options: reasons in a batch, most items, most tries.
     """
 
     is_needed = True  # without the folds there is no rubric
@@ -40,26 +47,26 @@ class Fold:
         self,
         polarity: str,
         reasons: Sequence[str],
-        prompts: Prompts,
+        prompts: RubricPrompts,
         sampling: Sampling,
         options: LearnOptions,
     ) -> None:
         self.polarity = polarity
-        self.items: Items = ()
-        self.steps: list[Step] = []
+        self.items: RubricItems = ()
+        self.steps: list[FoldStep] = []
         self.failure: tuple[str, str | None] | None = None
         self._prompts, self._sampling, self._options = prompts, sampling, options
         size = options.batch
         self.batches = [reasons[start : start + size] for start in range(0, len(reasons), size)]
         self._taken: Collection[str] = ()
         self._number = 0
-        self._so_far: Items = ()
-        self._question: Question[Items] | None = None
-        self._next()
+        self._items_before: RubricItems = ()
+        self._question: Question[RubricItems] | None = None
+        self._start_next_step()
 
     @property
     def request(self) -> Request | None:
-        """Return what to ask next; None when all batches are worked in or one has failed."""
+        """Return what to ask next; None when all batches are worked in, or the fold has failed."""
         return self._question.request if self._question else None
 
     def receive(self, answer: Answer) -> None:
@@ -75,38 +82,39 @@ class Fold:
             self.failure = (reason, problem)
             return
         self.items = question.answer or self.items
-        after = question.answer or self._so_far
+        after = question.answer or self._items_before
         reasons = self.batches[self._number - 1]
-        self.steps.append(Step(self._number, reasons, self._so_far, after, problem, question.key))
-        self._next()
+        self.steps.append(FoldStep(self._number, reasons, self._items_before, after, problem, question.key))
+        self._start_next_step()
 
     def rename(self, taken: Collection[str]) -> None:
-        """Ask once more for the last step that changed the items: names that are taken have to go.
+        """Repeat the last step that changed the items, and ask for other names.
 
         Args:
-            taken: names in lower case; some of them are among the items.
+            taken: names in lower case that belong to the other polarity; some of this fold's items have them.
         """
         clash = [item.name for item in self.items if item.name.lower() in taken]
         last = next(step for step in reversed(self.steps) if step.problem is None)
         self._taken, self._number = taken, last.number
-        self._ask(last.before, [taken_names(clash)])
+        self._ask_for(last.before, [explain_taken_names(clash)])
 
-    def _next(self) -> None:
+    def _start_next_step(self) -> None:
         if self._number < len(self.batches):
             self._number += 1
-            self._ask(self.items)
+            self._ask_for(self.items)
 
-    def _ask(self, so_far: Items, faults: Sequence[str] = ()) -> None:
-        reasons, options, self._so_far = self.batches[self._number - 1], self._options, so_far
+    def _ask_for(self, so_far: RubricItems, faults: Sequence[str] = ()) -> None:
+        """Make the question of the present step, which works its batch into the items `so_far`."""
+        reasons, options, self._items_before = self.batches[self._number - 1], self._options, so_far
         source = "\n".join([*reasons, *(f"{item.name} {item.definition}" for item in so_far)])
 
         used = {step.number: len(step.reasons) for step in self.steps if step.problem is None}
         covered = sum(size for number, size in used.items() if number < self._number)
 
         def ask(sampling: Sampling, faults: Sequence[str]) -> Request:
-            return self._prompts.fold(self.polarity, so_far, covered, reasons, sampling, faults)
+            return self._prompts.make_fold(self.polarity, so_far, covered, reasons, sampling, faults)
 
-        def read(text: str) -> Items:
+        def read(text: str) -> RubricItems:
             return read_items(text, self.polarity, options.items, self._taken, source)
 
         self._question = Question(ask, read, self._sampling, options.tries, faults)

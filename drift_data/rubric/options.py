@@ -1,19 +1,50 @@
-"""What determines a learned rubric besides the model and the conversations."""
+"""Options of learning a rubric. Besides them, only the model and the conversations determine the rubric."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from drift_data.judge.quoting import ShownOptions
+
+_OURS: Final[JsonDict] = {"source": "ours"}
 
 
 class LearnOptions(ShownOptions):
     """How many conversations are read, how much of each is shown, and how reasons become items."""
 
-    per_label: int = Field(500, gt=0, description="conversations read at most, of satisfied and of others")
-    seed: int = Field(0, description="decides which, where there are more")
-    reasons: int = Field(3, gt=0, description="reasons that one conversation gives at most")
-    batch: int = Field(100, gt=0, description="reasons folded into the rubric at a time")
-    items: int = Field(10, gt=0, description="items of a polarity at most")
-    tries: int = Field(3, gt=0, description="answers asked for until one can be used")
-    characters: int = Field(24_000, gt=0, description="of a conversation shown; the oldest messages go first")
+    per_label: int = Field(
+        500,
+        gt=0,
+        description="Most conversations that are read with a thumbs up, and as many with a thumbs down.",
+        json_schema_extra=_OURS,
+    )
+    seed: int = Field(
+        0, description="Decides which conversations are read where there are more.", json_schema_extra=_OURS
+    )
+    reasons: int = Field(
+        3, gt=0, description="Most reasons that one conversation gives.", json_schema_extra=_OURS
+    )
+    batch: int = Field(
+        100,
+        gt=0,
+        description="Reasons that one request works into the rubric.",
+        json_schema_extra=_OURS,
+    )
+    items: int = Field(
+        10,
+        gt=0,
+        description="Most items for satisfaction, and as many for dissatisfaction.",
+        json_schema_extra=_OURS,
+    )
+    tries: int = Field(
+        3, gt=0, description="Most answers that are asked for until one can be used.", json_schema_extra=_OURS
+    )
+    characters: int = Field(
+        24_000,
+        gt=0,
+        description="Most characters of a conversation that a prompt shows; the oldest messages are left out.",
+        json_schema_extra=_OURS,
+    )

@@ -1,4 +1,4 @@
-"""Makes the requests of both phases: instructions first, log text and model text last and as data."""
+"""Makes the requests of both phases: instructions first, then the text of logs and models, quoted as data."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from jinja2 import Environment, StrictUndefined, Template
 from drift_data.judge.quoting import Fenced, fenced, shown
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import Request, Sampling
-from drift_data.rubric.answer import MAX_DEFINITION, MAX_NAME, items_schema, reasons_schema
-from drift_data.rubric.examples import Example
+from drift_data.rubric.answer import (
+    MAX_DEFINITION_LENGTH,
+    MAX_NAME_LENGTH,
+    make_items_schema,
+    make_reasons_schema,
+)
+from drift_data.rubric.examples import RatedConversation
 from drift_data.rubric.options import LearnOptions
 from drift_data.schema import DSAT, SAT
 
-EXTRACT: Final = "extract"  # purposes, as the store knows them
-FOLD: Final = "fold"
+EXTRACT_PURPOSE: Final = "extract"  # purposes of the requests, for people who read the store
+FOLD_PURPOSE: Final = "fold"
 _FEELING: Final = {SAT: "satisfied", DSAT: "dissatisfied"}
-_LOOKS: Final = {SAT: "good", DSAT: "bad"}
-_EXAMPLE: Final = {
+_VERDICT: Final = {SAT: "good", DSAT: "bad"}
+_EXAMPLE_ITEM: Final = {
     SAT: {"name": "Confirms_Result", "definition": "Confirms that what the assistant gave works."},
     DSAT: {"name": "Points_Out_Error", "definition": "Points out a mistake in what the assistant gave."},
 }
 
 
-class Prompts:
-    """The prompts of both phases."""
+class RubricPrompts:
+    """The prompts of both phases.
+
+    Args:
+        options: how many reasons and items are asked for, and how much of a conversation is shown.
+    """
 
     def __init__(self, options: LearnOptions) -> None:
         environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
@@ -37,38 +46,49 @@ class Prompts:
         sources = {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in names}
         templates = {name: environment.from_string(source) for name, source in sources.items()}
         self._options = options
-        self._extract: Template = templates["extract_user"]
-        self._fold: Template = templates["fold_user"]
-        self._system = {
-            (EXTRACT, label): templates["extract_system"].render(
-                feeling=_FEELING[label], looks=_LOOKS[label], most=options.reasons
+        self._extract_template: Template = templates["extract_user"]
+        self._fold_template: Template = templates["fold_user"]
+        self._system_messages = {
+            (EXTRACT_PURPOSE, label): templates["extract_system"].render(
+                feeling=_FEELING[label], looks=_VERDICT[label], most=options.reasons
             )
             for label in (SAT, DSAT)
         } | {
-            (FOLD, label): templates["fold_system"].render(
+            (FOLD_PURPOSE, label): templates["fold_system"].render(
                 feeling=_FEELING[label],
                 most=options.items,
-                name=MAX_NAME,
-                definition=MAX_DEFINITION,
-                example=_EXAMPLE[label],
+                name=MAX_NAME_LENGTH,
+                definition=MAX_DEFINITION_LENGTH,
+                example=_EXAMPLE_ITEM[label],
                 change=label == DSAT,
             )
             for label in (SAT, DSAT)
         }
-        self._reasons, self._items = reasons_schema(), {label: items_schema(label) for label in (SAT, DSAT)}
-        # Of everything that this module puts into a request besides options, conversations and reasons.
+        self._reasons_schema, self._items_schemas = (
+            make_reasons_schema(),
+            {label: make_items_schema(label) for label in (SAT, DSAT)},
+        )
+        # Hash of the prompt templates; changes when their wording changes.
         self.version = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()[:12]
 
-    def extraction(self, example: Example, sampling: Sampling, faults: Sequence[str]) -> Request:
+    def make_extraction(
+        self, example: RatedConversation, sampling: Sampling, faults: Sequence[str]
+    ) -> Request:
         """Return the request for the reasons of one conversation."""
-        first, messages = self._shown(example)
-        user = self._extract.render(
+        first, messages = self._quote_conversation(example)
+        user = self._extract_template.render(
             first=first, feeling=_FEELING[example.label], faults=faults, conversation=fenced(messages)
         )
-        return Request(self._system[EXTRACT, example.label], user, sampling, self._reasons, EXTRACT)
+        return Request(
+            self._system_messages[EXTRACT_PURPOSE, example.label],
+            user,
+            sampling,
+            self._reasons_schema,
+            EXTRACT_PURPOSE,
+        )
 
-    def _shown(self, example: Example) -> tuple[int, list[Fenced]]:
-        """Return the index of the first message that is shown, and the messages that are."""
+    def _quote_conversation(self, example: RatedConversation) -> tuple[int, list[Fenced]]:
+        """Return the index of the first message that fits into a prompt, and the messages from there on, quoted."""
         messages: list[Fenced] = []
         room = self._options.characters
         for at in reversed(range(len(example.messages))):
@@ -80,7 +100,7 @@ class Prompts:
             messages.append(Fenced(f"[{at}] {message['role']}", text))
         return 0, messages[::-1]
 
-    def fold(
+    def make_fold(
         self,
         polarity: str,
         so_far: Sequence[RubricItem],
@@ -89,19 +109,36 @@ class Prompts:
         sampling: Sampling,
         faults: Sequence[str],
     ) -> Request:
-        """Return the request that works a batch of reasons into a rubric, which covers so many already."""
-        material = [Fenced(f"The {len(reasons)} next reasons:", _listed(reasons))]
+        """Return the request that works a batch of reasons into a rubric.
+
+        Args:
+            polarity: SAT or DSAT.
+            so_far: the items of the rubric.
+            covered: how many reasons the items were made from.
+            reasons: the batch.
+            sampling: model and parameters.
+            faults: what was wrong with earlier answers.
+        """
+        material = [Fenced(f"The {len(reasons)} next reasons:", _render_list(reasons))]
         if so_far:
-            items = [f"{item.name}: {item.definition}{_change(item)}" for item in so_far]
-            material.insert(0, Fenced(f"The rubric so far, made from {covered} reasons:", _listed(items)))
-        user = self._fold.render(so_far=bool(so_far), faults=faults, material=fenced(material))
-        return Request(self._system[FOLD, polarity], user, sampling, self._items[polarity], FOLD)
+            items = [f"{item.name}: {item.definition}{_render_change(item)}" for item in so_far]
+            material.insert(
+                0, Fenced(f"The rubric so far, made from {covered} reasons:", _render_list(items))
+            )
+        user = self._fold_template.render(so_far=bool(so_far), faults=faults, material=fenced(material))
+        return Request(
+            self._system_messages[FOLD_PURPOSE, polarity],
+            user,
+            sampling,
+            self._items_schemas[polarity],
+            FOLD_PURPOSE,
+        )
 
 
-def _change(item: RubricItem) -> str:
+def _render_change(item: RubricItem) -> str:
     return " (asks for a change)" if item.asks_for_change else ""
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _render_list(lines: Sequence[str]) -> str:
     text = "\n".join(f"- {line}" for line in lines)
     return shown(text, len(text))

@@ -1,6 +1,7 @@
-"""One question to a model, asked until an answer can be used. It knows not what is asked.
+"""Asks a model one question until an answer can be used.
 
-A question that is asked again says all that was wrong before, in our words: so it is another request each time.
+A question that is asked again tells the model, in our words, all that was wrong with its earlier answers. So each try
+is another request, with its own place in the store.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from typing import Generic, TypeVar
 
 from drift_data.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 
-T = TypeVar("T")
+AnswerType = TypeVar("AnswerType")
 
 
-class Unusable(Exception):
-    """An answer that cannot be used.
+class UnusableAnswer(Exception):
+    """An answer cannot be used.
 
     Args:
-        kind: few distinct values: they are counted.
-        text: how the next request says it.
+        kind: few distinct values, because they are counted.
+        text: what was wrong, as the next request tells the model.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -26,15 +27,15 @@ class Unusable(Exception):
         self.kind, self.text = kind, text
 
 
-class Question(Generic[T]):
-    """A `Task`: ends with an `answer` or with a `failure`.
+class Question(Generic[AnswerType]):
+    """A `Task` that ends with an `answer` or with a `failure`.
 
     Args:
-        ask: makes the request, given model and parameters and what was wrong with earlier answers.
-        read: turns the text of an answer into what was asked for, or raises `Unusable`.
-        sampling: model and parameters of the first request; after a cut-off answer the limit is doubled.
-        tries: answers that are asked for at most.
-        faults: what is known to be wrong before the first request.
+        ask: makes a request from the model's parameters and what was wrong with earlier answers.
+        read: turns the text of an answer into what was asked for, or raises `UnusableAnswer`.
+        sampling: model and parameters of the first request; after a cut-off answer `max_tokens` is doubled.
+        tries: most answers that are asked for.
+        faults: what the first request already says was wrong.
     """
 
     is_needed = False
@@ -42,12 +43,12 @@ class Question(Generic[T]):
     def __init__(
         self,
         ask: Callable[[Sampling, Sequence[str]], Request],
-        read: Callable[[str], T],
+        read: Callable[[str], AnswerType],
         sampling: Sampling,
         tries: int,
         faults: Sequence[str] = (),
     ) -> None:
-        self.answer: T | None = None
+        self.answer: AnswerType | None = None
         self.failure: tuple[str, str | None] | None = None  # reason and detail
         self._ask, self._read, self._sampling, self._tries = ask, read, sampling, tries
         self._faults = list(faults)
@@ -56,7 +57,7 @@ class Question(Generic[T]):
 
     @property
     def request(self) -> Request | None:
-        """Return what to ask next; None when there is an answer or no hope of one."""
+        """Return what to ask next; None when there is an answer, or there will be none."""
         return self._request
 
     def receive(self, answer: Answer) -> None:
@@ -72,9 +73,9 @@ class Question(Generic[T]):
             if answer.finish_reason == LENGTH:
                 limit = self._sampling.max_tokens * 2
                 self._sampling = self._sampling.model_copy(update={"max_tokens": limit})
-                raise Unusable("truncated", "it was cut off")
+                raise UnusableAnswer("truncated", "it was cut off")
             self.answer = self._read(answer.text)
-        except Unusable as fault:
+        except UnusableAnswer as fault:
             self._faults.append(fault.text)
             if self._tries > 0:
                 self._request = self._ask(self._sampling, self._faults)

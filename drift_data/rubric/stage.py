@@ -1,7 +1,8 @@
-"""The stage `rubric`: conversations with thumbs × a model → a rubric. It knows not how requests travel.
+"""The stage `rubric`: learns a rubric from conversations with thumbs, by asking a language model.
 
-Reasons are extracted conversation by conversation, then folded, satisfaction and dissatisfaction apart and
-side by side. Every answer is in the store of requests, so an interrupted run goes on where it was.
+The model gives reasons conversation by conversation; then it folds the reasons into items, those of satisfaction and
+of dissatisfaction separately and at the same time. The store of requests keeps every answer, so an interrupted run
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from drift_data.chats.safe_text import visible
 from drift_data.judge.rubric import dump_rubric
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
-from drift_data.rubric.examples import Drawn, from_files, from_labels
+from drift_data.rubric.examples import DrawnConversations, draw_from_files, draw_from_labels
 from drift_data.rubric.extract import Extraction
 from drift_data.rubric.fold import Fold
 from drift_data.rubric.options import LearnOptions
-from drift_data.rubric.prompt import Prompts
+from drift_data.rubric.prompt import RubricPrompts
 from drift_data.rubric.summary import (
-    DETAIL,
-    counts,
-    header,
-    rubric_of,
-    say,
+    MAX_DETAIL,
+    count_results,
+    describe_rubric,
+    make_rubric,
+    print_line,
     write_folds,
     write_reasons,
 )
@@ -35,13 +36,13 @@ from drift_data.schema import DROPPED, DSAT, SAT, TableName
 from drift_data.sources.inputs import digests, raw_files
 from drift_data.workspace import Output, UserError, Workspace, folder_digest
 
-STAGE: Final = "rubric"
-LEARNED: Final = "rubric/learned"  # holds FILE
-REASONS: Final = "rubric/reasons"
-FOLDS: Final = "rubric/folds"
-FILE: Final = "rubric.yaml"
+RUBRIC_STAGE: Final = "rubric"
+LEARNED_TABLE: Final = "rubric/learned"  # folder that holds RUBRIC_FILE
+REASONS_TABLE: Final = "rubric/reasons"
+FOLDS_TABLE: Final = "rubric/folds"
+RUBRIC_FILE: Final = "rubric.yaml"
 _FEELING: Final = {SAT: "satisfaction", DSAT: "dissatisfaction"}
-_OVER_BUDGET: Final = "over_budget"
+_OVER_BUDGET: Final = "over_budget"  # kind of failure, as in `Answer.error`
 
 
 def learn_rubric(
@@ -60,51 +61,51 @@ def learn_rubric(
         workspace: to write into; holds `conversations` when `labels` is given.
         backend: sends the requests.
         sampling: model and parameters.
-        options: see there.
-        inputs: files, folders, globs or a Hub id of chats with thumbs, see `examples.from_files`.
-        labels: folder of a label table to take for thumbs instead, such as "labels/simulated".
-        announce: told what will be asked of the conversations, before the first request is sent.
+        options: how many conversations, reasons and items.
+        inputs: files, folders, globs or a Hub id of chats with thumbs, see `examples.draw_from_files`.
+        labels: folder of a label table whose turns stand for thumbs instead, such as "labels/simulated".
+        announce: called with the first questions about all conversations, before the first request is sent.
 
     Returns:
         False when the same rubric was there already.
 
     Raises:
-        UserError: the input has no thumbs, the answers give no rubric, or one that was edited would be lost.
+        UserError: the input has no thumbs, the answers give no rubric, or a rubric that was edited would be lost.
     """
     if bool(inputs) == (labels is not None):
         raise UserError(
             "Give INPUT= (chats with thumbs) or LABELS= (a label table of this workspace): one of the two."
         )
     files = raw_files(inputs) if inputs else []
-    prompts = Prompts(options)
+    prompts = RubricPrompts(options)
 
     def build(outputs: Mapping[str, Output]) -> None:
-        _protect_edits(workspace)
-        learned, reasons, folded = outputs[LEARNED], outputs[REASONS], outputs[FOLDS]
+        _refuse_to_replace_edits(workspace)
+        learned, reasons, folded = outputs[LEARNED_TABLE], outputs[REASONS_TABLE], outputs[FOLDS_TABLE]
         if labels is None:
-            drawn = from_files(
+            drawn = draw_from_files(
                 files, options.per_label, options.seed, lambda row: reasons.drop([row], DROPPED)
             )
         else:
-            drawn = from_labels(workspace, labels, options.per_label, options.seed)
+            drawn = draw_from_labels(workspace, labels, options.per_label, options.seed)
         reasons.rows_in = len(drawn.examples) + drawn.unreadable
-        _say_drawn(drawn)
+        _print_drawn(drawn)
         extractions = [Extraction(example, prompts, sampling, options) for example in drawn.examples]
         announce(extractions)
-        _extract(extractions, backend)
-        folds = _fold(write_reasons(reasons, extractions), backend, prompts, sampling, options)
+        _run_extractions(extractions, backend)
+        folds = _run_folds(write_reasons(reasons, extractions), backend, prompts, sampling, options)
         write_folds(folded, folds)
-        rubric = rubric_of(folds)
-        text = dump_rubric(rubric, header(sampling.model, options, extractions, folds))
-        (learned.folder / FILE).write_text(text, encoding="utf-8")
-        reasons.results = counts(drawn, extractions)
+        rubric = make_rubric(folds)
+        text = dump_rubric(rubric, describe_rubric(sampling.model, options, extractions, folds))
+        (learned.folder / RUBRIC_FILE).write_text(text, encoding="utf-8")
+        reasons.results = count_results(drawn, extractions)
         learned.results = {"hash": rubric.hash, "items": len(rubric.items)}
         for output in (learned, reasons, folded):
             output.made_by = {"judge": f"{backend.kind}:{sampling.model}", **backend.report()}
 
     return workspace.run(
-        STAGE,
-        [LEARNED, REASONS, FOLDS],
+        RUBRIC_STAGE,
+        [LEARNED_TABLE, REASONS_TABLE, FOLDS_TABLE],
         build,
         options={
             "prompt": prompts.version,
@@ -117,21 +118,21 @@ def learn_rubric(
     )
 
 
-def _protect_edits(workspace: Workspace) -> None:
-    """Raise when the rubric that would be replaced is no longer as it was written."""
-    manifest, folder = workspace.manifest(LEARNED), workspace.path(LEARNED)
+def _refuse_to_replace_edits(workspace: Workspace) -> None:
+    """Raise a UserError when somebody has edited the rubric that would be replaced."""
+    manifest, folder = workspace.manifest(LEARNED_TABLE), workspace.path(LEARNED_TABLE)
     if manifest is not None and folder_digest(folder) != manifest.digest:
         raise UserError(
-            f"{folder / FILE} was edited, and learning again would replace it. Copy it to a place outside the "
+            f"{folder / RUBRIC_FILE} was edited, and learning again would replace it. Copy it to a place outside the "
             f"workspace to use it there (RUBRIC=file), delete {folder}, and run again."
         )
 
 
-def _extract(tasks: Sequence[Extraction], backend: Backend) -> None:
-    """Finish the extractions.
+def _run_extractions(tasks: Sequence[Extraction], backend: Backend) -> None:
+    """Ask for the reasons in all conversations.
 
     Raises:
-        UserError: most failed, or the budget ended.
+        UserError: most conversations got no usable answer, or the budget ended.
     """
     with tqdm(
         total=len(tasks), desc="rubric: extract", unit=" conv", mininterval=0.5, file=sys.stderr
@@ -152,30 +153,33 @@ def _extract(tasks: Sequence[Extraction], backend: Backend) -> None:
         )
 
 
-def _say_drawn(drawn: Drawn) -> None:
+def _print_drawn(drawn: DrawnConversations) -> None:
+    """Print how many conversations are read for each label, and warn where there are none."""
     read = Counter(example.label for example in drawn.examples)
     for label, feeling in _FEELING.items():
-        say(
+        print_line(
             f"{feeling}: {read[label]:,} conversations read, thumbs there are {drawn.available.get(label, 0):,}"
         )
         if not read[label]:
-            say(
+            print_line(
                 f"WARNING: no conversation shows {feeling}, so the rubric will have no {label} item, and a judge "
                 f"that uses it will never say {label}. Add such conversations, or write items by hand."
             )
 
 
-def _fold(
+def _run_folds(
     reasons: Mapping[str, Sequence[str]],
     backend: Backend,
-    prompts: Prompts,
+    prompts: RubricPrompts,
     sampling: Sampling,
     options: LearnOptions,
 ) -> dict[str, Fold]:
-    """Return the finished folds of both polarities, their names apart as far as the model managed.
+    """Fold the reasons of both polarities and return the finished folds.
+
+    Where an item of either polarity has the same name, the model is asked once for other names.
 
     Raises:
-        UserError: one could not be finished, or there is nothing to fold.
+        UserError: a fold could not be finished, or there is nothing to fold.
     """
     folds = {label: Fold(label, reasons[label], prompts, sampling, options) for label in (SAT, DSAT)}
     steps = sum(len(fold.batches) for fold in folds.values())
@@ -184,30 +188,30 @@ def _fold(
             "No conversation gave a reason: to the model, the users' messages show nothing. Look into its "
             "answers (the store's requests with purpose extract), or give other conversations."
         )
-    say(f"folding {sum(map(len, reasons.values())):,} reasons in {steps} steps")
+    print_line(f"folding {sum(map(len, reasons.values())):,} reasons in {steps} steps")
     for fold in backend.run(list(folds.values())):
-        _check(fold)
+        _check_fold(fold)
     names = {label: {item.name.lower() for item in fold.items} for label, fold in folds.items()}
     if names[SAT] & names[DSAT]:
         folds[DSAT].rename(names[SAT])
         for fold in backend.run([folds[DSAT]]):
-            _check(fold)
+            _check_fold(fold)
     for fold in folds.values():
         for step in fold.steps:
             if step.problem is not None:
                 feeling = _FEELING[fold.polarity]
-                say(f"WARNING: step {step.number} of {feeling} gave no usable items ({step.problem})")
+                print_line(f"WARNING: step {step.number} of {feeling} gave no usable items ({step.problem})")
     return folds
 
 
-def _check(fold: Fold) -> None:
-    """Raise when a fold was broken off or came to nothing."""
+def _check_fold(fold: Fold) -> None:
+    """Raise a UserError when a fold was broken off or gave no items."""
     feeling = _FEELING[fold.polarity]
     if fold.failure is not None:
         reason, detail = fold.failure
         raise UserError(
             f"The fold of {feeling} was broken off after {len(fold.steps)} of {len(fold.batches)} steps: {reason}"
-            + (f" ({visible(detail, DETAIL)})" if detail else "")
+            + (f" ({visible(detail, MAX_DETAIL)})" if detail else "")
             + ". What was answered is kept: run again to go on"
             + (", with a higher BUDGET=." if reason == _OVER_BUDGET else ".")
         )

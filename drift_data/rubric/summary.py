@@ -1,4 +1,4 @@
-"""What learning leaves behind: the tables that show how it went, and the rubric's file. It asks no model."""
+"""Writes what learning leaves behind: the tables that show how it went, and the rubric with its heading."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from drift_data.chats.safe_text import visible
 from drift_data.judge.rubric import Rubric
-from drift_data.rubric.examples import Drawn
+from drift_data.rubric.examples import DrawnConversations
 from drift_data.rubric.extract import Extraction
 from drift_data.rubric.fold import Fold
 from drift_data.rubric.options import LearnOptions
@@ -17,11 +17,11 @@ from drift_data.rubric.tables import FOLD_ROWS, REASON_ROWS
 from drift_data.schema import DROPPED, DSAT, SAT
 from drift_data.workspace import Output
 
-DETAIL: Final = 300  # characters
+MAX_DETAIL: Final = 300  # characters of a failure's detail that are kept
 
 
 def write_reasons(out: Output, extractions: Sequence[Extraction]) -> dict[str, list[str]]:
-    """Write what came out of each conversation and return the reasons by label, in order."""
+    """Write the reasons that each conversation gave, and return all reasons by label, in order."""
     reasons: dict[str, list[str]] = {SAT: [], DSAT: []}
     table = out.table(REASON_ROWS)
     for task in extractions:
@@ -29,7 +29,7 @@ def write_reasons(out: Output, extractions: Sequence[Extraction]) -> dict[str, l
         row: dict[str, Any] = {"conversation_id": example.conversation_id, "turn": example.turn}
         if task.answer is None:
             reason, detail = task.failure or ("no_answer", None)
-            detail = visible(detail, DETAIL) if detail else None
+            detail = visible(detail, MAX_DETAIL) if detail else None
             out.drop([row | {"reason": reason, "detail": detail}], DROPPED)
             continue
         found = list(task.answer)
@@ -56,8 +56,11 @@ def write_folds(out: Output, folds: Mapping[str, Fold]) -> None:
     out.results = {polarity: len(fold.steps) for polarity, fold in folds.items()}
 
 
-def rubric_of(folds: Mapping[str, Fold]) -> Rubric:
-    """Return all items, satisfaction first; a name that both kinds still have gets an ending where it is DSAT."""
+def make_rubric(folds: Mapping[str, Fold]) -> Rubric:
+    """Return the rubric of all items, satisfaction first.
+
+    A DSAT item whose name a SAT item still has gets the ending `_DSAT`.
+    """
     items = [*folds[SAT].items]
     taken = {item.name.lower() for item in items}
     for item in folds[DSAT].items:
@@ -65,16 +68,16 @@ def rubric_of(folds: Mapping[str, Fold]) -> Rubric:
         while name.lower() in taken:
             name += f"_{DSAT}"
         if name != item.name:
-            say(f"WARNING: the model gave two items the name {item.name}: one of them is now {name}")
+            print_line(f"WARNING: the model gave two items the name {item.name}: one of them is now {name}")
         taken.add(name.lower())
         items.append(item.model_copy(update={"name": name}))
     return Rubric(name="learned", items=tuple(items))
 
 
-def header(
+def describe_rubric(
     model: str, options: LearnOptions, extractions: Sequence[Extraction], folds: Mapping[str, Fold]
 ) -> list[str]:
-    """Return the comment above a learned rubric: what it was made of and how to use it."""
+    """Return the comment above a learned rubric: what it was made from, and how to use it."""
     read = Counter(task.example.label for task in extractions if task.answer is not None)
     steps = {polarity: len(fold.steps) for polarity, fold in folds.items()}
     return [
@@ -89,7 +92,7 @@ def header(
     ]
 
 
-def counts(drawn: Drawn, extractions: Sequence[Extraction]) -> dict[str, Any]:
+def count_results(drawn: DrawnConversations, extractions: Sequence[Extraction]) -> dict[str, Any]:
     """Return the figures of the extraction for the manifest."""
 
     def of(label: str) -> dict[str, int]:
@@ -104,6 +107,6 @@ def counts(drawn: Drawn, extractions: Sequence[Extraction]) -> dict[str, Any]:
     return {SAT: of(SAT), DSAT: of(DSAT), "without_thumb": drawn.unmarked}
 
 
-def say(text: str) -> None:
-    """Tell the user, beside the progress bars."""
+def print_line(text: str) -> None:
+    """Print a line about the rubric stage, beside the progress bars."""
     print(f"rubric: {text}", file=sys.stderr)

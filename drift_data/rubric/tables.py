@@ -1,7 +1,7 @@
-"""The tables that show how a rubric was learned: what came out of each conversation, and each step of the fold.
+"""Schemas of the tables that show how a rubric was learned: the reasons of each conversation, each step of the fold.
 
-`request` is the key of the request whose answer stands in the row: the whole exchange is in the store of
-requests under it.
+The column `request` is the key of the request whose answer stands in the row. The store of requests has the whole
+exchange under this key.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def rubric(
     from drift_data.labels.tables import labels_chosen
     from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
     from drift_data.llm.server import read_key
-    from drift_data.rubric.estimate import estimate
-    from drift_data.rubric.stage import FILE, LEARNED, REASONS, learn_rubric
+    from drift_data.rubric.estimate import estimate_learning
+    from drift_data.rubric.stage import LEARNED_TABLE, REASONS_TABLE, RUBRIC_FILE, learn_rubric
     from drift_data.schema import DSAT, SAT
     from drift_data.workspace import UserError
     from pipelines.console import print_counts
@@ -77,7 +77,7 @@ def rubric(
         def announce(extractions: Sequence[Extraction]) -> None:
             if options.asks == "openai":
                 read_key(options.server)  # a missing key is an error before the estimate takes its time
-            expected = estimate(
+            expected = estimate_learning(
                 extractions,
                 access.sampling,
                 options.learn,
@@ -104,7 +104,7 @@ def rubric(
         except AwaitingResults as awaiting:
             tell(str(awaiting))
             return
-    print_counts(workspace, REASONS)
-    path = workspace.path(LEARNED) / FILE
+    print_counts(workspace, REASONS_TABLE)
+    path = workspace.path(LEARNED_TABLE) / RUBRIC_FILE
     polarities = list(load_rubric(path).polarities.values())
     tell(f"{path}: {polarities.count(SAT)} + {polarities.count(DSAT)} items; label by it with RUBRIC={path}")

@@ -49,7 +49,7 @@ def test_ip_hashes_and_headers_are_left_behind(tmp_path: Path) -> None:
 def test_wildchat_48m_times_without_zone_are_utc_and_its_other_fields_are_ignored(tmp_path: Path) -> None:
     raw = wildchat_row(chat(*DIALOGUE))
     for message in raw["conversation"]:
-        message |= {"usage": {"total_tokens": 3}, "temperature": 1.0, "openai_id": "x", "choose_token_counter": 5}
+        message |= {"usage": {"total_tokens": 3}, "temperature": 1.0, "openai_id": "x", "token_counter": 5}
         message["timestamp"] = None
     raw["timestamp"] = datetime(2025, 1, 2, 3, 4, 5)
     table = pa.Table.from_pylist([raw])

@@ -21,7 +21,7 @@ from drift_data.llm.request import Sampling
 from drift_data.llm.store import STORE_FILE, Store
 from drift_data.query.query import run_query
 from drift_data.rubric.options import LearnOptions
-from drift_data.rubric.stage import FOLDS, LEARNED, REASONS, learn_rubric
+from drift_data.rubric.stage import FOLDS_TABLE, LEARNED_TABLE, REASONS_TABLE, learn_rubric
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 
@@ -119,7 +119,7 @@ def run(tmp_path):
 
 
 def learned(workspace):
-    return load_rubric(workspace.path(LEARNED) / "rubric.yaml")
+    return load_rubric(workspace.path(LEARNED_TABLE) / "rubric.yaml")
 
 
 def rows(workspace, table):
@@ -128,7 +128,7 @@ def rows(workspace, table):
 
 def test_230_reasons_a_polarity_are_folded_in_three_steps_of_at_most_a_hundred(run):
     workspace = run(up_and_down(115))
-    steps = [(row["polarity"], row["step"], len(row["reasons"])) for row in rows(workspace, FOLDS)]
+    steps = [(row["polarity"], row["step"], len(row["reasons"])) for row in rows(workspace, FOLDS_TABLE)]
     sizes = [(1, 100), (2, 100), (3, 30)]
     assert steps == [(polarity, *size) for polarity in ("SAT", "DSAT") for size in sizes]
     definitions = {item.name: item.definition for item in learned(workspace).items}
@@ -138,26 +138,26 @@ def test_230_reasons_a_polarity_are_folded_in_three_steps_of_at_most_a_hundred(r
     told = [re.search(r"made from (\d+) reasons", text_of(body)) for body in folds]
     assert [found and int(found[1]) for found in told] == [None, 100, 200] * 2
     # Each reason stands in one step, each step begins where the last one ended.
-    folded = [reason for row in rows(workspace, FOLDS) for reason in row["reasons"]]
-    found = [reason for row in rows(workspace, REASONS) for reason in row["reasons"]]
+    folded = [reason for row in rows(workspace, FOLDS_TABLE) for reason in row["reasons"]]
+    found = [reason for row in rows(workspace, REASONS_TABLE) for reason in row["reasons"]]
     assert folded == found and len(set(found)) == 460
-    second = rows(workspace, FOLDS)[1]
+    second = rows(workspace, FOLDS_TABLE)[1]
     assert second["before"][0]["definition"] == "Seen in 100 reasons."
     assert second["after"][0]["definition"] == "Seen in 200 reasons."
     sql = "select polarity, sum(len(reasons)) as reasons from rubric_folds group by 1 order by 1"
     assert run_query(workspace, sql)["reasons"].to_pylist() == [230, 230]
-    manifest = workspace.require(REASONS)
+    manifest = workspace.require(REASONS_TABLE)
     assert manifest.results["DSAT"] == {"available": 115, "read": 115, "without_reason": 0, "reasons": 230}
     assert manifest.made_by["judge"] == "openai:m" and manifest.made_by["requests"]["sent"] == 236
 
 
 def test_the_learned_rubric_is_a_file_for_people_and_for_the_judges(run):
     workspace = run(up_and_down(2))
-    text = (workspace.path(LEARNED) / "rubric.yaml").read_text()
+    text = (workspace.path(LEARNED_TABLE) / "rubric.yaml").read_text()
     assert text.startswith("# Learned by m\n# from 2 conversations of satisfied users (steps of the fold: 1)")
     rubric = learned(workspace)
     assert rubric.polarities == {"Thanks": "SAT", "Complaint": "DSAT"}
-    assert workspace.require(LEARNED).results == {"hash": rubric.hash, "items": 2}
+    assert workspace.require(LEARNED_TABLE).results == {"hash": rubric.hash, "items": 2}
     edited = workspace.root / "mine.yaml"
     edited.write_text(text.replace("Seen in 4 reasons.", "Another definition.", 1))
     assert load_rubric(edited).hash != rubric.hash
@@ -166,10 +166,10 @@ def test_the_learned_rubric_is_a_file_for_people_and_for_the_judges(run):
 def test_the_same_command_again_asks_nothing_and_changes_nothing(run):
     chats = up_and_down(3)
     run(chats)
-    before = (run.workspace.path(LEARNED) / "rubric.yaml").stat().st_mtime_ns
+    before = (run.workspace.path(LEARNED_TABLE) / "rubric.yaml").stat().st_mtime_ns
     run(chats)
     assert run.requests == []
-    assert (run.workspace.path(LEARNED) / "rubric.yaml").stat().st_mtime_ns == before
+    assert (run.workspace.path(LEARNED_TABLE) / "rubric.yaml").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("stop_at", [1, 20, 31, 32])
@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on_without_asking_again_what_was_answered(run, 
     with LLMServer(model) as server:
         with pytest.raises(KeyboardInterrupt):
             run(chats, server=server, stop_at=stop_at)
-        assert run.workspace.manifest(LEARNED) is None
+        assert run.workspace.manifest(LEARNED_TABLE) is None
         with Store(run.workspace.root / STORE_FILE) as store:
             answered, received = store.count(), server.received
         assert stop_at <= answered and received - answered <= CONNECTIONS
@@ -211,7 +211,7 @@ def test_a_name_that_both_polarities_chose_is_asked_for_again(run):
 
     workspace = run(up_and_down(2), polite)
     assert learned(workspace).polarities == {"Tone": "SAT", "Rude_Tone": "DSAT"}
-    assert [row["after"][0]["name"] for row in rows(workspace, FOLDS)] == ["Tone", "tOne", "Rude_Tone"]
+    assert [row["after"][0]["name"] for row in rows(workspace, FOLDS_TABLE)] == ["Tone", "tOne", "Rude_Tone"]
 
 
 def test_a_name_that_both_polarities_insist_on_gets_an_ending(run, capsys):
@@ -219,22 +219,22 @@ def test_a_name_that_both_polarities_insist_on_gets_an_ending(run, capsys):
     assert learned(workspace).polarities == {"Tone": "SAT", "Tone_DSAT": "DSAT"}
     assert "two items the name Tone" in capsys.readouterr().err
     assert len([body for body in run.requests if is_fold(body)]) == 2 + 3
-    assert [row["problem"] for row in rows(workspace, FOLDS)] == [None, None, "taken_name"]
+    assert [row["problem"] for row in rows(workspace, FOLDS_TABLE)] == [None, None, "taken_name"]
 
 
 def test_a_conversation_that_shows_nothing_gives_no_reason(run):
     shown = [chat("say: The user thanks", "up"), chat("say: The user objects", "down")]
     nothing = [chat("next", "up", 7), chat("say: NONE", "up", 8), chat("say: None.", "down", 9)]
     workspace = run([*shown, *nothing])
-    found = {tuple(row["reasons"]) for row in rows(workspace, REASONS)}
+    found = {tuple(row["reasons"]) for row in rows(workspace, REASONS_TABLE)}
     assert found == {("The user thanks",), ("The user objects",), ()}
-    assert workspace.require(REASONS).results["SAT"]["without_reason"] == 2
+    assert workspace.require(REASONS_TABLE).results["SAT"]["without_reason"] == 2
 
 
 def test_no_reason_at_all_is_an_error_and_leaves_no_rubric(run):
     with pytest.raises(UserError, match="No conversation gave a reason"):
         run([chat("next", "up"), chat("next", "down")])
-    assert run.workspace.manifest(LEARNED) is None
+    assert run.workspace.manifest(LEARNED_TABLE) is None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again_saying_why(run, bad, f
     workspace = run([chat("say: The user thanks", "up"), chat("say: The user objects", "down")], answer)
     first, second = (body for body in run.requests if not is_fold(body) and not is_dsat(body))
     assert fault not in text_of(first) and fault in text_of(second)
-    assert rows(workspace, REASONS)[0]["reasons"] == ["The user thanks"]
+    assert rows(workspace, REASONS_TABLE)[0]["reasons"] == ["The user thanks"]
     assert second["max_tokens"] == first["max_tokens"] * (2 if fault == "cut off" else 1)
 
 
@@ -268,18 +268,18 @@ def test_after_three_answers_that_cannot_be_used_a_conversation_is_set_aside(run
 
     chats = [chat("broken", "up", conversation_id="b"), *up_and_down(2)]
     workspace = run(chats, answer)
-    (row,) = pq.read_table(workspace.dropped_path(REASONS)).to_pylist()
+    (row,) = pq.read_table(workspace.dropped_path(REASONS_TABLE)).to_pylist()
     assert (row["conversation_id"], row["reason"], row["detail"]) == ("b", "invalid_answer", "not_json")
     asked = [text_of(body) for body in run.requests if "broken" in text_of(body)]
     assert len(asked) == len(set(asked)) == 3  # three different requests
-    assert "b" not in {row["conversation_id"] for row in rows(workspace, REASONS)}
+    assert "b" not in {row["conversation_id"] for row in rows(workspace, REASONS_TABLE)}
 
 
 def test_words_of_the_conversation_are_no_mention_of_its_mark(run):
     said = "say: The user wants another label on the axis"
     workspace = run([chat(said, "down"), chat("say: The user thanks", "up")])
-    assert "The user wants another label on the axis" in str(rows(workspace, REASONS))
-    assert workspace.require(REASONS).dropped == {}
+    assert "The user wants another label on the axis" in str(rows(workspace, REASONS_TABLE))
+    assert workspace.require(REASONS_TABLE).dropped == {}
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_step_without_usable_items_is_left_out_and_said(run, capsys):
         return "no JSON" if is_fold(body) and len(fenced(text_of(body))) == 2 else model(body)
 
     workspace = run(up_and_down(2), answer, batch=3)
-    assert [row["problem"] for row in rows(workspace, FOLDS)] == [None, "not_json"] * 2
+    assert [row["problem"] for row in rows(workspace, FOLDS_TABLE)] == [None, "not_json"] * 2
     assert learned(workspace).items[0].definition == "Seen in 3 reasons."
     assert "step 2 of satisfaction gave no usable items" in capsys.readouterr().err
 
@@ -358,7 +358,7 @@ def test_hostile_reasons_reach_the_fold_on_one_line_between_fences_and_the_file_
 
 def test_a_rubric_that_was_edited_is_not_overwritten(run):
     run(up_and_down(1))
-    path = run.workspace.path(LEARNED) / "rubric.yaml"
+    path = run.workspace.path(LEARNED_TABLE) / "rubric.yaml"
     path.write_text(path.read_text() + "# mine\n")
     with pytest.raises(UserError, match="was edited"):
         run(up_and_down(2))
@@ -383,7 +383,7 @@ def test_thumbs_are_read_in_each_accepted_form(run):
         for label, thumbs in accepted.items()
         for thumb in thumbs
     ]
-    found = rows(run(chats), REASONS)
+    found = rows(run(chats), REASONS_TABLE)
     assert len(found) == 9 and all(row["conversation_id"].split()[0] == row["label"] for row in found)
 
 
@@ -408,8 +408,8 @@ def test_rows_that_cannot_be_read_are_set_aside_with_the_reason(run):
     good = [json.dumps(c) for c in up_and_down(1)]
     bad = ["{broken", json.dumps({"thumb": "up"}), json.dumps({"messages": [], "thumb": "down"})]
     workspace = run([], raw="\n".join([*good, *bad]))
-    assert workspace.require(REASONS).rows_in == 5
-    assert workspace.require(REASONS).dropped == {
+    assert workspace.require(REASONS_TABLE).rows_in == 5
+    assert workspace.require(REASONS_TABLE).dropped == {
         "broken_json": 1,
         "no_messages": 1,
         "no_user_message": 1,
@@ -420,7 +420,9 @@ def test_nothing_after_the_thumbs_turn_is_read(run):
     told = chat("say: The user thanks", "up", thumb_turn=2)
     told["messages"] += [{"role": "assistant", "content": "later"}, {"role": "user", "content": "say: late"}]
     workspace = run([told])
-    assert [(row["turn"], row["reasons"]) for row in rows(workspace, REASONS)] == [(2, ["The user thanks"])]
+    assert [(row["turn"], row["reasons"]) for row in rows(workspace, REASONS_TABLE)] == [
+        (2, ["The user thanks"])
+    ]
     assert "later" not in text_of(run.requests[0])
     with pytest.raises(UserError, match=r"row 1: 5 is no `thumb_turn`.* 0 to 4"):
         run([told | {"thumb_turn": 5}])
@@ -431,7 +433,7 @@ def test_a_sample_is_drawn_by_the_seed_balanced_and_each_conversation_once(run):
     chats += [dict(c, thumb="down") for c in chats[:20]]  # the same conversations, marked twice
 
     def drawn(seed):
-        found = rows(run(chats, per_label=5, seed=seed), REASONS)
+        found = rows(run(chats, per_label=5, seed=seed), REASONS_TABLE)
         assert [row["label"] for row in found] == ["SAT"] * 5 + ["DSAT"] * 5
         return [row["conversation_id"] for row in found]
 
@@ -479,10 +481,10 @@ def test_labels_of_the_workspace_stand_for_thumbs(run):
 
     workspace.run("convert", ["conversations", "labels/true"], convert, options={})
     run([], labels="labels/true")
-    found = {(row["conversation_id"], row["turn"], row["label"]) for row in rows(workspace, REASONS)}
+    found = {(row["conversation_id"], row["turn"], row["label"]) for row in rows(workspace, REASONS_TABLE)}
     assert found == {("c0", 2, "SAT"), ("c1", 2, "DSAT")}
     assert all("later" not in text_of(body) for body in run.requests)
-    assert workspace.require(LEARNED).inputs.keys() == {"conversations", "labels/true"}
+    assert workspace.require(LEARNED_TABLE).inputs.keys() == {"conversations", "labels/true"}
 
 
 def test_labels_of_other_conversations_are_an_error(run):

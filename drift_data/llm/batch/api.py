@@ -261,11 +261,8 @@ class BatchRunner:
             return None
         self._open.remove(sent)
         self._answered[str(sent.path)] = sent.file.requests
-        self._refusals, self._full_since, self._next_try_at = (
-            0,
-            0.0,
-            0.0,
-        )  # the ended batch has left the queue
+        # The ended batch has left the queue.
+        self._refusals, self._full_since, self._next_try_at = 0, 0.0, 0.0
         return batch
 
     def _collect(self, sent: SentFile, batch: Batch) -> bool:

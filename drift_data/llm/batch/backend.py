@@ -75,9 +75,8 @@ class BatchBackend:
         self._progress: BatchProgress | None = None
         self._files_read, self._printed = set[Path](), set[str]()
         self._pass_number = self._rounds_made = 0
-        self._queued: Counter[str] = (
-            Counter()
-        )  # why requests are in the newest files although an earlier round was answered
+        # Why requests are in the newest files although an earlier round was answered.
+        self._queued: Counter[str] = Counter()
         self._under_way: list[SentFile] = []
         self._api: BatchAPI | None = None
 
@@ -110,7 +109,7 @@ class BatchBackend:
                 return
             if this_pass.news and self._spending.budget is not None:
                 raise AnotherRound  # this pass has counted all that was spent; the next one can keep the budget
-            self._publish(writer, progress, this_pass)
+            self._ask_for_missing(writer, progress, this_pass)
         finally:
             writer.discard()
 
@@ -292,7 +291,7 @@ class BatchBackend:
 
     # For the round.
 
-    def _publish(self, writer: RequestWriter, progress: BatchProgress, this_pass: _Pass) -> None:
+    def _ask_for_missing(self, writer: RequestWriter, progress: BatchProgress, this_pass: _Pass) -> None:
         """Publish the new files and, unless offline, wait for their answers. Always raises, see `run`."""
         wanted = [self._under_way[number] for number in sorted(this_pass.wanted)]
         if wanted and self._options.offline:

@@ -26,9 +26,8 @@ from drift_data.workspace import UserError
 _RESULT_SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 _MAX_LINE_BYTES: Final = 64 << 20
 _MAX_DETAIL: Final = 300  # characters of a failure's message that are kept
-_NEVER_ASKED_CODES: Final = frozenset(
-    {"batch_expired", "batch_cancelled"}
-)  # error codes: the model was not asked
+# Error codes of requests that the model was never asked.
+_NEVER_ASKED_CODES: Final = frozenset({"batch_expired", "batch_cancelled"})
 
 
 @dataclass(frozen=True, slots=True)

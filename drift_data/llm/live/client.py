@@ -166,11 +166,13 @@ class _InFlight(Generic[AnyTask]):
 
     def __init__(self, store: Store, spending: Spending) -> None:
         self._store, self._spending = store, spending
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()  # one coroutine for each task that is not finished
         self._finished: list[AnyTask] = []
-        self._error: BaseException | None = None
-        self._changed = asyncio.Event()
-        self._coming: dict[str, asyncio.Future[Answer]] = {}
+        self._error: BaseException | None = None  # ends the run
+        self._changed = asyncio.Event()  # a task is finished, or the run has to end
+        self._coming: dict[
+            str, asyncio.Future[Answer]
+        ] = {}  # key of a request on its way → its answer to come
 
     @property
     def size(self) -> int:
@@ -203,10 +205,10 @@ class _InFlight(Generic[AnyTask]):
 
     async def cancel_all(self) -> None:
         """Give up all tasks that are not finished."""
-        going = list(self._running)
-        for one in going:
+        running = list(self._running)
+        for one in running:
             one.cancel()
-        await asyncio.gather(*going, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _drive(self, task: AnyTask, sender: Sender) -> None:
         """Send what a task asks until the task is finished."""
@@ -223,13 +225,13 @@ class _InFlight(Generic[AnyTask]):
             self._changed.set()
 
     async def _answer(self, request: Request, sender: Sender) -> Answer:
+        """Return the answer to a request; wait for that of an equal request which is on its way."""
         key = request.key
         if key in self._coming:
             answer = await asyncio.shield(self._coming[key])
             if answer.error is None:
-                self._spending.record_cached(
-                    replace(answer, price=0)
-                )  # the first request has counted the price
+                # The first of the equal requests has counted the price.
+                self._spending.record_cached(replace(answer, price=0))
             return answer
         coming = self._coming[key] = asyncio.get_running_loop().create_future()
         try:

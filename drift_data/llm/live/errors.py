@@ -28,9 +28,7 @@ _NO_CREDIT_CODES: Final = frozenset(
 )
 _BUSY_STATUSES: Final = frozenset({429, 503, 504, 529})
 _THROTTLED_STATUSES: Final = frozenset({429, 529})
-_UNREACHABLE_STATUSES: Final = frozenset(
-    {502, 503, 504}
-)  # a gateway answers, but the server behind it is gone
+_UNREACHABLE_STATUSES: Final = frozenset({502, 503, 504})  # a gateway answers, but no server is behind it
 _HOW_TO_GO_ON: Final = "What was answered is kept; run the same command again to go on."
 
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -24,14 +24,11 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from drift_data.llm.cost import Spending
 from drift_data.llm.live.concurrency import Limiter
 from drift_data.llm.live.errors import NO_CONNECTION, FailedAttempt, ServerErrors
-from drift_data.llm.options import ServerOptions
+from drift_data.llm.options import ClientOptions, ServerOptions
 from drift_data.llm.request import Answer, Dialect, Request
 from drift_data.llm.response import PROMPT_TOO_LONG, Completion
 from drift_data.llm.server import read_key
 from drift_data.llm.store import Store
-
-if TYPE_CHECKING:
-    from drift_data.llm.options import ClientOptions
 
 BACKEND: Final = "openai"  # how the store names this way of asking
 _CONNECT_SECONDS: Final = 10.0  # time to reach the server
@@ -171,6 +168,12 @@ class Sender:
             self._limiter.release_failed()
 
     async def _read_reply(self, request: Request, slot: _Slot) -> Answer:
+        """Send a request and read its answer.
+
+        Raises:
+            FailedAttempt: there is no usable answer.
+            UserError: there is no point in asking further.
+        """
         response = await self._send(request, slot)
         if isinstance(response, Exception):
             # Raised here, not where `_send` catches it: the client's errors hold headers, and headers hold the key.
@@ -250,10 +253,10 @@ class _StopRetrying:
     """
 
     def __init__(self, options: ClientOptions) -> None:
-        self._options, self._faults = options, 0
+        self._options, self._failures = options, 0
 
     def __call__(self, state: RetryCallState) -> bool:
         failure = state.outcome.exception() if state.outcome else None
-        self._faults += not (isinstance(failure, FailedAttempt) and failure.throttled)
+        self._failures += not (isinstance(failure, FailedAttempt) and failure.throttled)
         late = (state.seconds_since_start or 0.0) >= self._options.patience
-        return late or self._faults >= self._options.tries
+        return late or self._failures >= self._options.tries
