@@ -116,11 +116,11 @@ def sample(
     task: str, policy: Path, ends: list[int], requests: list[Any], folder: Path
 ) -> tuple[float, float, list[int]]:
     """Sample with one of our engines."""
-    from drift_train.options import SamplingOptions
+    from drift_train.options import PolicySamplingOptions
     from drift_train.rollout.engines.transformers import TransformersEngine
     from drift_train.rollout.engines.vllm import VllmEngine
 
-    options = SamplingOptions(
+    options = PolicySamplingOptions(
         engine=task, max_new_tokens=REPLY, max_prompt_tokens=LONGEST + 14, batch_size=32
     )
 

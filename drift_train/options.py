@@ -1,6 +1,7 @@
-"""Options of rollouts, pairs, training and evaluation, with the paper's values as defaults. Imports no torch.
+"""The options of rollouts, pairs, training and evaluation; their defaults are the paper's values. Imports no torch.
 
-"paper" is arXiv 2510.02341, "release" the authors' code; a value without either is ours.
+Each option names its source: "paper" is arXiv 2510.02341, "release" is the authors' code, "ours" is neither. The options
+of a whole run, `LoopOptions`, stand in `drift_train.methods.options`: the method that they name completes them.
 """
 
 from __future__ import annotations
@@ -19,21 +20,49 @@ INSTRUCTION = (
     "Give only the new answer: no apology, and no mention of the previous one."
 )
 
+# Where a default comes from, for the reference of options.
+OURS: dict[str, Any] = {"source": "ours"}
+RELEASE: dict[str, Any] = {"source": "release"}
+
+
+def from_paper(where: str) -> dict[str, Any]:
+    """Return the source of an option that stands in the paper, e.g. "app. D"."""
+    return {"source": "paper", "where": where}
+
+
+def from_release(where: str) -> dict[str, Any]:
+    """Return the source of an option that stands in the authors' code, with a remark on where or how."""
+    return {"source": "release", "where": where}
+
 
 class PolicyServerOptions(BaseModel):
-    """An OpenAI-compatible server that serves the policy. The key comes from $OPENAI_API_KEY, if it wants one."""
+    """An OpenAI-compatible server that serves the policy. The key comes from $OPENAI_API_KEY, if the server wants one."""
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str  # such as http://localhost:8000/v1
-    precision: Literal["bfloat16", "float32"] = "bfloat16"  # it computes in: how close the recheck must come
-    concurrency: int = Field(default=64, ge=1)  # requests at once
-    timeout: float = Field(default=600.0, gt=0)  # seconds for one reply
-    retries: int = Field(default=5, ge=0)  # of a request, after connection errors, 429 and 5xx
+    base_url: str = Field(
+        description="Address of the server's API, such as http://localhost:8000/v1.", json_schema_extra=OURS
+    )
+    precision: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16",
+        description="Precision that the server computes in; decides how closely its log-probabilities must agree with "
+        "a plain forward.",
+        json_schema_extra=OURS,
+    )
+    concurrency: int = Field(default=64, ge=1, description="Requests sent at once.", json_schema_extra=OURS)
+    timeout: float = Field(
+        default=600.0, gt=0, description="Seconds to wait for one reply.", json_schema_extra=OURS
+    )
+    retries: int = Field(
+        default=5,
+        ge=0,
+        description="How often a request is sent again after a connection error, status 429 or status 5xx.",
+        json_schema_extra=OURS,
+    )
 
     @field_validator("base_url")
     @classmethod
-    def _plain_address(cls, value: str) -> str:
+    def _require_plain_address(cls, value: str) -> str:
         address = urlsplit(value)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("a base URL looks like http://localhost:8000/v1")
@@ -42,8 +71,8 @@ class PolicyServerOptions(BaseModel):
         return value
 
 
-# Arguments of `vllm.LLM` that say where and how fast it computes, but for rounding not what.
-_PLACEMENT = {
+# Arguments of `vllm.LLM` that say where and how fast vLLM computes. They change replies by rounding at most.
+_VLLM_PLACEMENT = {
     "cpu_offload_gb",
     "disable_custom_all_reduce",
     "distributed_executor_backend",
@@ -59,30 +88,85 @@ _PLACEMENT = {
 }
 
 
-class SamplingOptions(BaseModel):
-    """How replies are sampled from a policy, whatever they are for."""
+class PolicySamplingOptions(BaseModel):
+    """How replies are sampled from a policy, for rollouts and for evaluation."""
 
     model_config = ConfigDict(extra="forbid")
-    _apart: ClassVar[tuple[str, ...]] = ("shard", "batch_size", "server")  # see `identity`
+    _not_in_identity: ClassVar[tuple[str, ...]] = ("shard", "batch_size", "server")
 
-    engine: EngineName = "auto"  # vllm where it is installed and starts, else transformers; said on stderr
-    temperature: float = Field(default=0.7, ge=0)  # release
-    top_p: float = Field(default=0.9, gt=0, le=1)  # release
-    max_new_tokens: int = Field(default=512, ge=1)  # release
-    max_prompt_tokens: int = Field(default=2048, ge=1)  # release: input length of the rollout prompt
-    samples: int = Field(default=1, ge=1)  # release: one reply a prompt
-    seed: int = 42  # release (of training; its sampling had none)
+    engine: EngineName = Field(
+        default="auto",
+        description="What samples: vllm in a process of its own, a server, or transformers in this process. auto takes "
+        "vllm where it is installed and starts, else transformers, and says so on stderr.",
+        json_schema_extra=OURS,
+    )
+    temperature: float = Field(
+        default=0.7,
+        ge=0,
+        description="Sampling temperature; 0 takes the most probable token.",
+        json_schema_extra=RELEASE,
+    )
+    top_p: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Sampling draws from the most probable tokens that together have this probability.",
+        json_schema_extra=RELEASE,
+    )
+    max_new_tokens: int = Field(
+        default=512,
+        ge=1,
+        description="Longest sampled reply, in tokens; a longer one is cut and never trained on.",
+        json_schema_extra=RELEASE,
+    )
+    max_prompt_tokens: int = Field(
+        default=2048,
+        ge=1,
+        description="Longest prompt of a sampled reply, in tokens.",
+        json_schema_extra=from_release("the input length of the rollout prompt"),
+    )
+    samples: int = Field(
+        default=1,
+        ge=1,
+        description="Replies sampled for one prompt.",
+        json_schema_extra=from_release("one reply a prompt"),
+    )
+    seed: int = Field(
+        default=42,
+        description="Seed of the sampling; each request gets a seed of its own from it.",
+        json_schema_extra=from_release("the seed of its training; its sampling has none"),
+    )
     recheck: int = Field(
-        default=8, ge=0
-    )  # rows, and one a shard, whose log-probs are computed again; 0 = none
-    vllm: dict[str, Any] = {}  # further arguments of `vllm.LLM`, e.g. tensor_parallel_size
-    # What follows decides how replies are computed, not which: see `identity`.
-    shard: int = Field(default=2_000, ge=1)  # requests; a run that is killed samples at most two shards again
-    batch_size: int = Field(default=32, ge=1)  # of the transformers engine; vllm batches by itself
-    server: PolicyServerOptions | None = None  # of the server engine
+        default=8,
+        ge=0,
+        description="Replies whose log-probabilities are computed again by a plain forward, at least one for each "
+        "shard; 0 checks none.",
+        json_schema_extra=OURS,
+    )
+    vllm: dict[str, Any] = Field(
+        default={},
+        description="Further arguments of `vllm.LLM`, e.g. tensor_parallel_size.",
+        json_schema_extra=OURS,
+    )
+    # The options below decide how replies are computed, not which replies: see `identity`.
+    shard: int = Field(
+        default=2_000,
+        ge=1,
+        description="Requests that are sampled and kept together; a killed run samples at most two shards again.",
+        json_schema_extra=OURS,
+    )
+    batch_size: int = Field(
+        default=32,
+        ge=1,
+        description="Replies that the transformers engine samples at once; vllm batches by itself.",
+        json_schema_extra=OURS,
+    )
+    server: PolicyServerOptions | None = Field(
+        default=None, description="The server of the server engine.", json_schema_extra=OURS
+    )
 
     @model_validator(mode="after")
-    def _engine_can_run(self) -> Self:
+    def _require_working_engine(self) -> Self:
         if self.engine == "server" and self.server is None:
             raise ValueError("engine: server needs server.base_url, e.g. http://localhost:8000/v1")
         if int(self.vllm.get("data_parallel_size", 1)) > 1:
@@ -95,32 +179,54 @@ class SamplingOptions(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return what determines the replies, as JSON: a stage is made again when it has changed.
 
-        Left out is what a user may change between a kill and the next run: shards, batches, the server's address,
-        how vllm is spread over devices, and how many replies are scored again; that none is stays in it, for replies
-        that nobody has checked are no others' equals.
+        Excludes everything that a user may change before resuming: shard and batch sizes, the server's address, where
+        vLLM computes, and the *number* of rechecked replies. Whether any reply is rechecked at all is included:
+        unchecked replies must not be reused as checked ones.
         """
-        options = self.model_dump(mode="json", exclude=set(self._apart))
+        options = self.model_dump(mode="json", exclude=set(self._not_in_identity))
         options["recheck"] = self.recheck > 0
-        options["vllm"] = {name: value for name, value in self.vllm.items() if name not in _PLACEMENT}
+        options["vllm"] = {name: value for name, value in self.vllm.items() if name not in _VLLM_PLACEMENT}
         return options
 
 
-class RolloutOptions(SamplingOptions):
+class RolloutOptions(PolicySamplingOptions):
     """Which examples an iteration takes, and what the policy is shown."""
 
-    _apart: ClassVar[tuple[str, ...]] = (*SamplingOptions._apart, "select")  # of the pairs
+    # `select` chooses among the replies that were sampled, so it belongs to the pairs.
+    _not_in_identity: ClassVar[tuple[str, ...]] = (*PolicySamplingOptions._not_in_identity, "select")
 
-    # true: x, y⁻, the complaint, an instruction (release); false: x alone (paper's ablation).
-    # None: as the paper's table 1 has it for the method and the data (`LoopOptions.guided`)
-    guidance: bool | None = None
-    # own words: the paper's idea, not its sentence
-    instruction: str = Field(default=INSTRUCTION, min_length=1)
-    # an iteration; None = all (paper: full; controlled ≈ 4000)
-    examples: int | None = Field(default=None, ge=1)
-    fresh: bool = True  # with `examples`: iteration k takes the k-th slice of one fixed shuffle
-    # which of several samples stands for the policy: the first that passes the pair filters, or of those the best
-    # by `loop.reward`
-    select: Literal["first", "best"] = "first"
+    guidance: bool | None = Field(
+        default=None,
+        description="true shows the policy the prompt, the failing reply, the complaint and the instruction (release); "
+        "false shows the prompt alone (the paper's ablation); null leaves it to the method, which does as table 1 of "
+        "the paper says for these examples.",
+        json_schema_extra=from_paper("table 1"),
+    )
+    instruction: str = Field(
+        default=INSTRUCTION,
+        min_length=1,
+        description="What the user is made to ask for after the complaint. The idea is the paper's, the words are ours.",
+        json_schema_extra=OURS,
+    )
+    examples: int | None = Field(
+        default=None,
+        ge=1,
+        description="Examples that an iteration takes; null takes all. The paper's controlled setting takes about "
+        "4000.",
+        json_schema_extra=from_paper("the full setting"),
+    )
+    fresh: bool = Field(
+        default=True,
+        description="With a number of examples: iteration k takes the k-th slice of one fixed shuffle. false takes the "
+        "first slice every time.",
+        json_schema_extra=OURS,
+    )
+    select: Literal["first", "best"] = Field(
+        default="first",
+        description="Which of several samples stands for the policy: the first that passes the pair filters, or among "
+        "those that pass the one of the highest reward (loop.reward).",
+        json_schema_extra=OURS,
+    )
 
 
 class PairOptions(BaseModel):
@@ -128,8 +234,17 @@ class PairOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    drop_leaks: bool = True  # chosen text that speaks of a reply which the training prompt does not show
-    drop_leaks_in_seed: bool = False  # the paper did not filter its seed pairs
+    drop_leaks: bool = Field(
+        default=True,
+        description="Drop a pair whose chosen reply speaks of an earlier reply that the training prompt does not show. "
+        "The release filters nothing.",
+        json_schema_extra=OURS,
+    )
+    drop_leaks_in_seed: bool = Field(
+        default=False,
+        description="Do the same with the seed pairs of the warm start.",
+        json_schema_extra=from_paper("names no filter of seed pairs"),
+    )
 
 
 class LoraOptions(BaseModel):
@@ -137,8 +252,10 @@ class LoraOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32, gt=0)  # the update is scaled by alpha / rank
+    rank: int = Field(default=16, ge=1, description="Rank of the adapters.", json_schema_extra=OURS)
+    alpha: float = Field(
+        default=32, gt=0, description="The update is scaled by alpha / rank.", json_schema_extra=OURS
+    )
 
 
 class TrainOptions(BaseModel):
@@ -146,54 +263,150 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    beta: float = Field(default=0.1, gt=0)  # paper, release
-    # against growing length: `sigmoid_norm` divides each reply's log-ratio by its tokens (so beta is another scale,
-    # about 2 and more); `ld_alpha` < 1 counts the tokens past the shorter reply's length that much less (LD-DPO)
-    loss: Literal["sigmoid", "sigmoid_norm"] = "sigmoid"  # paper
-    ld_alpha: float | None = Field(default=None, ge=0, le=1)
-    # release `rpo_alpha`: weight of the chosen reply's NLL; 0 = plain DPO
-    alpha: float = Field(default=0.001, ge=0)
-    learning_rate: float = Field(default=5e-7, ge=0)  # paper app. D; 0 is a control arm
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"  # paper app. D
-    warmup_ratio: float = Field(default=0.1, ge=0, le=1)  # paper app. D
-    optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"  # paper app. D
-    # paper: 1 an iteration; 3 for the warm start (`warm_start_options`)
-    epochs: float = Field(default=1, gt=0)
-    global_batch: int = Field(default=32, ge=1)  # release: 4 a device × 8 devices, no accumulation
-    per_device_batch: int = Field(default=4, ge=1)  # release; the rest of `global_batch` is accumulated
-    # release; a pair that does not fit is dropped before, never cut
-    max_length: int = Field(default=2048, ge=2)
-    # Trainer's default, which the release keeps; 0 = no clipping
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    # bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU, float32 on a CPU
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    reference: Literal["previous", "base"] = "previous"  # paper: the policy that the iteration starts from
-    # precompute: before the first step, then the reference is not held; live: beside the policy, as the release does
-    reference_log_probs: Literal["precompute", "live"] = "precompute"
-    lora: LoraOptions | None = None  # None trains all weights, as the paper
-    seed: int = 42  # release
-    threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None leaves them as they are
-    # what follows does not change the result: a run that was cut goes on with others
-    gradient_checkpointing: bool = True  # release
-    report_to: list[str] = []  # trackio, wandb, tensorboard …, beside metrics.jsonl
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        description="DPO's β: how strongly the policy is held to the reference.",
+        json_schema_extra=from_paper("eq. 2, app. D; release"),
+    )
+    loss: Literal["sigmoid", "sigmoid_norm"] = Field(
+        default="sigmoid",
+        description="sigmoid is DPO's loss. sigmoid_norm works against growing length: it divides each reply's "
+        "log-ratio by its number of tokens, so beta has another scale, about 2 and more.",
+        json_schema_extra=from_paper("eq. 2"),
+    )
+    ld_alpha: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Against growing length (LD-DPO): weight below 1 of the tokens past the shorter reply's length; "
+        "null is plain DPO.",
+        json_schema_extra=from_paper("eq. 2"),
+    )
+    alpha: float = Field(
+        default=0.001,
+        ge=0,
+        description="Weight of the chosen reply's negative log-likelihood beside the DPO loss; 0 is plain DPO.",
+        json_schema_extra=from_release("rpo_alpha"),
+    )
+    learning_rate: float = Field(
+        default=5e-7,
+        ge=0,
+        description="Highest learning rate; 0 is a control arm.",
+        json_schema_extra=from_paper("app. D"),
+    )
+    scheduler: Literal["linear", "cosine", "constant"] = Field(
+        default="linear",
+        description="How the learning rate falls after the warm-up.",
+        json_schema_extra=from_paper("app. D"),
+    )
+    warmup_ratio: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the steps in which the learning rate rises.",
+        json_schema_extra=from_paper("app. D"),
+    )
+    optimizer: Literal["rmsprop", "adamw_torch"] = Field(
+        default="rmsprop", description="Optimizer.", json_schema_extra=from_paper("app. D")
+    )
+    epochs: float = Field(
+        default=1,
+        gt=0,
+        description="Passes over the pairs: 1 for an iteration, 3 for the warm start.",
+        json_schema_extra=from_paper("app. D"),
+    )
+    global_batch: int = Field(
+        default=32,
+        ge=1,
+        description="Pairs in one optimizer step, over all devices.",
+        json_schema_extra=from_release("4 a device × 8 devices, no accumulation"),
+    )
+    per_device_batch: int = Field(
+        default=4,
+        ge=1,
+        description="Pairs in one forward of a device; the rest of global_batch is accumulated.",
+        json_schema_extra=RELEASE,
+    )
+    max_length: int = Field(
+        default=2048,
+        ge=2,
+        description="Longest prompt and reply together, in tokens; a pair that does not fit is dropped before the "
+        "training, never cut.",
+        json_schema_extra=RELEASE,
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        ge=0,
+        description="Norm that gradients are clipped to; 0 clips nothing.",
+        json_schema_extra=from_release("the Trainer's default, which it keeps"),
+    )
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        default="auto",
+        description="bf16 is autocast over float32 master weights (paper: bf16); auto is bf16 on a GPU and float32 on "
+        "a CPU.",
+        json_schema_extra=OURS,
+    )
+    reference: Literal["previous", "base"] = Field(
+        default="previous",
+        description="DPO's reference model: the policy that the iteration starts from, or the base model.",
+        json_schema_extra=from_paper("sec. 3"),
+    )
+    reference_log_probs: Literal["precompute", "live"] = Field(
+        default="precompute",
+        description="precompute runs the reference before the first step and lets it go; live holds it beside the "
+        "policy, as the release does. The numbers are the same.",
+        json_schema_extra=OURS,
+    )
+    lora: LoraOptions | None = Field(
+        default=None,
+        description="Train low-rank adapters; null trains all weights, as the paper does.",
+        json_schema_extra=from_release("all weights are trained"),
+    )
+    seed: int = Field(
+        default=42, description="Seed of the order of pairs and of the adapters.", json_schema_extra=RELEASE
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Threads of torch on the CPU; null leaves torch's own number.",
+        json_schema_extra=OURS,
+    )
+    # The options below change no result: a run that was cut may go on with other values.
+    gradient_checkpointing: bool = Field(
+        default=True,
+        description="Compute activations again in the backward pass instead of keeping them: less memory, more time.",
+        json_schema_extra=RELEASE,
+    )
+    report_to: list[str] = Field(
+        default=[],
+        description="Trackers that get the metrics beside metrics.jsonl: trackio, wandb, tensorboard, …",
+        json_schema_extra=OURS,
+    )
     checkpoint_steps: int = Field(
-        default=100, ge=1
-    )  # for a run that is killed; a shorter training keeps none
-    launch: str | None = (
-        None  # accelerate config, shipped name or file, and further arguments; None: this process
+        default=100,
+        ge=1,
+        description="Steps between two checkpoints, from which a killed run goes on; a shorter training keeps none.",
+        json_schema_extra=OURS,
+    )
+    launch: str | None = Field(
+        default=None,
+        description="Accelerate configuration for several devices, a shipped name or a file, and further arguments of "
+        "`accelerate launch` after it; null trains in this process.",
+        json_schema_extra=OURS,
     )
 
-    def determining(self) -> dict[str, Any]:
-        """Return what the trained model depends on, as JSON.
+    def identity(self) -> dict[str, Any]:
+        """Return what determines the trained model, as JSON: a stage is made again when it has changed.
 
-        `precision: auto` stays so: a model that a GPU trained is not made again where there is none. The manifest says
-        which it was, and a training that was cut is not gone on from in another.
+        `precision: auto` stays "auto", so that a model that a GPU trained is not made again on a machine without one.
+        The manifest says which precision it was; a training that was cut resumes only in the same precision.
         """
-        apart = {"gradient_checkpointing", "report_to", "checkpoint_steps", "launch"}
-        return self.model_dump(mode="json", exclude=apart)
+        changes_no_result = {"gradient_checkpointing", "report_to", "checkpoint_steps", "launch"}
+        return self.model_dump(mode="json", exclude=changes_no_result)
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
+    def _require_dividing_batches(self) -> Self:
         if self.global_batch % self.per_device_batch:
             raise ValueError(
                 f"global_batch {self.global_batch} is no multiple of per_device_batch {self.per_device_batch}"
@@ -201,17 +414,22 @@ class TrainOptions(BaseModel):
         return self
 
 
-def warm_start_options() -> TrainOptions:
-    """Return the paper's options of the warm start: as an iteration, but 3 epochs (app. D)."""
+def make_warm_start_options() -> TrainOptions:
+    """Return the paper's options of the warm start: those of an iteration, but 3 epochs (app. D)."""
     return TrainOptions(epochs=3)
 
 
 class HealthOptions(BaseModel):
-    """How much of an iteration's rollouts is looked at after its training."""
+    """How much of an iteration's rollouts is measured after its training."""
 
     model_config = ConfigDict(extra="forbid")
 
-    replies: int = Field(default=256, ge=2)  # scored by three models; lengths and ends are of all rollouts
+    replies: int = Field(
+        default=256,
+        ge=2,
+        description="Replies that three models score; lengths and ends are counted over all rollouts.",
+        json_schema_extra=OURS,
+    )
 
 
 class RewardOptions(BaseModel):
@@ -219,82 +437,48 @@ class RewardOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    # paper, of IterDPO on UltraFeedback. A folder, or a Hub id with a revision after "@": this model's safetensors
-    # are in a pull request that was never merged
-    model: str = "OpenAssistant/reward-model-deberta-v3-large-v2@refs/pr/3"
+    # The shipped model's safetensors stand in a pull request that was never merged, hence the revision.
+    model: str = Field(
+        default="OpenAssistant/reward-model-deberta-v3-large-v2@refs/pr/3",
+        description="A folder, or a Hub id with a revision after @. The paper ranks IterDPO's samples on UltraFeedback "
+        "by this model.",
+        json_schema_extra=from_paper("sec. 4.1"),
+    )
     max_length: int | None = Field(
-        default=None, ge=16
-    )  # tokens of prompt and reply; None = what the model can see
-    batch_size: int = Field(default=16, ge=1)
+        default=None,
+        ge=16,
+        description="Tokens of prompt and reply that the model looks at; null is as many as it can see.",
+        json_schema_extra=OURS,
+    )
+    batch_size: int = Field(
+        default=16, ge=1, description="Replies that are scored at once.", json_schema_extra=OURS
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines the rewards, as JSON: a stage is made again when it has changed."""
+        return self.model_dump(mode="json", exclude={"batch_size"})
 
 
-class LoopOptions(BaseModel):
-    """A whole run: warm start, then iterations of rollout, pairs and DPO."""
+class EvalOptions(PolicySamplingOptions):
+    """Samples that are scored. The temperature is 1: greedy decoding hides what training changed."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    method: MethodName = "drift"
-    # logs: dsat, sat or seed, whichever the method learns from; preferences: pairs that the data carries
-    examples: ExamplesName = "logs"
-    rollout: RolloutOptions = RolloutOptions()
-    reward: RewardOptions | None = None  # needed only where samples are ranked
-    pairs: PairOptions = PairOptions()
-    train: TrainOptions = TrainOptions()
-    warm: TrainOptions | None = Field(default_factory=warm_start_options)  # None: no warm start, iter0 = base
-    min_seed_pairs: int = Field(default=8, ge=1)  # fewer: no warm start, iter0 is the base model, said so
-    health: HealthOptions | None = HealthOptions()  # None: not measured; it takes three models in float32
-
-    @property
-    def guided(self) -> bool:
-        """Whether rollouts show the complaint. Paper, table 1: DRIFT and IterDPO on logs; SPIN never, nor anyone on
-        UltraFeedback.
-        """
-        if self.rollout.guidance is not None:
-            return self.rollout.guidance
-        return self.examples == "logs" and self.method != "spin"
-
-    @property
-    def ranking(self) -> RewardOptions | None:
-        """The reward model that ranks the samples of an example; None where they are not ranked."""
-        return self.reward if self._ranks else None
-
-    @property
-    def _ranks(self) -> bool:
-        return self._compares_samples or self.rollout.select == "best"
-
-    @property
-    def _compares_samples(self) -> bool:
-        return self.method == "iterdpo" and not self.guided
-
-    def asked(self) -> RolloutOptions:
-        """Return the options of the rollouts with what the method decides filled in: guidance, and two samples
-        where two are compared.
-        """
-        samples = max(self.rollout.samples, 2 if self._compares_samples else 1)
-        return self.rollout.model_copy(update={"guidance": self.guided, "samples": samples})
-
-    @model_validator(mode="after")
-    def _ranking_needs_a_reward(self) -> Self:
-        if self._ranks and self.reward is None:
-            why = (
-                "rollout.select: best"
-                if self.rollout.select == "best"
-                else "iterdpo without guidance, which compares samples of one prompt,"
-            )
-            raise ValueError(
-                f"{why} needs a reward model: set reward, e.g. loop.reward.model={RewardOptions().model}"
-            )
-        if self.rollout.select == "best" and self.asked().samples == 1:
-            raise ValueError("rollout.select: best has nothing to select from: raise rollout.samples")
-        return self
-
-
-class EvalOptions(SamplingOptions):
-    """Samples that are scored. Temperature 1: greedy decoding hides what training changed."""
-
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    prompts: int | None = Field(default=None, ge=1)  # the first n held-out prompts; None = all
+    temperature: float = Field(
+        default=1.0, ge=0, description="Sampling temperature of the evaluation.", json_schema_extra=OURS
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Sampling draws from the most probable tokens that together have this probability; 1 is all of "
+        "them.",
+        json_schema_extra=OURS,
+    )
+    prompts: int | None = Field(
+        default=None,
+        ge=1,
+        description="Held-out prompts that are evaluated, the same for every model; null takes all.",
+        json_schema_extra=OURS,
+    )
 
 
 class TinyOptions(BaseModel):
@@ -302,15 +486,41 @@ class TinyOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seed: int = 0
-    vocabulary: int = Field(default=1_024, ge=300)
-    hidden: int = Field(default=64, ge=8)
-    inner: int = Field(default=128, ge=8)
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=2, ge=1)  # of 32 numbers each: vLLM on the CPU has no kernel for 16
-    context: int = Field(default=4_096, ge=64)
-    batch: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=4e-3, gt=0)
-    warmup: int = Field(default=100, ge=0)  # steps
-    init_range: float = Field(default=0.1, gt=0)
-    every_reply: list[str] = ["noisy"]  # phases in which all replies are learned, not the last one only
+    seed: int = Field(
+        default=0, description="Seed of the weights and of the order of batches.", json_schema_extra=OURS
+    )
+    vocabulary: int = Field(
+        default=1_024, ge=300, description="Tokens of the tokenizer.", json_schema_extra=OURS
+    )
+    hidden: int = Field(default=64, ge=8, description="Width of a layer.", json_schema_extra=OURS)
+    inner: int = Field(
+        default=128, ge=8, description="Width inside of a feed-forward block.", json_schema_extra=OURS
+    )
+    layers: int = Field(default=2, ge=1, description="Number of layers.", json_schema_extra=OURS)
+    heads: int = Field(
+        default=2,
+        ge=1,
+        description="Attention heads of a layer. Each should have 32 numbers: vLLM on the CPU has no kernel for 16.",
+        json_schema_extra=OURS,
+    )
+    context: int = Field(
+        default=4_096, ge=64, description="Tokens that the model can see.", json_schema_extra=OURS
+    )
+    batch: int = Field(
+        default=16, ge=1, description="Conversations in one training step.", json_schema_extra=OURS
+    )
+    learning_rate: float = Field(
+        default=4e-3, gt=0, description="Highest learning rate.", json_schema_extra=OURS
+    )
+    warmup: int = Field(
+        default=100, ge=0, description="Steps in which the learning rate rises.", json_schema_extra=OURS
+    )
+    init_range: float = Field(
+        default=0.1, gt=0, description="Standard deviation of the first weights.", json_schema_extra=OURS
+    )
+    every_reply: list[str] = Field(
+        default=["noisy"],
+        description="Phases of the pre-training in which all replies of a conversation are learned; in the others only "
+        "the last one is.",
+        json_schema_extra=OURS,
+    )

@@ -23,7 +23,8 @@ from drift_data.report.options import AlarmOptions
 from drift_data.rubric.options import LearnOptions
 from drift_data.simulate.options import SimulateOptions
 from drift_data.workspace import UserError
-from drift_train.options import EvalOptions, LoopOptions, TinyOptions
+from drift_train.methods.options import LoopOptions
+from drift_train.options import EvalOptions, TinyOptions
 
 RECIPES = Path(__file__).parent / "recipes"
 TINY = "tiny"  # the model a recipe names when it wants the one made on the spot

@@ -48,7 +48,7 @@ class Setting(BaseModel):
         """Say whether the entry is about this data, this method and such rollouts."""
         loop = recipe.loop
         of_data = self.data is None or self.data == loop.examples
-        of_guidance = self.guided is None or self.guided == loop.guided
+        of_guidance = self.guided is None or self.guided == loop.is_guided
         return of_data and of_guidance and (self.methods is None or loop.method in self.methods)
 
 
@@ -100,7 +100,7 @@ def compare(recipe: Recipe) -> list[Line]:
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Return dotted key → value, with what the method decides filled in."""
     options = recipe.model_dump(mode="json")
-    options["loop"]["rollout"] = recipe.loop.asked().model_dump(mode="json")
+    options["loop"]["rollout"] = recipe.loop.rollout_options().model_dump(mode="json")
     parts = {name: options[name] for name in _COMPARED}
     parts["label"] = {"judge": recipe.label.judge}
     if recipe.loop.examples == "preferences":  # nothing is labelled or mined

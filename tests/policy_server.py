@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from drift_train.models.load import load_renderer
-from drift_train.options import SamplingOptions
+from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import Request
 from drift_train.rollout.engines.transformers import TransformersEngine
 
@@ -44,7 +44,7 @@ class PolicyServer:
         self.change: Change = lambda path, answer: answer
         self._renderer, self._lock = load_renderer(policy), threading.Lock()
         self._engine = TransformersEngine(
-            policy, self._renderer.ends, SamplingOptions(engine="transformers"), lambda _: None
+            policy, self._renderer.ends, PolicySamplingOptions(engine="transformers"), lambda _: None
         )
         self._engine.start()
         server = self
@@ -92,7 +92,7 @@ class PolicyServer:
     def completion(self, body: Body) -> Body:
         """Sample one reply with plain transformers, in vLLM's words."""
         prompt_ids = self._renderer.prompt(body["messages"])
-        options = SamplingOptions(
+        options = PolicySamplingOptions(
             engine="transformers",
             temperature=body["temperature"],
             top_p=body["top_p"],

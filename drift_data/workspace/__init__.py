@@ -17,6 +17,7 @@ from drift_data.workspace.manifest import (
     tool_version,
 )
 from drift_data.workspace.output import Output
+from drift_data.workspace.runs import label_model, locate_output, locate_run
 from drift_data.workspace.table import TableWriter
 from drift_data.workspace.workspace import Workspace
 
@@ -31,6 +32,9 @@ __all__ = [
     "Workspace",
     "file_digest",
     "folder_digest",
+    "label_model",
+    "locate_output",
+    "locate_run",
     "part_path",
     "peak_memory_bytes",
     "replaced_file",

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from drift_data.workspace import UserError
+from drift_train.methods.examples import TRAIN_SPLIT
 from drift_train.models.load import context_length, sharded
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 from drift_train.models.render import Renderer, RenderError
 from drift_train.options import TrainOptions
-from drift_train.pairs.filters import TRAIN
 
 _FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
 _FIRST = 8  # pairs of the batch that is looked at before training
@@ -30,7 +30,7 @@ Pairs = Sequence[Mapping[str, Any]]
 def check_rows(pairs: Pairs, policy: Path, options: TrainOptions) -> None:
     """Check what can be seen without a tokenizer: splits, equal replies, and that the model can see `max_length`."""
     for row in pairs:
-        if row["split"] != TRAIN:
+        if row["split"] != TRAIN_SPLIT:
             raise UserError(
                 f"Pair {row['conversation_id']}, turn {row['turn']} is of split {row['split']!r}: "
                 "training reads train only. Filter the table, or mine it again."

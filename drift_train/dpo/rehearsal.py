@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from drift_data.workspace import UserError
-from drift_train.methods.examples import Example
+from drift_train.methods.examples import TRAIN_SPLIT, Example
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import TrainOptions
-from drift_train.pairs.filters import TRAIN
 
 
 def rehearse(
@@ -112,7 +111,7 @@ def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_leng
     return {
         "conversation_id": example.conversation_id,
         "turn": example.turn,
-        "split": TRAIN,
+        "split": TRAIN_SPLIT,
         "prompt": prompt,
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],

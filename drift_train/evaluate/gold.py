@@ -8,88 +8,67 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Output, UserError, Workspace
-from drift_train.models.find import resolve_base
+from drift_train.models.find import Base
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError
 from drift_train.options import EvalOptions
-from drift_train.rollout.engine import Request, request_seed
+from drift_train.rollout.engine import ENGINE_LOGS, Request, request_seed
 from drift_train.rollout.sampler import Sampler
 
-LOGS = "logs"
 
-
-def evaluate(
+def write_scores(
+    output: Output,
     workspace: Workspace,
-    run: str,
-    label: str,
-    model: str,
+    policy: Base,
     prompts: str,
     score: Callable[[Sequence[Message], str], float],
     measure: str,
     options: EvalOptions,
-) -> bool:
-    """Sample replies to held-out prompts and score them into `runs/<run>/<label>/eval`.
+    title: str,
+) -> None:
+    """Sample replies to held-out prompts, score them, and write the table and the figures.
 
     Args:
+        output: of the stage that makes `eval`.
         workspace: holds the prompts.
-        run: name of the run.
-        label: what the model is called in this run: "base", "iter0", "iter1", …
-        model: a folder of the workspace ("base", "runs/<run>/iter1/model"), another folder, or a Hub id.
-        prompts: a table of the workspace with `conversation_id` and `messages`, which end with a user
-            message.
+        policy: the model that is sampled.
+        prompts: table of the prompts.
         score: from (messages, completion) to a number; higher is better.
-        measure: name of the score, e.g. "gold"; stands for `score` when the stage asks whether it is up to
-            date.
+        measure: name of the score.
         options: engine and sampling.
+        title: of the progress bars.
 
-    Returns:
-        True when it ran, False when everything was there already. The manifest's results hold {measure:
-        {"mean", "stderr", "n"}, "mean_tokens", "length_stops"}; n counts prompts, and the standard error is
-        that of their means, so several samples of one prompt do not pass for several prompts.
+    Raises:
+        UserError: there is no prompt that the model can be asked.
     """
-    name = f"runs/{run}/{label}/eval"
-    policy = resolve_base(workspace, model)
-
-    def build(stage: Mapping[str, Output]) -> None:
-        output = stage[name]
-        requests, rows = _requests(workspace, prompts, load_renderer(policy.path), options, output)
-        if not requests:
-            raise UserError(f"{workspace.path(prompts)} has no prompt that {model} can be asked.")
-        title = f"{run} {label} eval"
-        with Sampler(policy.path, options, output.unfinished, workspace.path(LOGS), title) as sampler:
-            samples = list(sampler.sample(requests, len(requests)))
-        scored: list[dict[str, Any]] = []
-        scores: dict[str, list[float]] = {}
-        lengths = [len(sampled.reply.token_ids) for sampled in samples]
-        for sampled, row, tokens in zip(samples, rows, lengths, strict=True):
-            value = score(row["prompt"], sampled.text)
-            scores.setdefault(row["conversation_id"], []).append(value)
-            scored.append(
-                {**row, "measure": measure, "score": value, "completion": sampled.text, "tokens": tokens}
-            )
-        output.table(EVALUATION).write_rows(scored)
-        output.made_by = {"model": model, **sampler.made_by}
-        output.results = {
-            measure: summary([math.fsum(values) / len(values) for values in scores.values()]),
-            "mean_tokens": round(sum(lengths) / len(lengths), 2),
-            "length_stops": sum(sampled.reply.finish_reason == "length" for sampled in samples),
-        }
-
-    return workspace.run(
-        "eval",
-        [name],
-        build,
-        options={"measure": measure, "label": label, **options.identity()},
-        inputs=[prompts, *policy.inputs],
-        files=policy.files,
-    )
+    requests, rows = _requests(workspace, prompts, load_renderer(policy.path), options, output)
+    if not requests:
+        raise UserError(f"{workspace.path(prompts)} has no prompt that {policy.name} can be asked.")
+    with Sampler(policy.path, options, output.unfinished, workspace.path(ENGINE_LOGS), title) as sampler:
+        samples = list(sampler.sample(requests, len(requests)))
+    scored: list[dict[str, Any]] = []
+    scores: dict[str, list[float]] = {}
+    lengths = [len(sampled.reply.token_ids) for sampled in samples]
+    for sampled, row, tokens in zip(samples, rows, lengths, strict=True):
+        value = score(row["prompt"], sampled.text)
+        scores.setdefault(row["conversation_id"], []).append(value)
+        scored.append(
+            {**row, "measure": measure, "score": value, "completion": sampled.text, "tokens": tokens}
+        )
+    output.table(EVALUATION).write_rows(scored)
+    output.made_by = {"model": policy.name, **sampler.made_by}
+    output.results = {
+        measure: summary([math.fsum(values) / len(values) for values in scores.values()]),
+        "mean_tokens": round(sum(lengths) / len(lengths), 2),
+        "length_stops": sum(sampled.reply.finish_reason == "length" for sampled in samples),
+    }
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

@@ -7,7 +7,6 @@ that people like the replies better. No sampling; log-probabilities only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,104 +15,81 @@ from tqdm import tqdm
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Output, UserError, Workspace
 from drift_train.evaluate.gold import summary
-from drift_train.models.find import resolve_base
+from drift_train.methods.examples import TRAIN_SPLIT
 from drift_train.models.load import free_memory, load_model, load_renderer
 from drift_train.models.log_probs import log_probs
 from drift_train.models.render import RenderError
-from drift_train.pairs.filters import TRAIN
 
 TokenizedPair = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
 
 
-def evaluate_heldout(
+def write_margins(
+    output: Output,
     workspace: Workspace,
-    run: str,
-    label: str,
-    model: str,
-    base: str,
-    beta: float = 0.1,
-    max_length: int = 2048,
-) -> bool:
-    """Write the margins of a model against the base on the test split of `seed` to
-    `runs/<run>/<label>/heldout`.
-
-    margin = β · [log π(chosen)/π_base(chosen) − log π(rejected)/π_base(rejected)].
+    policy: Path,
+    base: Path,
+    beta: float,
+    max_length: int,
+    title: str,
+) -> None:
+    """Write the margins of a policy against the base on the held-out rows of `seed`, and their figures.
 
     Args:
-        workspace: needs `seed`.
-        run: name of the run.
-        label: what the model is called in this run.
-        model: a folder of the workspace, another folder, or a Hub id; so is `base`.
-        base: what the margins are measured against.
+        output: of the stage that makes `heldout`.
+        workspace: holds `seed`.
+        policy: model folder that is measured.
+        base: model folder that the margins are measured against.
         beta: DPO's.
-        max_length: longer pairs are dropped.
-
-    Returns:
-        True when it ran. The manifest's results hold {"margin": {"mean", "stderr", "n"}, "accuracy": {…}}:
-        accuracy is the share of margins above 0.
+        max_length: longer pairs are dropped, in tokens.
+        title: of the progress bars.
 
     Raises:
         UserError: `seed` has no row of another split than train.
     """
-    name = f"runs/{run}/{label}/heldout"
-    policy, start = resolve_base(workspace, model), resolve_base(workspace, base)
-
-    def build(stage: Mapping[str, Output]) -> None:
-        output = stage[name]
-        rows = [row for row in workspace.read("seed").to_pylist() if row["split"] != TRAIN]
-        if not rows:
-            raise UserError(
-                f"{workspace.path('seed')} has no held-out row. Raise the mining option test_fraction and "
-                "mine again."
-            )
-        renderer = load_renderer(policy.path)
-        tokens: list[TokenizedPair] = []
-        kept = []
-        for row in rows:
-            key = {"conversation_id": row["conversation_id"], "turn": row["turn"]}
-            try:
-                prompt, chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])
-                _, rejected = renderer.pair(row["prompt"], row["rejected"][0]["content"])
-            except RenderError as error:
-                output.drop([{**key, "reason": error.reason, "detail": error.detail}], DROPPED)
-                continue
-            if len(prompt) + max(len(chosen), len(rejected)) > max_length:
-                output.drop([{**key, "reason": "completion_cut", "detail": f"beyond {max_length}"}], DROPPED)
-                continue
-            tokens.append((prompt, chosen, rejected))
-            kept.append(row)
-        title = f"{run} {label} held-out"
-        ours, theirs = _scores(policy.path, tokens, title), _scores(start.path, tokens, f"{title}: base")
-        margins = [beta * (a - b) for a, b in zip(ours, theirs, strict=True)]
-        output.table(EVALUATION).write_rows(
-            [
-                {
-                    "conversation_id": row["conversation_id"],
-                    "sample": 0,
-                    "measure": "margin",
-                    "score": margin,
-                    "prompt": row["prompt"],
-                    "completion": row["chosen"][0]["content"],
-                    "tokens": len(chosen),
-                }
-                for row, (_, chosen, _), margin in zip(kept, tokens, margins, strict=True)
-            ]
+    rows = [row for row in workspace.read("seed").to_pylist() if row["split"] != TRAIN_SPLIT]
+    if not rows:
+        raise UserError(
+            f"{workspace.path('seed')} has no held-out row. Raise the mining option test_fraction and "
+            "mine again."
         )
-        output.rows_in = len(rows)
-        if margins:
-            output.results = {
-                "margin": summary(margins),
-                "accuracy": summary([float(m > 0) for m in margins]),
+    renderer = load_renderer(policy)
+    tokens: list[TokenizedPair] = []
+    kept = []
+    for row in rows:
+        key = {"conversation_id": row["conversation_id"], "turn": row["turn"]}
+        try:
+            prompt, chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])
+            _, rejected = renderer.pair(row["prompt"], row["rejected"][0]["content"])
+        except RenderError as error:
+            output.drop([{**key, "reason": error.reason, "detail": error.detail}], DROPPED)
+            continue
+        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            output.drop([{**key, "reason": "completion_cut", "detail": f"beyond {max_length}"}], DROPPED)
+            continue
+        tokens.append((prompt, chosen, rejected))
+        kept.append(row)
+    ours, theirs = _scores(policy, tokens, title), _scores(base, tokens, f"{title}: base")
+    margins = [beta * (a - b) for a, b in zip(ours, theirs, strict=True)]
+    output.table(EVALUATION).write_rows(
+        [
+            {
+                "conversation_id": row["conversation_id"],
+                "sample": 0,
+                "measure": "margin",
+                "score": margin,
+                "prompt": row["prompt"],
+                "completion": row["chosen"][0]["content"],
+                "tokens": len(chosen),
             }
-
-    return workspace.run(
-        "eval",
-        [name],
-        build,
-        options={"beta": beta, "max_length": max_length},
-        inputs=list(dict.fromkeys(["seed", *policy.inputs, *start.inputs])),
-        files={**policy.files, **start.files},
+            for row, (_, chosen, _), margin in zip(kept, tokens, margins, strict=True)
+        ]
     )
+    output.rows_in = len(rows)
+    if margins:
+        output.results = {
+            "margin": summary(margins),
+            "accuracy": summary([float(m > 0) for m in margins]),
+        }
 
 
 def _scores(folder: Path, rows: list[TokenizedPair], title: str) -> list[float]:

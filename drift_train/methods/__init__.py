@@ -1,4 +1,7 @@
-"""The methods by name. Each is a module with the functions of `base.Method`."""
+"""DRIFT, SPIN and IterDPO by name: what each learns from, what it samples, and which reply it prefers.
+
+Each method is a module with the functions of `base.Method`.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from drift_data.workspace import UserError
 from drift_train.models.render import Message
 
+ENGINE_LOGS = "logs"  # folder of the workspace for the engines' own logs
+
 
 @dataclass(frozen=True)
 class Request:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
-from drift_train.options import SamplingOptions
+from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import Engine, EngineError, EngineStartError, Reply, Request, ShardReplies
 from drift_train.rollout.recheck import LogProbError, recheck_log_probs
 from drift_train.rollout.shards import read_shard, write_shard
@@ -65,7 +65,7 @@ class Sampler:
     """
 
     def __init__(
-        self, policy: Path, options: SamplingOptions, keep: Path, log_folder: Path, title: str
+        self, policy: Path, options: PolicySamplingOptions, keep: Path, log_folder: Path, title: str
     ) -> None:
         self._policy, self._options, self._keep = policy, options, keep
         self._log_folder, self._title = log_folder, title

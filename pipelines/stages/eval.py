@@ -59,7 +59,7 @@ def _measure_gold_reward(workspace: Workspace, recipe: Recipe, run: str, folders
         folders: name of a model, such as "iter1" → its folder or Hub id.
     """
     from drift_data.simulate.world import gold_reward
-    from drift_train.evaluate.gold import evaluate as evaluate_samples
+    from drift_train.evaluate.stage import evaluate_samples
 
     for label, model in folders.items():
         evaluate_samples(workspace, run, label, model, HELDOUT, gold_reward, "gold", recipe.evaluate)
@@ -80,7 +80,7 @@ def _measure_seed_pairs(
     workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str], base: str
 ) -> None:
     """Measure each iterate's implicit reward against the base model on the test split of the seed pairs."""
-    from drift_train.evaluate.heldout import evaluate_heldout
+    from drift_train.evaluate.stage import evaluate_heldout
     from pipelines.runs import BASE
 
     train = recipe.loop.train

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from drift_data.workspace import UserError
-from drift_train.pairs.candidates import table_of
 from pipelines.recipe import load_recipe, recipe_names
 
 
@@ -44,8 +43,8 @@ def test_each_method_is_the_papers_by_its_name_alone(
     name: str, method: str, table: str, guided: bool, samples: int, ranked: bool
 ) -> None:
     options = load_recipe(name, [f"loop.method={method}"]).loop
-    assert table_of(options) == table
-    assert (options.guided, options.asked().samples) == (guided, samples)
+    assert options.examples_table == table
+    assert (options.is_guided, options.rollout_options().samples) == (guided, samples)
     assert (options.ranking is not None) == ranked
     assert (options.warm is None) == (name == "ultrafeedback-7b")
     if options.ranking is not None:

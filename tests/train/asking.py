@@ -10,11 +10,11 @@ from typing import Any
 from conftest import user
 
 from drift_train.models.load import load_renderer
-from drift_train.options import SamplingOptions
+from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import Reply, Request, request_seed
 from drift_train.rollout.sampler import Sampler
 
-OPTIONS = SamplingOptions(engine="transformers", max_prompt_tokens=128, max_new_tokens=24, batch_size=8)
+OPTIONS = PolicySamplingOptions(engine="transformers", max_prompt_tokens=128, max_new_tokens=24, batch_size=8)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def make_requests(policy: Path, count: int = 40) -> list[Request]:
 def sample(
     policy: Path,
     requests: list[Request],
-    options: SamplingOptions,
+    options: PolicySamplingOptions,
     logs: Path,
     keep: Path | None = None,
     **changed: Any,

@@ -10,8 +10,8 @@ from conftest import seed_row, user, write_table
 from drift_data.schema import MESSAGES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
 from drift_train.evaluate import heldout
-from drift_train.evaluate.gold import evaluate, summary
-from drift_train.evaluate.heldout import evaluate_heldout
+from drift_train.evaluate.gold import summary
+from drift_train.evaluate.stage import evaluate_heldout, evaluate_samples
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import log_probs
 from drift_train.models.render import Message
@@ -37,7 +37,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def run(workspace: Workspace, policy: Path, options: EvalOptions = OPTIONS) -> bool:
-    return evaluate(workspace, "r", "base", str(policy), "simulated/heldout", words, "words", options)
+    return evaluate_samples(workspace, "r", "base", str(policy), "simulated/heldout", words, "words", options)
 
 
 def test_every_prompt_is_sampled_and_scored(workspace: Workspace, policy: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_few_prompts_are_the_same_for_every_model(workspace: Workspace, policy
     few = OPTIONS.model_copy(update={"prompts": 3, "samples": 1})
     run(workspace, policy, few)
     ids = {row["conversation_id"] for row in workspace.read(NAME).to_pylist()}
-    evaluate(workspace, "r", "iter1", str(policy), "simulated/heldout", words, "words", few)
+    evaluate_samples(workspace, "r", "iter1", str(policy), "simulated/heldout", words, "words", few)
     assert {row["conversation_id"] for row in workspace.read("runs/r/iter1/eval").to_pylist()} == ids
     assert len(ids) in (2, 3)  # the prompt that is too long may be among the three
 

@@ -19,7 +19,9 @@ from drift_data.workspace import MANIFEST, Workspace
 from drift_train import loop
 from drift_train.analysis import likelihood
 from drift_train.analysis.likelihood import score, token_mean
+from drift_train.analysis.stage import measure_health
 from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
+from drift_train.models.find import resolve_base
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
 from drift_train.options import HealthOptions
@@ -99,8 +101,8 @@ def test_a_reply_of_no_token_is_counted_and_not_measured(finished: Workspace, tm
         shutil.copytree(finished.path(folder), workspace.path(folder))
         manifest = finished.require(folder).model_copy(update={"inputs": {}})
         (workspace.path(folder) / MANIFEST).write_text(manifest.model_dump_json())
-    base = loop.resolve_base(workspace, "runs/r/iter0/model")
-    loop._health(workspace, "r", 1, base, HealthOptions())
+    base = resolve_base(workspace, "runs/r/iter0/model")
+    measure_health(workspace, "r", 1, base, HealthOptions())
     results = workspace.require("runs/r/iter1/health").results
     assert (results["replies"], results["measured"]) == (len(rows), len(rows) - 1)
     assert sum(results["finish_reasons"].values()) == len(rows)
@@ -115,7 +117,7 @@ def test_what_does_not_fit_into_memory_is_not_measured_and_the_run_goes_on(
 
     monkeypatch.setattr(likelihood, "load_model", full)
     options = HealthOptions(replies=3)
-    assert not loop._health(finished, "r", 1, loop.resolve_base(finished, str(policy)), options)
+    assert not measure_health(finished, "r", 1, resolve_base(finished, str(policy)), options)
     assert "runs/r/iter1/health is not measured" in (said := capsys.readouterr().err)
     assert "loop.health=null" in said
     assert not (finished.root / ".tmp").exists()
@@ -131,14 +133,14 @@ def test_without_health_nothing_is_measured(policy: Path, tmp_path: Path) -> Non
 def test_fewer_replies_are_measured_than_there_are_and_both_numbers_are_said(
     finished: Workspace, policy: Path
 ) -> None:
-    base = loop.resolve_base(finished, str(policy))
-    loop._health(finished, "r", 1, base, HealthOptions(replies=5))
+    base = resolve_base(finished, str(policy))
+    measure_health(finished, "r", 1, base, HealthOptions(replies=5))
     first = finished.read("runs/r/iter1/health")
     results = finished.require("runs/r/iter1/health").results
     assert (results["replies"], results["measured"], first.num_rows) == (12, 5, 5)
     assert results["tokens"]["mean"] > 0
     ids = set(first["conversation_id"].to_pylist())
-    loop._health(finished, "r", 1, base, HealthOptions(replies=7))
+    measure_health(finished, "r", 1, base, HealthOptions(replies=7))
     assert ids < set(finished.read("runs/r/iter1/health")["conversation_id"].to_pylist())
 
 

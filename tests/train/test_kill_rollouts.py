@@ -15,7 +15,8 @@ from conftest import dsat_row, write_table
 from drift_data.schema import DSAT_ROWS
 from drift_data.workspace import Manifest, Workspace
 from drift_train import loop
-from drift_train.options import LoopOptions, RolloutOptions
+from drift_train.methods.options import LoopOptions
+from drift_train.options import RolloutOptions
 
 KILLS = 5
 SHARD, EXAMPLES, SAMPLES = 100, 40, 40
@@ -34,8 +35,9 @@ OPTIONS = LoopOptions(
 CHILD = """
 import sys
 from drift_data.workspace import Workspace
-from drift_train import loop, sampler
-from drift_train.options import LoopOptions
+from drift_train.methods.options import LoopOptions
+from drift_train.rollout import sampler
+from drift_train.rollout.stage import sample_rollouts
 work, sampled, options = sys.argv[1:]
 write = sampler.write_shard
 def noted(path, shard):
@@ -43,7 +45,7 @@ def noted(path, shard):
         file.write(path.name + "\\n")
     write(path, shard)
 sampler.write_shard = noted
-loop._rollouts(Workspace(work), "r", 1, LoopOptions.model_validate_json(options))
+sample_rollouts(Workspace(work), "r", 1, LoopOptions.model_validate_json(options))
 """
 
 

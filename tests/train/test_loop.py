@@ -12,8 +12,9 @@ from drift_data.workspace import UserError, Workspace, file_digest, folder_diges
 from drift_train import loop
 from drift_train.dpo import rehearsal
 from drift_train.dpo import train as dpo
+from drift_train.methods.options import LoopOptions
 from drift_train.models import find as base
-from drift_train.options import LoopOptions, RolloutOptions, TrainOptions
+from drift_train.options import RolloutOptions, TrainOptions
 
 TRAIN = TrainOptions(
     learning_rate=5e-5, global_batch=4, per_device_batch=4, max_length=128, gradient_checkpointing=False

@@ -16,7 +16,7 @@ from random_reward import make_pair_reward
 from drift_data.schema import DSAT_ROWS, PREFERENCES, REWARDS, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
 from drift_train import loop
-from drift_train.options import LoopOptions
+from drift_train.methods.options import LoopOptions
 
 Rows = dict[tuple[str, int], dict[str, Any]]
 Samples = dict[tuple[str, int], dict[str, list[str]]]

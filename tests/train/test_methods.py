@@ -1,4 +1,4 @@
-"""Each method by the paper's table 1: where it reads, what the policy is shown, which reply is which."""
+"""Each method by the paper's table 1: where it reads, what the policy is rollout_prompt, which reply is which."""
 
 from dataclasses import replace
 
@@ -6,7 +6,15 @@ import pytest
 from conftest import assistant, user
 
 from drift_train.methods import METHODS
-from drift_train.methods.base import GUIDED, PLAIN, Answer, Method, best_first, shown, training_prompt
+from drift_train.methods.base import (
+    GUIDED,
+    PLAIN,
+    Method,
+    Reply,
+    rollout_prompt,
+    sort_by_reward,
+    training_prompt,
+)
 from drift_train.methods.examples import Example
 
 DRIFT, SPIN, ITERDPO = METHODS["drift"], METHODS["spin"], METHODS["iterdpo"]
@@ -14,20 +22,20 @@ PROMPT = [{"role": "system", "content": "be short"}, *user("hi"), *assistant("he
 EXAMPLE = Example("c1", 4, "train", PROMPT, "apple", "blue", "wrong colour")
 
 
-def texts(method: Method, samples: dict[str, list[Answer]]) -> list[tuple[str, str]]:
-    return [(chosen.text, rejected.text) for chosen, rejected in method.pairs(EXAMPLE, samples)]
+def texts(method: Method, samples: dict[str, list[Reply]]) -> list[tuple[str, str]]:
+    return [(chosen.text, rejected.text) for chosen, rejected in method.pair_replies(EXAMPLE, samples)]
 
 
-def answers(*texts: str) -> list[Answer]:
-    return [Answer(text) for text in texts]
+def answers(*texts: str) -> list[Reply]:
+    return [Reply(text) for text in texts]
 
 
-def ranked(**rewards: float) -> list[Answer]:
-    return [Answer(text, reward=reward) for text, reward in rewards.items()]
+def ranked(**rewards: float) -> list[Reply]:
+    return [Reply(text, reward=reward) for text, reward in rewards.items()]
 
 
 def test_a_guided_prompt_is_x_then_the_rejected_reply_then_complaint_and_instruction() -> None:
-    assert shown(GUIDED, EXAMPLE, PROMPT, "Do it again.") == [
+    assert rollout_prompt(GUIDED, EXAMPLE, PROMPT, "Do it again.") == [
         *PROMPT,
         *assistant("blue"),
         *user("wrong colour\n\nDo it again."),
@@ -35,20 +43,20 @@ def test_a_guided_prompt_is_x_then_the_rejected_reply_then_complaint_and_instruc
 
 
 def test_a_plain_prompt_is_x() -> None:
-    assert shown(PLAIN, EXAMPLE, PROMPT, "Do it again.") == PROMPT
+    assert rollout_prompt(PLAIN, EXAMPLE, PROMPT, "Do it again.") == PROMPT
 
 
-def test_the_training_prompt_is_x_whatever_was_shown() -> None:
+def test_the_training_prompt_is_x_whatever_was_rollout_prompt() -> None:
     for kind in (GUIDED, PLAIN):
-        assert training_prompt(kind, shown(kind, EXAMPLE, PROMPT, "Do it again.")) == PROMPT
+        assert training_prompt(kind, rollout_prompt(kind, EXAMPLE, PROMPT, "Do it again.")) == PROMPT
 
 
 @pytest.mark.parametrize("changes", [{"feedback": None}, {"feedback": ""}, {"rejected": None}])
 def test_nothing_is_guided_without_a_failing_reply_and_a_complaint(changes: dict[str, None]) -> None:
     example = replace(EXAMPLE, **changes)
-    assert not example.guides
+    assert not example.can_guide
     with pytest.raises(ValueError, match="no failing reply"):
-        shown(GUIDED, example, PROMPT, "Do it again.")
+        rollout_prompt(GUIDED, example, PROMPT, "Do it again.")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +73,10 @@ def test_nothing_is_guided_without_a_failing_reply_and_a_complaint(changes: dict
 def test_what_a_method_reads_and_samples(
     method: Method, guided: bool, logs: str, kinds: list[str], logged: str | None
 ) -> None:
-    assert method.table("logs", guided) == logs
-    assert method.table("preferences", guided) == "preferences"
-    assert list(method.kinds(guided)) == kinds
-    assert method.logged(EXAMPLE) == logged
+    assert method.examples_table("logs", guided) == logs
+    assert method.examples_table("preferences", guided) == "preferences"
+    assert list(method.rollout_kinds(guided)) == kinds
+    assert method.logged_reply(EXAMPLE) == logged
 
 
 def test_drift_chooses_the_sample_and_rejects_the_logged_reply() -> None:
@@ -83,8 +91,8 @@ def test_spin_chooses_the_good_reply_and_rejects_the_sample() -> None:
 
 def test_a_revised_reply_is_known_to_be_written_in_view_of_the_complaint() -> None:
     for revised in (True, False):
-        ((chosen, _),) = SPIN.pairs(replace(EXAMPLE, revised=revised), {GUIDED: answers("pear")})
-        assert chosen == Answer("apple", informed=revised)
+        ((chosen, _),) = SPIN.pair_replies(replace(EXAMPLE, revised=revised), {GUIDED: answers("pear")})
+        assert chosen == Reply("apple", informed=revised)
 
 
 def test_guided_iterdpo_chooses_the_guided_sample_and_rejects_the_plain_one() -> None:
@@ -93,7 +101,7 @@ def test_guided_iterdpo_chooses_the_guided_sample_and_rejects_the_plain_one() ->
     assert texts(ITERDPO, several) == [("g0", "p0"), ("g0", "p1"), ("g1", "p0"), ("g1", "p1")]
 
 
-def test_ranked_samples_are_taken_best_first() -> None:
+def test_ranked_samples_are_taken_sort_by_reward() -> None:
     samples = ranked(pear=1.0, plum=-2.0, fig=3.0)
     assert texts(DRIFT, {GUIDED: samples}) == [("fig", "blue"), ("pear", "blue"), ("plum", "blue")]
     assert texts(SPIN, {PLAIN: samples}) == [("apple", "fig"), ("apple", "pear"), ("apple", "plum")]
@@ -120,5 +128,5 @@ def test_unguided_iterdpo_without_rewards_is_a_fault() -> None:
 
 
 def test_samples_of_equal_reward_stay_in_the_order_of_sampling() -> None:
-    assert [answer.text for answer in best_first(ranked(a=1.0, b=2.0, c=1.0))] == ["b", "a", "c"]
-    assert [answer.text for answer in best_first(answers("b", "a"))] == ["b", "a"]
+    assert [answer.text for answer in sort_by_reward(ranked(a=1.0, b=2.0, c=1.0))] == ["b", "a", "c"]
+    assert [answer.text for answer in sort_by_reward(answers("b", "a"))] == ["b", "a"]

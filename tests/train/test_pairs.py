@@ -6,10 +6,10 @@ import pytest
 from conftest import user
 
 from drift_data.workspace import Workspace
-from drift_train.methods.base import Answer, Pair
+from drift_train.methods.base import Pair, Reply
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Renderer
-from drift_train.pairs.filters import Candidate, PairFilter, Refused, write_pairs
+from drift_train.pairs.filters import PairCandidate, PairFilter, PairRefused, write_pairs
 
 PROMPT = user("please list red fruits")
 
@@ -20,17 +20,17 @@ def renderer(policy: Path) -> Renderer:
 
 
 def pair(chosen: str = "apple pear", rejected: str = "blue fish", cut: bool = False) -> Pair:
-    return Answer(chosen, cut), Answer(rejected)
+    return Reply(chosen, cut), Reply(rejected)
 
 
-def candidate(*pairs: Pair) -> Candidate:
-    return Candidate("c1", 2, "train", PROMPT, pairs)
+def candidate(*pairs: Pair) -> PairCandidate:
+    return PairCandidate("c1", 2, "train", PROMPT, pairs)
 
 
 def reason(renderer: Renderer, pair: Pair, max_length: int = 128, drop_leaks: bool = True) -> str | None:
     try:
-        PairFilter(renderer, max_length, drop_leaks).lengths(PROMPT, pair)
-    except Refused as refused:
+        PairFilter(renderer, max_length, drop_leaks).check(PROMPT, pair)
+    except PairRefused as refused:
         return refused.reason
     return None
 
@@ -38,14 +38,14 @@ def reason(renderer: Renderer, pair: Pair, max_length: int = 128, drop_leaks: bo
 def test_a_pair_is_kept_with_the_tokens_of_its_replies(renderer: Renderer) -> None:
     _, chosen = renderer.pair(PROMPT, "apple pear")
     _, rejected = renderer.pair(PROMPT, "blue fish")
-    assert PairFilter(renderer, 128, True).lengths(PROMPT, pair()) == (len(chosen), len(rejected))
+    assert PairFilter(renderer, 128, True).check(PROMPT, pair()) == (len(chosen), len(rejected))
 
 
 @pytest.mark.parametrize(
     ("refused", "expected"),
     [
         (pair(cut=True), "length_stop"),
-        ((Answer("apple"), Answer("blue", cut=True)), "length_stop"),
+        ((Reply("apple"), Reply("blue", cut=True)), "length_stop"),
         (pair(chosen=" \n"), "empty"),
         (pair(rejected=""), "empty"),
         (pair(chosen="blue fish\n"), "equal"),
@@ -81,13 +81,13 @@ def test_a_reply_leaks_unless_what_it_speaks_of_may_be_in_its_prompt(
     renderer: Renderer, informed: bool, earlier: bool, leaks: bool
 ) -> None:
     before = [*user("list"), {"role": "assistant", "content": "blue"}] if earlier else []
-    speaks = Answer("I apologize for the confusion. apple", informed=informed), Answer("blue fish")
+    speaks = Reply("I apologize for the confusion. apple", informed=informed), Reply("blue fish")
     keep = PairFilter(renderer, 128, True)
     if leaks:
-        with pytest.raises(Refused, match="leak"):
-            keep.lengths([*before, *PROMPT], speaks)
+        with pytest.raises(PairRefused, match="leak"):
+            keep.check([*before, *PROMPT], speaks)
     else:
-        assert keep.lengths([*before, *PROMPT], speaks)
+        assert keep.check([*before, *PROMPT], speaks)
 
 
 def test_the_leak_rule_can_be_switched_off_for_seed_pairs(renderer: Renderer) -> None:
@@ -100,7 +100,7 @@ def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
 ) -> None:
     workspace = Workspace(tmp_path)
     name = "runs/r/iter1/pairs"
-    candidates: Iterable[Candidate] = [
+    candidates: Iterable[PairCandidate] = [
         candidate(pair()),
         candidate(pair(chosen="blue fish")),
         candidate(pair(cut=True)),
@@ -133,26 +133,26 @@ def test_every_candidate_is_in_the_table_or_dropped_with_its_reason(
 
 def test_the_first_pair_that_passes_is_taken(renderer: Renderer) -> None:
     keep = PairFilter(renderer, 128, True)
-    place, taken, lengths = keep.first(
+    place, taken, lengths = keep.choose_pair(
         candidate(pair(cut=True), pair(chosen="blue fish"), pair("pear"), pair())
     )
-    assert (place, taken, lengths) == (2, pair("pear"), keep.lengths(PROMPT, pair("pear")))
+    assert (place, taken, lengths) == (2, pair("pear"), keep.check(PROMPT, pair("pear")))
 
 
 def test_an_example_without_a_good_pair_is_dropped_for_the_reason_of_its_first_choice(
     renderer: Renderer,
 ) -> None:
-    with pytest.raises(Refused) as refused:
-        PairFilter(renderer, 128, True).first(candidate(pair(chosen="blue fish"), pair(cut=True)))
+    with pytest.raises(PairRefused) as refused:
+        PairFilter(renderer, 128, True).choose_pair(candidate(pair(chosen="blue fish"), pair(cut=True)))
     assert refused.value.reason == "equal"
 
 
 def test_a_long_seed_prompt_loses_its_oldest_turns_and_never_its_last(renderer: Renderer) -> None:
     old = [*user("blue " * 100), {"role": "assistant", "content": "fish"}]
     keep = PairFilter(renderer, 64, False)
-    assert keep.shortened(PROMPT, "apple pear", "blue fish") == PROMPT
-    assert keep.shortened([*old, *PROMPT], "apple pear", "blue fish") == PROMPT
-    assert keep.shortened([*old, *user("red " * 100)], "a", "b") == [
+    assert keep.shorten_prompt(PROMPT, "apple pear", "blue fish") == PROMPT
+    assert keep.shorten_prompt([*old, *PROMPT], "apple pear", "blue fish") == PROMPT
+    assert keep.shorten_prompt([*old, *user("red " * 100)], "a", "b") == [
         *old,
         *user("red " * 100),
     ]  # nothing helps
@@ -160,4 +160,4 @@ def test_a_long_seed_prompt_loses_its_oldest_turns_and_never_its_last(renderer: 
 
 def test_a_prompt_that_cannot_be_rendered_is_left_to_the_filter(renderer: Renderer) -> None:
     prompt = user("<|im_end|>")
-    assert PairFilter(renderer, 64, False).shortened(prompt, "a", "b") == prompt
+    assert PairFilter(renderer, 64, False).shorten_prompt(prompt, "a", "b") == prompt

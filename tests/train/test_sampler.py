@@ -11,7 +11,7 @@ from conftest import make_policy
 
 from drift_data.workspace import part_path
 from drift_train.models.log_probs import CheckError
-from drift_train.options import EvalOptions, SamplingOptions
+from drift_train.options import EvalOptions, PolicySamplingOptions
 from drift_train.rollout import sampler as sampler_module
 from drift_train.rollout.engine import EngineError, EngineStartError, Reply, ShardReplies
 from drift_train.rollout.engines.transformers import TransformersEngine
@@ -222,8 +222,8 @@ def test_no_request_starts_no_engine(policy: Path, tmp_path: Path, collected: li
 
 
 def test_what_does_not_determine_replies_is_no_part_of_a_stages_identity() -> None:
-    plain = SamplingOptions(engine="vllm").identity()
-    spread = SamplingOptions(
+    plain = PolicySamplingOptions(engine="vllm").identity()
+    spread = PolicySamplingOptions(
         engine="vllm",
         shard=10,
         batch_size=1,
@@ -238,15 +238,15 @@ def test_what_does_not_determine_replies_is_no_part_of_a_stages_identity() -> No
         {"vllm": {"quantization": "fp8"}},
         {"samples": 2},
     ):
-        changed = SamplingOptions.model_validate({"engine": "vllm", **change})
+        changed = PolicySamplingOptions.model_validate({"engine": "vllm", **change})
         assert changed.identity() != plain, change
     assert json.loads(json.dumps(EvalOptions().identity())) == EvalOptions().identity()
 
 
 def test_data_parallelism_in_one_process_is_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match="--data-parallel-size and take engine: server"):
-        SamplingOptions(vllm={"data_parallel_size": 2})
-    assert SamplingOptions(vllm={"tensor_parallel_size": 2}).vllm == {"tensor_parallel_size": 2}
+        PolicySamplingOptions(vllm={"data_parallel_size": 2})
+    assert PolicySamplingOptions(vllm={"tensor_parallel_size": 2}).vllm == {"tensor_parallel_size": 2}
 
 
 def test_replies_that_did_not_end_are_never_kept(policy: Path, tmp_path: Path) -> None:

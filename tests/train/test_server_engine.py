@@ -19,7 +19,7 @@ from conftest import make_policy
 from policy_server import PolicyServer
 
 from drift_train.models.log_probs import CheckError
-from drift_train.options import SamplingOptions
+from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import EngineError, EngineStartError, Request
 from drift_train.rollout.engines.server import policy_name
 from drift_train.rollout.recheck import LogProbError
@@ -281,10 +281,10 @@ def test_the_key_reaches_the_server_and_no_text(
 
 def test_options_of_a_server_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match=r"needs server\.base_url"):
-        SamplingOptions(engine="server")
+        PolicySamplingOptions(engine="server")
     for url in ("localhost:8000", "http://user:secret@host/v1", "http://host/v1?key=secret"):
         with pytest.raises(ValueError, match="base URL"):
-            SamplingOptions.model_validate({"engine": "server", "server": {"base_url": url}})
+            PolicySamplingOptions.model_validate({"engine": "server", "server": {"base_url": url}})
 
 
 def edit(change: Any) -> Any:

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
+from drift_train.methods.options import LoopOptions
 from drift_train.options import (
     EvalOptions,
-    LoopOptions,
     PairOptions,
     RewardOptions,
     RolloutOptions,
@@ -37,7 +37,7 @@ def test_defaults_are_the_papers_values() -> None:
     assert options.warm == TrainOptions(epochs=3)
     rollout = options.rollout
     assert (rollout.temperature, rollout.top_p, rollout.max_new_tokens) == (0.7, 0.9, 512)
-    assert (rollout.max_prompt_tokens, rollout.samples, options.guided) == (2048, 1, True)
+    assert (rollout.max_prompt_tokens, rollout.samples, options.is_guided) == (2048, 1, True)
 
 
 def test_evaluation_samples_at_temperature_one() -> None:
@@ -70,17 +70,17 @@ def test_a_global_batch_that_cannot_be_accumulated_is_an_error() -> None:
 )
 def test_guidance_is_the_papers_unless_it_is_set(method: str, examples: str, guided: bool) -> None:
     values = {"method": method, "examples": examples, "reward": {}}
-    assert LoopOptions.model_validate(values).asked().guidance is guided
+    assert LoopOptions.model_validate(values).rollout_options().guidance is guided
     for choice in (True, False):
         values["rollout"] = {"guidance": choice}
-        assert LoopOptions.model_validate(values).guided is choice
+        assert LoopOptions.model_validate(values).is_guided is choice
 
 
 def test_iterdpo_without_guidance_samples_twice_and_ranks() -> None:
     unguided = LoopOptions.model_validate({"method": "iterdpo", "examples": "preferences", "reward": {}})
-    assert (unguided.asked().samples, unguided.ranking) == (2, RewardOptions())
+    assert (unguided.rollout_options().samples, unguided.ranking) == (2, RewardOptions())
     guided = LoopOptions(method="iterdpo", reward=RewardOptions())
-    assert (guided.asked().samples, guided.ranking) == (1, None)
+    assert (guided.rollout_options().samples, guided.ranking) == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_options_that_cannot_work_say_so_before_anything_runs(
     ],
 )
 def test_an_option_that_changes_no_model_makes_none_again(changes: dict[str, object]) -> None:
-    assert TrainOptions.model_validate(changes).determining() == TrainOptions().determining()
+    assert TrainOptions.model_validate(changes).identity() == TrainOptions().identity()
 
 
 def test_an_option_that_changes_the_model_makes_it_again() -> None:
     apart = {"gradient_checkpointing", "report_to", "checkpoint_steps", "launch"}
-    assert TrainOptions().determining().keys() == TrainOptions.model_fields.keys() - apart
+    assert TrainOptions().identity().keys() == TrainOptions.model_fields.keys() - apart

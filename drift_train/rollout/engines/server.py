@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from drift_data.machine import MAX_SERVER_WORDS, hide_key
 from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
 from drift_train.models.render import Renderer
-from drift_train.options import PolicyServerOptions, SamplingOptions
+from drift_train.options import PolicySamplingOptions, PolicyServerOptions
 from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
 from drift_train.rollout.recheck import check_prompt_tokens
 
@@ -47,7 +47,7 @@ class ServerEngine:
     name = "server"
 
     def __init__(
-        self, policy: Path, renderer: Renderer, options: SamplingOptions, progress: Callable[[int], Any]
+        self, policy: Path, renderer: Renderer, options: PolicySamplingOptions, progress: Callable[[int], Any]
     ) -> None:
         assert options.server is not None
         self._policy, self._renderer, self._options, self._progress = policy, renderer, options, progress

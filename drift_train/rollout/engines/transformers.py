@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drift_train.models.load import device, free_memory, load_model
-from drift_train.options import SamplingOptions
+from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import Reply, Request
 
 
@@ -75,7 +75,11 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(
-        self, policy: Path, stop: Sequence[int], options: SamplingOptions, progress: Callable[[int], Any]
+        self,
+        policy: Path,
+        stop: Sequence[int],
+        options: PolicySamplingOptions,
+        progress: Callable[[int], Any],
     ) -> None:
         self._policy, self._stop, self._options, self._progress = policy, list(stop), options, progress
         self._waiting: deque[Sequence[Request]] = deque()

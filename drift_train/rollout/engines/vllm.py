@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from drift_data.machine import end_process
 from drift_train.models.log_probs import CheckError
-from drift_train.options import SamplingOptions
+from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
 from drift_train.rollout.recheck import check_prompt_tokens
 
@@ -67,7 +67,7 @@ class VllmEngine:
         self,
         policy: Path,
         stop: Sequence[int],
-        options: SamplingOptions,
+        options: PolicySamplingOptions,
         log_folder: Path,
         title: str,
         progress: Callable[[int], Any],

@@ -1,0 +1,29 @@
+"""Where the outputs of a training run lie in a workspace: `runs/<run>/<model>/<what>`.
+
+A run trains the models M0, M1, …; the folder of M_k is called `iter<k>`. Beside them stands `base`, where the base
+model is only evaluated.
+"""
+
+RUNS_FOLDER = "runs"
+
+
+def label_model(k: int) -> str:
+    """Return the name of M_k in its run: "iter0" for the warm start, "iter1" for the first iteration, …"""
+    return f"iter{k}"
+
+
+def locate_run(run: str) -> str:
+    """Return the name of a run's folder in the workspace."""
+    return f"{RUNS_FOLDER}/{run}"
+
+
+def locate_output(run: str, model: int | str, what: str) -> str:
+    """Return the name of one output of a run in the workspace, e.g. "runs/demo-drift/iter1/pairs".
+
+    Args:
+        run: name of the run.
+        model: k for M_k, or the label of a model, e.g. "base".
+        what: the output: "rollouts", "rewards", "pairs", "model", "health", "eval", "metrics.jsonl", …
+    """
+    label = label_model(model) if isinstance(model, int) else model
+    return f"{locate_run(run)}/{label}/{what}"
