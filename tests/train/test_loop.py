@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -348,3 +349,59 @@ def test_nothing_but_the_metrics_of_the_model_stays_beside_it(finished: Workspac
     for k in (0, 1, 2):
         names = {path.name for path in finished.path(f"runs/r/iter{k}").iterdir()}
         assert names == {"pairs", "model", "metrics.jsonl", *(("rollouts", "health") if k else ())}
+
+
+@pytest.mark.parametrize(
+    ("values", "warm_start", "iteration"),
+    [
+        (
+            {},
+            ["make_seed_pairs", "rehearse_warm_start", "train_policy 0"],
+            ["sample_rollouts", "make_pairs", "train_policy", "measure_health"],
+        ),
+        (
+            {"warm": None, "method": "iterdpo", "examples": "preferences", "reward": {}},
+            ["take_base_model"],
+            ["sample_rollouts", "score_rollouts", "make_pairs", "train_policy", "measure_health"],
+        ),
+        (
+            {"min_seed_pairs": 10, "health": None},
+            ["make_seed_pairs", "take_base_model"],
+            ["sample_rollouts", "make_pairs", "train_policy"],
+        ),
+    ],
+)
+def test_the_steps_run_in_the_order_of_the_algorithm(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    warm_start: list[str],
+    iteration: list[str],
+) -> None:
+    steps: list[str] = []
+
+    def watch(name: str) -> None:
+        def step(workspace: Workspace, *rest: Any) -> bool:
+            steps.append(" ".join([name, *(str(part) for part in rest if isinstance(part, int))]))
+            return True
+
+        monkeypatch.setattr(loop, name, step)
+
+    for name in {
+        *warm_start,
+        *iteration,
+        "check_reward_model",
+        "find_usable_examples",
+        "rehearse_iterations",
+    }:
+        watch(name.split()[0])
+    monkeypatch.setattr(loop, "resolve_base", lambda workspace, name: name)
+    monkeypatch.setattr(Workspace, "require", lambda workspace, name: SimpleNamespace(rows_out=9))
+    assert loop.iterate(Workspace(tmp_path), "r", 2, "base", LoopOptions.model_validate(values))
+    checks = ["find_usable_examples", *(["check_reward_model"] if "reward" in values else [])]
+    assert steps == [
+        *checks,
+        *warm_start,
+        "rehearse_iterations",
+        *(f"{name} {k}" for k in (1, 2) for name in iteration),
+    ]
