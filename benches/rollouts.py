@@ -92,12 +92,12 @@ def prepare(folder: Path) -> None:
 def measure(task: str, folder: Path) -> dict[str, float]:
     """Sample all replies in this process; return seconds, seconds of the start, replies and their tokens."""
     from drift_train.models.load import load_renderer
-    from drift_train.rollout.engine import Request, request_seed
+    from drift_train.rollout.engine import SampleRequest, make_request_seed
 
     policy = folder / "model"
     renderer = load_renderer(policy)
     requests = [
-        Request(number, messages, renderer.prompt(messages), request_seed(0, number))
+        SampleRequest(number, messages, renderer.prompt(messages), make_request_seed(0, number))
         for number, messages in enumerate(json.loads((folder / "prompts.json").read_text()))
     ][: REPLIES[task] + WARM_UP]
     run = generate if task == "generate" else sample

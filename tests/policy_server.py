@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from drift_train.models.load import load_renderer
 from drift_train.options import PolicySamplingOptions
-from drift_train.rollout.engine import Request
+from drift_train.rollout.engine import SampleRequest
 from drift_train.rollout.engines.transformers import TransformersEngine
 
 Body = dict[str, Any]
@@ -99,7 +99,7 @@ class PolicyServer:
             max_new_tokens=body["max_tokens"],
         )
         self._engine._options = options
-        self._engine.submit([Request(0, body["messages"], prompt_ids, body["seed"])])
+        self._engine.submit([SampleRequest(0, body["messages"], prompt_ids, body["seed"])])
         (reply,) = self._engine.collect()
         text = self._renderer.text(reply.token_ids)
         steps = [

@@ -19,7 +19,7 @@ from drift_train.models.find import Base
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Message, Renderer, RenderError
 from drift_train.options import EvalOptions
-from drift_train.rollout.engine import ENGINE_LOGS, Request, request_seed
+from drift_train.rollout.engine import ENGINE_LOGS, SampleRequest, make_request_seed
 from drift_train.rollout.sampler import Sampler
 
 
@@ -81,9 +81,9 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def _requests(
     workspace: Workspace, prompts: str, renderer: Renderer, options: EvalOptions, output: Output
-) -> tuple[list[Request], list[dict[str, Any]]]:
+) -> tuple[list[SampleRequest], list[dict[str, Any]]]:
     """Return one request a prompt and sample, with its row; prompts that do not render are dropped."""
-    requests: list[Request] = []
+    requests: list[SampleRequest] = []
     rows: list[dict[str, Any]] = []
     taken = 0
     for prompt in tqdm(_prompts(workspace, prompts, options), desc="prompts", unit="prompt", mininterval=0.5):
@@ -98,8 +98,8 @@ def _requests(
             output.drop([drop] * options.samples, DROPPED)
             continue
         for number in range(options.samples):
-            seed = request_seed(options.seed, "eval", identity, number)
-            requests.append(Request(len(requests), messages, ids, seed))
+            seed = make_request_seed(options.seed, "eval", identity, number)
+            requests.append(SampleRequest(len(requests), messages, ids, seed))
             rows.append({"conversation_id": identity, "sample": number, "prompt": messages})
     output.rows_in = taken * options.samples
     return requests, rows

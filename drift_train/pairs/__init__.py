@@ -1,1 +1,1 @@
-"""Candidates → preference pairs: what a method chooses, what is filtered out and why, rewards where samples are ranked."""
+"""Makes preference pairs: candidates by the method, filters with their reasons, rewards where samples are ranked."""

@@ -1,17 +1,16 @@
-"""Finds replies that speak of an earlier reply: "I apologize for the confusion", "here is the revised
-version".
+"""Finds replies that speak of an earlier reply: "I apologize for the confusion", "here is the revised version".
 
-A guided sample may answer the complaint instead of the request; a training prompt that shows neither would
-teach the model to apologise for nothing. Looks only at the beginning and the end of a reply, where such
-sentences stand, and knows their usual wording in the languages that are most frequent in chat logs. Plain
-regular expressions: precise rather than complete (`tests/real/` measures both on real replies).
+A guided sample may answer the complaint instead of the request. The training prompt does not show the complaint, so such
+a pair would teach the model to apologise for nothing. Only the beginning and the end of a reply are searched, where
+such sentences stand, for their usual wording in the languages that are most frequent in chat logs. Plain regular
+expressions: precise rather than complete (`tests/real/` measures both on real replies).
 """
 
 from __future__ import annotations
 
 import re
 
-_HEAD, _TAIL = 240, 160  # characters that are looked at
+_HEAD_CHARACTERS, _TAIL_CHARACTERS = 240, 160  # parts of a reply that are searched
 
 _PATTERNS = [
     # English
@@ -89,6 +88,6 @@ _LEAK = re.compile("|".join(f"(?:{pattern})" for pattern in _PATTERNS), re.IGNOR
 def find_leak(reply: str) -> str | None:
     """Return the words by which a reply speaks of an earlier one, or None."""
     reply = reply.strip()
-    head, tail = reply[:_HEAD], reply[_HEAD:][-_TAIL:]
+    head, tail = reply[:_HEAD_CHARACTERS], reply[_HEAD_CHARACTERS:][-_TAIL_CHARACTERS:]
     found = _LEAK.search(head) or _LEAK.search(tail)
     return found.group(0).strip() if found else None

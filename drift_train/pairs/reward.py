@@ -1,9 +1,9 @@
-"""Scores replies with a reward model and writes the `rewards` table. Knows nothing of what the scores decide.
+"""Scores replies with a reward model and writes the `rewards` table.
 
 Any Hugging Face sequence classifier with one output will do. It is shown prompt and reply by its tokenizer's chat
-template, or, without one, as the two texts (question, answer) that classifiers such as OpenAssistant's expect. What
-does not fit loses the oldest turns first, then the end of the reply down to a quarter of the room, then the beginning
-of the question: a reply is judged by how it begins.
+template, or, without one, as the two texts (question, answer) that classifiers such as OpenAssistant's expect. A
+conversation that does not fit loses its oldest turns first, then the end of the reply down to a quarter of
+`max_length`, then the beginning of the question: a reply is judged by how it begins.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from drift_train.models.log_probs import CheckError
 from drift_train.models.render import Message, shorten
 from drift_train.options import RewardOptions
 
-Scored = tuple[Sequence[Message], str]  # prompt, reply
+PromptAndReply = tuple[Sequence[Message], str]  # prompt, reply
 
 
-class Reward(Protocol):
-    """Says how good replies are."""
+class RewardScorer(Protocol):
+    """Gives a number to replies."""
 
-    def score(self, rows: Sequence[Scored]) -> list[float]:
-        """Return a number a reply; more is better."""
+    def score(self, rows: Sequence[PromptAndReply]) -> list[float]:
+        """Return one number for each reply; higher is better."""
         ...
 
 
@@ -41,11 +41,15 @@ class RewardModel:
     """A sequence classifier with one output, from a folder with safetensors; no code of the folder is run.
 
     Args:
-        folder: as save_pretrained writes it.
+        folder: the model, as save_pretrained writes it.
         options: batch size, and how many tokens are looked at.
 
+    Attributes:
+        max_length: tokens of prompt and reply that the model looks at.
+        shortened: number of rows so far that did not fit whole.
+
     Raises:
-        UserError: it is no such classifier.
+        UserError: the folder does not hold such a classifier.
     """
 
     def __init__(self, folder: Path, options: RewardOptions) -> None:
@@ -60,7 +64,7 @@ class RewardModel:
                 folder,
                 use_safetensors=True,
                 trust_remote_code=False,
-                # a half-precision score of a small difference would be a tie, so nothing is lowered
+                # A CPU always computes in float32: in half precision two close scores would be a tie.
                 dtype="auto" if device().type == "cuda" else torch.float32,
                 output_loading_info=True,
             )
@@ -75,25 +79,27 @@ class RewardModel:
                 f"{sorted(loading['missing_keys']) or 'none'}."
             )
         self._model = self._model.to(device()).eval()
-        seen = min(context_length(folder), self._tokenizer.model_max_length)
-        self.max_length: int = min(options.max_length or seen, seen)
-        # where model and tokenizer do not agree on a pad token, rows go one by one: a classifier on top of a decoder
-        # finds the end of a reply by it
+        context = min(context_length(folder), self._tokenizer.model_max_length)
+        self.max_length: int = min(options.max_length or context, context)
+        # A classifier on top of a decoder finds the end of a reply by the pad token. Where model and tokenizer do not
+        # agree on one, rows are therefore scored one by one.
         pad = self._model.config.get_text_config().pad_token_id
-        self._batch = options.batch_size if pad is not None and pad == self._tokenizer.pad_token_id else 1
-        self.shortened = 0  # rows that did not fit whole
+        self._batch_size = (
+            options.batch_size if pad is not None and pad == self._tokenizer.pad_token_id else 1
+        )
+        self.shortened = 0
 
-    def score(self, rows: Sequence[Scored]) -> list[float]:
-        """Return a number a reply, rows of similar length computed together.
+    def score(self, rows: Sequence[PromptAndReply]) -> list[float]:
+        """Return one number for each row; rows of similar length are computed together.
 
         Raises:
-            CheckError: a score is no finite number.
+            CheckError: a score is not a finite number.
         """
-        encoded = [self._fit(prompt, reply) for prompt, reply in rows]
+        encoded = [self._encode_shortened(prompt, reply) for prompt, reply in rows]
         order = sorted(range(len(rows)), key=lambda at: len(encoded[at]["input_ids"]), reverse=True)
         scores = [math.nan] * len(rows)
-        for start in range(0, len(order), self._batch):
-            places = order[start : start + self._batch]
+        for start in range(0, len(order), self._batch_size):
+            places = order[start : start + self._batch_size]
             inputs = self._tokenizer.pad([encoded[at] for at in places], return_tensors="pt")
             with torch.inference_mode():
                 logits = self._model(**inputs.to(device())).logits  # (rows, 1)
@@ -106,26 +112,31 @@ class RewardModel:
 
     def _encode(self, prompt: Sequence[Message], reply: str) -> dict[str, list[int]]:
         if self._tokenizer.chat_template:
-            messages = [*({"role": m["role"], "content": m["content"]} for m in prompt), _assistant(reply)]
+            messages = [
+                *({"role": m["role"], "content": m["content"]} for m in prompt),
+                _make_assistant_message(reply),
+            ]
             encoded = self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
         else:
-            encoded = self._tokenizer(_question(prompt), reply)
+            encoded = self._tokenizer(_render_question(prompt), reply)
         return dict(encoded)
 
-    def _fit(self, prompt: Sequence[Message], reply: str) -> dict[str, list[int]]:
-        """Return the tokens of prompt and reply, shortened as the module says."""
+    def _encode_shortened(self, prompt: Sequence[Message], reply: str) -> dict[str, list[int]]:
+        """Return the tokens of prompt and reply, shortened as the module's docstring says."""
 
-        def over(shorter: Sequence[Message], answer: str) -> int:
+        def count_excess(shorter: Sequence[Message], answer: str) -> int:
             return len(self._encode(shorter, answer)["input_ids"]) - self.max_length
 
-        if over(prompt, reply) <= 0:
+        if count_excess(prompt, reply) <= 0:
             return self._encode(prompt, reply)
         self.shortened += 1
-        if found := shorten(prompt, lambda shorter: over(shorter, reply) <= 0):
+        if found := shorten(prompt, lambda shorter: count_excess(shorter, reply) <= 0):
             return self._encode(found[0], reply)
         last = prompt[-1]
-        while (excess := over([last], reply)) > 0:  # words cut apart may take a token more: then once again
-            answer, question = self._offsets(reply), self._offsets(last["content"])
+        while (
+            excess := count_excess([last], reply)
+        ) > 0:  # again where a word that was cut takes more tokens
+            answer, question = self._find_offsets(reply), self._find_offsets(last["content"])
             spare = max(0, len(answer) - self.max_length // 4)
             if spare:
                 reply = reply[: answer[len(answer) - min(excess, spare)][0]]
@@ -137,33 +148,33 @@ class RewardModel:
                 )
         return self._encode([last], reply)
 
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        """Return the place of each token in a text."""
+    def _find_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Return (start, end) of each token in a text, in characters."""
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded["offset_mapping"])
 
 
-def _assistant(reply: str) -> Message:
+def _make_assistant_message(reply: str) -> Message:
     return {"role": "assistant", "content": reply}
 
 
-def _question(prompt: Sequence[Message]) -> str:
-    """Return a prompt as one text: a single message as it is, more of them with their roles."""
+def _render_question(prompt: Sequence[Message]) -> str:
+    """Return a prompt as one text: a single message as it is, several messages with their roles."""
     if len(prompt) == 1:
         return prompt[0]["content"]
     return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in prompt)
 
 
 def write_rewards(
-    output: Output, rollouts: Iterable[pa.RecordBatch], total: int, reward: Reward, title: str
+    output: Output, rollouts: Iterable[pa.RecordBatch], total: int, reward: RewardScorer, title: str
 ) -> None:
     """Score every rollout as a reply to its training prompt and write the table.
 
     Args:
         output: of the stage that makes `rewards`.
-        rollouts: that table, in batches that fit into memory.
-        total: its rows.
-        reward: scores.
+        rollouts: the table of rollouts, in batches that fit into memory.
+        total: number of rollouts.
+        reward: what scores them.
         title: of the progress bar.
     """
     table = output.table(REWARDS)

@@ -1,1 +1,1 @@
-"""Fresh replies of a policy: what is asked, the engines that answer, shards that outlive a kill, the recheck."""
+"""Samples fresh replies from a policy: requests, engines, shards that survive a kill, and the recheck of log-probabilities."""

@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers: the contract between `sampler` and the engines."""
+"""The contract between the sampler and the engines: what an engine is asked, and what it answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ ENGINE_LOGS = "logs"  # folder of the workspace for the engines' own logs
 
 
 @dataclass(frozen=True)
-class Request:
-    """One reply to be sampled. `key` joins it with its reply, `seed` makes it the same in any batch."""
+class SampleRequest:
+    """One reply that is to be sampled.
+
+    Attributes:
+        key: joins the request with its reply; no two requests of a sampler share one.
+        messages: the prompt.
+        prompt_ids: the tokens that our renderer makes of the prompt; the engine must see the same.
+        seed: makes the reply the same in any batch.
+    """
 
     key: int
     messages: Sequence[Message]
@@ -24,20 +31,25 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """Tokens as sampled, EOS included, with their log-probabilities at temperature 1 and without top-p.
+class EngineReply:
+    """The tokens that an engine sampled for one request.
 
-    A server may report no log-probabilities, or none of the EOS; then `log_probs` is shorter than `token_ids`.
+    Attributes:
+        key: of the request.
+        token_ids: the sampled tokens, EOS included.
+        finish_reason: "stop" when the reply came to its end, "length" when it reached max_new_tokens before.
+        log_probs: the tokens' log-probabilities at temperature 1 and without top-p. A server may report none, or none
+            for the EOS; then this list is shorter than `token_ids`.
     """
 
     key: int
     token_ids: list[int]
-    finish_reason: str  # stop | length
+    finish_reason: str
     log_probs: list[float]
 
 
 class EngineError(UserError):
-    """The engine died or gave up; the message says why, and what the user can do."""
+    """An engine died or gave up; the message says why, and what the user can do."""
 
 
 class EngineStartError(EngineError):
@@ -47,50 +59,56 @@ class EngineStartError(EngineError):
 class Engine(Protocol):
     """Samples one reply to each request, in any order.
 
-    A policy is loaded once: start, then for each shard submit and collect, in the same order, then stop.
+    An engine serves one policy, which it loads once: `start`, then `submit` and `collect` for each shard in the same
+    order, then `stop`.
+
+    Attributes:
+        name: of the engine, for messages and the manifest.
+        precision: "float32" or "bfloat16", which the engine computes in; known once it has started.
+        remarks: what else the manifest should say about the engine.
     """
 
     name: str
-    precision: str  # it computes in, as torch calls it; known once it has started
-    remarks: dict[str, Any]  # what the manifest should say of it
+    precision: str
+    remarks: dict[str, Any]
 
     def start(self) -> None:
         """Load the policy.
 
         Raises:
-            EngineStartError: it cannot.
+            EngineStartError: the policy cannot be loaded.
         """
         ...
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Take a shard; its replies are collected later."""
         ...
 
-    def collect(self) -> list[Reply]:
+    def collect(self) -> list[EngineReply]:
         """Return the replies to the oldest shard that was submitted and not collected.
 
         Raises:
-            EngineError: it died or gave up.
-            CheckError: it renders prompts to other tokens than ours.
+            EngineError: the engine died or gave up.
+            CheckError: the engine renders prompts to other tokens than our renderer does.
         """
         ...
 
     def stop(self) -> None:
-        """Give everything back; may be called twice, and when it has not started."""
+        """Free memory and processes; may be called twice, and on an engine that has not started."""
         ...
 
 
 @dataclass(frozen=True)
 class ShardReplies:
-    """The replies to a shard, and how they were made."""
+    """The replies to a shard of requests, and what made them: `Engine.name`, `precision` and `remarks`."""
 
-    replies: list[Reply]
+    replies: list[EngineReply]
     engine: str
-    precision: str  # the engine computed in
+    precision: str
     remarks: dict[str, Any]
 
 
-def request_seed(seed: int, *key: object) -> int:
+def make_request_seed(seed: int, *key: object) -> int:
     """Return a 63-bit seed for one request: a hash of the run's seed and the request's key."""
     text = "\0".join(str(part) for part in (seed, *key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

@@ -1,4 +1,4 @@
-"""Checks that stop a run before a broken engine, checkpoint or batch trains anything."""
+"""Checks that an engine sampled from the policy it was asked for, before anything is trained on its replies."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from drift_train.models.load import free_memory, load_model
 from drift_train.models.log_probs import CheckError, log_probs
 
-# Largest and mean difference of a token's log-probability between an engine and a plain forward. float32: rounding
-# is near 1e-6. bfloat16, measured with 12 random layers of width 512, 814 tokens: largest 0.08, mean 0.015; with
-# other weights the mean is 0.5 and more. A policy and the one before it are closer than bfloat16 can tell.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
-MEAN_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+# Largest and mean difference allowed between the log-probabilities, in nats, that an engine and a plain forward give to
+# a token. In float32 rounding is near 1e-6. In bfloat16 it was measured with 12 random layers of width 512 and 814
+# tokens: largest 0.08, mean 0.015; with other weights the mean is 0.5 and more. A policy and the one before it are closer
+# than bfloat16 can tell.
+LOG_PROB_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
+MEAN_LOG_PROB_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 
 
 class LogProbError(CheckError):
-    """Replies were not sampled from the checkpoint they should come from; `rows` are the numbers of those."""
+    """Replies were not sampled from the checkpoint they should come from; `rows` holds the numbers of those replies."""
 
     def __init__(self, message: str, rows: Sequence[int]) -> None:
         super().__init__(message)
@@ -35,16 +36,16 @@ def recheck_log_probs(
 
     Args:
         folder: the policy that the engine claims to have sampled from.
-        rows: (prompt tokens, sampled tokens, their log-probabilities at temperature 1, without top-p); these may
-            be missing for the last tokens.
-        precision: the engine computed in, "float32" or "bfloat16".
-        engine: its name, for the message.
+        rows: (prompt tokens, sampled tokens, log-probabilities of the sampled tokens at temperature 1, without top-p);
+            the log-probabilities of the last tokens may be missing.
+        precision: "float32" or "bfloat16", which the engine computed in.
+        engine: name of the engine, for the message.
 
     Returns:
         The largest difference found.
 
     Raises:
-        LogProbError: a difference is beyond `TOLERANCE`.
+        LogProbError: a difference is beyond `LOG_PROB_TOLERANCE`, or the mean beyond `MEAN_LOG_PROB_TOLERANCE`.
     """
     dtype = getattr(torch, precision)
     model = load_model(folder, dtype)
@@ -56,23 +57,32 @@ def recheck_log_probs(
     free_memory()
     together = torch.cat(differences)
     worst, mean = float(together.max()), float(together.mean())
-    if worst <= TOLERANCE[dtype] and mean <= MEAN_TOLERANCE[dtype]:  # neither holds of what is not a number
+    if (
+        worst <= LOG_PROB_TOLERANCE[dtype] and mean <= MEAN_LOG_PROB_TOLERANCE[dtype]
+    ):  # NaN fails both comparisons
         return worst
     wrong = [
         number
         for number, row in enumerate(differences)
-        if not (float(row.max()) <= TOLERANCE[dtype] and float(row.mean()) <= MEAN_TOLERANCE[dtype])
+        if not (
+            float(row.max()) <= LOG_PROB_TOLERANCE[dtype]
+            and float(row.mean()) <= MEAN_LOG_PROB_TOLERANCE[dtype]
+        )
     ]
     raise LogProbError(
         f"The {engine} engine reports log-probabilities that differ by up to {worst:.4g} (mean {mean:.4g}) from a "
-        f"plain forward of {folder} on the same tokens; at most {TOLERANCE[dtype]} (mean {MEAN_TOLERANCE[dtype]}) "
+        f"plain forward of {folder} on the same tokens; at most {LOG_PROB_TOLERANCE[dtype]} (mean {MEAN_LOG_PROB_TOLERANCE[dtype]}) "
         "is rounding. It did not sample from this checkpoint. Nothing was trained on it.",
         wrong or range(len(rows)),
     )
 
 
 def check_prompt_tokens(engine: str, expected: Sequence[int], got: Sequence[int]) -> None:
-    """Raise CheckError when an engine rendered a conversation to other tokens than training will."""
+    """Compare the tokens that an engine made of a prompt with those that training will see.
+
+    Raises:
+        CheckError: they differ.
+    """
     if list(expected) != list(got):
         raise CheckError(
             f"The {engine} engine rendered a prompt to {len(got)} tokens, our own rendering has "

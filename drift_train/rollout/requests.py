@@ -12,7 +12,7 @@ from drift_train.methods.base import Method, rollout_prompt
 from drift_train.methods.examples import Example
 from drift_train.models.render import Message, Renderer, RenderError, shorten
 from drift_train.options import RolloutOptions
-from drift_train.rollout.engine import Request, request_seed
+from drift_train.rollout.engine import SampleRequest, make_request_seed
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ExampleRequests:
         """How many requests there are at most."""
         return len(self.examples) * self._per_example
 
-    def make(self) -> Iterator[Request]:
+    def make(self) -> Iterator[SampleRequest]:
         """Yield the requests; examples that cannot be asked are dropped."""
         for example in self.examples:
             try:
@@ -71,12 +71,12 @@ class ExampleRequests:
         """Number of requests that one example needs."""
         return self.options.samples * len(self.method.rollout_kinds(bool(self.options.guidance)))
 
-    def _make_for_example(self, example: Example, prompt: Sequence[Message]) -> Iterator[Request]:
+    def _make_for_example(self, example: Example, prompt: Sequence[Message]) -> Iterator[SampleRequest]:
         """Yield one request for each kind of rollout and sample."""
         for kind, messages in _rollout_prompts(self.method, example, prompt, self.options).items():
             prompt_ids = self.renderer.prompt(messages)
             for number in range(self.options.samples):
-                seed = request_seed(
+                seed = make_request_seed(
                     self.options.seed, self.iteration, example.conversation_id, example.turn, kind, number
                 )
                 key, self.asked = self.asked, self.asked + 1
@@ -88,7 +88,7 @@ class ExampleRequests:
                     "messages": [dict(message) for message in messages],
                     "seed": seed,
                 }
-                yield Request(key, messages, prompt_ids, seed)
+                yield SampleRequest(key, messages, prompt_ids, seed)
 
 
 def _rollout_prompts(

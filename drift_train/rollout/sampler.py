@@ -1,8 +1,7 @@
-"""Samples replies from a policy, shard by shard, and checks what came back before anyone uses it.
+"""Samples replies from a policy, shard by shard, and checks them before anything uses them.
 
-A finished shard is kept in a folder, so that a run after a kill samples the others only. A reply depends on its
-request and seed, not on the shard it is in. Knows engines, rendering and log-probabilities; nothing about
-feedback, pairs or tables.
+A finished shard is kept in a folder, so that a run after a kill samples the other shards only. A reply depends on its
+request and seed, not on the shard it is in.
 """
 
 from __future__ import annotations
@@ -23,45 +22,61 @@ from tqdm import tqdm
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
 from drift_train.options import PolicySamplingOptions
-from drift_train.rollout.engine import Engine, EngineError, EngineStartError, Reply, Request, ShardReplies
+from drift_train.rollout.engine import (
+    Engine,
+    EngineError,
+    EngineReply,
+    EngineStartError,
+    SampleRequest,
+    ShardReplies,
+)
 from drift_train.rollout.recheck import LogProbError, recheck_log_probs
 from drift_train.rollout.shards import read_shard, write_shard
 
-_FINISHED = ("stop", "length")  # any other finish_reason is a reply that the engine did not bring to its end
-_AHEAD = 1  # shards that are rendered while another is sampled
+_FINISH_REASONS = ("stop", "length")  # any other reason means that the engine gave the reply up
+_SHARDS_AHEAD = 1  # shards that are rendered and submitted while another one is sampled
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """A request, its reply, the reply's text and the engine that it came from."""
+class SampledReply:
+    """A request, the tokens and the text of its reply, and the name of the engine that sampled it."""
 
-    request: Request
-    reply: Reply
+    request: SampleRequest
+    reply: EngineReply
     text: str
     engine: str
 
 
 @dataclass
 class _Shard:
-    requests: Sequence[Request]
-    path: Path  # where its replies are kept
-    made: ShardReplies | None = None  # once it is finished, without the replies
-    rechecked: list[tuple[Sequence[int], Reply]] = field(default_factory=list)
+    """Requests that are sampled and kept together.
+
+    Attributes:
+        requests: of the shard; empty once it is finished, which frees their memory.
+        path: file that keeps the replies.
+        made_by: engine, precision and remarks once the shard is finished, without the replies.
+        rechecked: (prompt tokens, reply) of the replies whose log-probabilities are computed again.
+    """
+
+    requests: Sequence[SampleRequest]
+    path: Path
+    made_by: ShardReplies | None = None
+    rechecked: list[tuple[Sequence[int], EngineReply]] = field(default_factory=list)
 
 
 class Sampler:
-    """Samples requests from one policy; a context, which ends the engine.
+    """Samples replies to requests from one policy. Leaving its `with` block stops the engine.
 
     Args:
         policy: folder of the model.
         options: engine and sampling.
-        keep: folder for the replies of finished shards. What an earlier run with the same policy and options left
-            there is taken, not sampled again.
-        log_folder: where an engine's own log goes.
+        keep: folder for the replies of finished shards. Shards that an earlier run with the same policy and options left
+            there are taken, not sampled again.
+        log_folder: folder of the engine's own log.
         title: names the log and the progress bar, e.g. "demo iter1 rollouts".
 
     Attributes:
-        made_by: for the manifest; complete once all replies have been taken.
+        made_by: what the manifest says about engines and rechecks; complete once all replies have been taken.
     """
 
     def __init__(
@@ -71,7 +86,7 @@ class Sampler:
         self._log_folder, self._title = log_folder, title
         self._renderer = load_renderer(policy)
         self._engine: Engine | None = None
-        self._remark: dict[str, Any] = {}
+        self._fallback_remark: dict[str, Any] = {}
         self.made_by: dict[str, Any] = {"engine": None}
 
     def __enter__(self) -> Self:
@@ -85,40 +100,40 @@ class Sampler:
             self._engine.stop()
             self._engine = None
 
-    def sample(self, requests: Iterable[Request], total: int) -> Iterator[Sampled]:
+    def sample(self, requests: Iterable[SampleRequest], total: int) -> Iterator[SampledReply]:
         """Yield each request with its reply, in order, and score a few replies of every shard again at the end.
 
         Args:
-            requests: keys must differ. They are taken a shard ahead; memory holds two shards.
-            total: about how many there will be, for the progress bar.
+            requests: must have different keys. They are taken one shard ahead, so memory holds two shards.
+            total: about how many requests there will be, for the progress bar.
 
         Raises:
-            EngineStartError: the named engine does not start (`auto` takes the other one and says so).
-            EngineError: it died, or brought a reply to no end.
+            EngineStartError: the named engine does not start (`auto` takes transformers instead of vllm and says so).
+            EngineError: the engine died, or gave a reply up before its end.
             CheckError: the engine's log-probabilities are not this policy's, or replies are missing.
         """
         shards: list[_Shard] = []
         waiting: deque[_Shard] = deque()
         with tqdm(total=total, desc=self._title, unit="reply", mininterval=0.5) as bar:
-            for shard in self._shards(requests):
+            for shard in self._cut_into_shards(requests):
                 shards.append(shard)
                 waiting.append(shard)
                 if shard.path.is_file():
                     bar.update(len(shard.requests))
                 else:
                     if self._engine is None:
-                        self._engine = self._start(bar)
+                        self._engine = self._start_engine(bar)
                     self._engine.submit(shard.requests)
-                if len(waiting) > _AHEAD:
+                if len(waiting) > _SHARDS_AHEAD:
                     yield from self._finish(waiting.popleft())
             while waiting:
                 yield from self._finish(waiting.popleft())
         self._stop()  # the recheck wants the memory
         if shards:
-            self.made_by = {**_described(shards), **self._recheck(shards)}
+            self.made_by = {**_describe_engines(shards), **self._recheck(shards)}
 
-    def _shards(self, requests: Iterable[Request]) -> Iterator[_Shard]:
-        """Cut the requests into shards, whose files are named by what is asked in them."""
+    def _cut_into_shards(self, requests: Iterable[SampleRequest]) -> Iterator[_Shard]:
+        """Cut the requests into shards, whose files are named by a hash of their requests."""
         stream = iter(requests)
         for number in itertools.count():
             shard = list(itertools.islice(stream, self._options.shard))
@@ -129,45 +144,45 @@ class Sampler:
                 digest.update(f"{request.key} {request.seed} {list(request.prompt_ids)}\n".encode())
             yield _Shard(shard, self._keep / f"replies-{number:05d}-{digest.hexdigest()[:16]}.parquet")
 
-    def _finish(self, shard: _Shard) -> Iterator[Sampled]:
-        """Yield a shard's replies: those that were kept, or the engine's, which are checked and kept."""
+    def _finish(self, shard: _Shard) -> Iterator[SampledReply]:
+        """Yield a shard's replies: those that were kept, or else those that the engine gives, which are checked and kept."""
         if shard.path.is_file():
-            made = read_shard(shard.path)
+            answered = read_shard(shard.path)
         else:
             assert self._engine is not None
             engine = self._engine
-            made = ShardReplies(
+            answered = ShardReplies(
                 engine.collect(),
                 engine.name,
                 engine.precision,
-                {**self._remark, **engine.remarks},
+                {**self._fallback_remark, **engine.remarks},
             )
-            _check_complete(engine.name, shard.requests, made.replies)
-            write_shard(shard.path, made)
-        by_key = {reply.key: reply for reply in made.replies}
+            _check_complete(engine.name, shard.requests, answered.replies)
+            write_shard(shard.path, answered)
+        by_key = {reply.key: reply for reply in answered.replies}
         rows = [(r.prompt_ids, by_key[r.key]) for r in shard.requests if by_key[r.key].log_probs]
         shard.rechecked = rows[: self._options.recheck]
-        shard.made = ShardReplies([], made.engine, made.precision, made.remarks)
+        shard.made_by = ShardReplies([], answered.engine, answered.precision, answered.remarks)
         requests, shard.requests = shard.requests, ()
         for request in requests:
             reply = by_key[request.key]
-            yield Sampled(request, reply, self._renderer.text(reply.token_ids), made.engine)
+            yield SampledReply(request, reply, self._renderer.text(reply.token_ids), answered.engine)
 
-    def _start(self, bar: Any) -> Engine:
-        """Start the engine that the options name; `auto` falls back, with the reason as a remark."""
+    def _start_engine(self, bar: Any) -> Engine:
+        """Start the engine that the options name. `auto` falls back to transformers, and a remark says why."""
         wanted = self._options.engine
         if wanted == "auto":
             try:
-                return self._started("vllm", bar)
+                return self._start_named("vllm", bar)
             except EngineStartError as error:
-                self._remark = {"instead_of_vllm": str(error)}
+                self._fallback_remark = {"instead_of_vllm": str(error)}
                 tqdm.write(f"{self._title}: {error}; sampling with transformers", file=sys.stderr)
                 wanted = "transformers"
-        return self._started(wanted, bar)
+        return self._start_named(wanted, bar)
 
-    def _started(self, name: str, bar: Any) -> Engine:
+    def _start_named(self, name: str, bar: Any) -> Engine:
         bar.set_description(f"{self._title}: starting {name}")
-        engine = self._make(name, bar.update)
+        engine = self._make_engine(name, bar.update)
         try:
             engine.start()
         except BaseException:
@@ -177,7 +192,7 @@ class Sampler:
         bar.unpause()  # the rate is that of sampling
         return engine
 
-    def _make(self, name: str, progress: Callable[[int], Any]) -> Engine:
+    def _make_engine(self, name: str, progress: Callable[[int], Any]) -> Engine:
         policy, options, ends = self._policy, self._options, self._renderer.ends
         match name:
             case "vllm":
@@ -196,24 +211,27 @@ class Sampler:
                 return TransformersEngine(policy, ends, options, progress)
 
     def _recheck(self, shards: Sequence[_Shard]) -> dict[str, Any]:
-        """Score some replies of every shard again; one that is refused is not kept.
+        """Score some replies of every shard again; the shard of a refused reply is not kept.
 
-        Every shard, as each may come from an engine that was started anew.
+        Every shard has its turn, because each may come from an engine that was started anew.
+
+        Raises:
+            LogProbError: a reply was not sampled from this policy.
         """
         if not self._options.recheck:
             print(
                 f"{self._title}: recheck is 0, so nobody has looked whether these replies come from {self._policy}",
                 file=sys.stderr,
             )
-        each = math.ceil(self._options.recheck / len(shards))
+        per_shard = math.ceil(self._options.recheck / len(shards))
         checked, worst = 0, 0.0
-        kinds = {(s.made.engine, s.made.precision) for s in shards if s.made}
+        kinds = {(s.made_by.engine, s.made_by.precision) for s in shards if s.made_by}
         for engine, precision in sorted(kinds):
             rows = [
                 (shard, ids, reply)
                 for shard in shards
-                if shard.made and (shard.made.engine, shard.made.precision) == (engine, precision)
-                for ids, reply in shard.rechecked[:each]
+                if shard.made_by and (shard.made_by.engine, shard.made_by.precision) == (engine, precision)
+                for ids, reply in shard.rechecked[:per_shard]
             ]
             if not rows:
                 continue
@@ -229,9 +247,9 @@ class Sampler:
         return {"rechecked_rows": checked, **({"largest_log_prob_difference": worst} if checked else {})}
 
 
-def _described(shards: Sequence[_Shard]) -> dict[str, Any]:
-    """Say which engines made the shards; more than one when a run after a kill had to take another."""
-    made = [shard.made for shard in shards if shard.made]
+def _describe_engines(shards: Sequence[_Shard]) -> dict[str, Any]:
+    """Return what the manifest says about the engines: more than one when a run after a kill had to take another."""
+    made = [shard.made_by for shard in shards if shard.made_by]
     remarks: dict[str, Any] = {}
     for each in made:
         remarks |= each.remarks
@@ -242,14 +260,19 @@ def _described(shards: Sequence[_Shard]) -> dict[str, Any]:
     }
 
 
-def _check_complete(engine: str, requests: Sequence[Request], replies: Sequence[Reply]) -> None:
-    """Raise when a request has no reply, or one that did not come to its end."""
+def _check_complete(engine: str, requests: Sequence[SampleRequest], replies: Sequence[EngineReply]) -> None:
+    """Check that every request has a reply, and that every reply came to its end.
+
+    Raises:
+        CheckError: a reply is missing.
+        EngineError: a reply was given up.
+    """
     answered = {reply.key for reply in replies}
     if len(replies) != len(requests) or answered != {request.key for request in requests}:
         raise CheckError(f"The {engine} engine answered {len(answered)} of {len(requests)} requests.")
     for reply in replies:
-        if reply.finish_reason not in _FINISHED:
-            count = sum(other.finish_reason not in _FINISHED for other in replies)
+        if reply.finish_reason not in _FINISH_REASONS:
+            count = sum(other.finish_reason not in _FINISH_REASONS for other in replies)
             raise EngineError(
                 f"The {engine} engine ended {count} of {len(replies)} replies with finish_reason "
                 f"{reply.finish_reason!r}: they were not sampled to their end, and are not used. Run again; if it "

@@ -1,4 +1,4 @@
-"""The file that keeps the replies to a shard of requests: one Parquet file, whole or not there."""
+"""Keeps the replies to a shard of requests in one Parquet file, which is whole or not there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drift_data.workspace import replaced_file
-from drift_train.rollout.engine import Reply, ShardReplies
+from drift_train.rollout.engine import EngineReply, ShardReplies
 
 _SCHEMA = pa.schema(
     [
@@ -19,23 +19,23 @@ _SCHEMA = pa.schema(
         pa.field("log_probs", pa.list_(pa.float64()), nullable=False),
     ]
 )
-_MADE = b"made"  # key of the file's metadata
+_MADE_BY_KEY = b"made"  # key in the file's metadata under which the engine is described
 
 
 def write_shard(path: Path, shard: ShardReplies) -> None:
-    """Write a file that a kill at any moment leaves whole or not there at all."""
-    made = json.dumps({"engine": shard.engine, "precision": shard.precision, "remarks": shard.remarks})
+    """Write a shard's file; a kill at any moment leaves it whole or not there at all."""
+    made_by = json.dumps({"engine": shard.engine, "precision": shard.precision, "remarks": shard.remarks})
     table = pa.table(
         {name: [getattr(reply, name) for reply in shard.replies] for name in _SCHEMA.names}, _SCHEMA
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as part:
-        pq.write_table(table.replace_schema_metadata({_MADE: made}), part, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({_MADE_BY_KEY: made_by}), part, compression="zstd")
 
 
 def read_shard(path: Path) -> ShardReplies:
-    """Return what `write_shard` has written."""
+    """Return the shard that `write_shard` wrote."""
     table = pq.read_table(path)
     return ShardReplies(
-        [Reply(**row) for row in table.to_pylist()], **json.loads(table.schema.metadata[_MADE])
+        [EngineReply(**row) for row in table.to_pylist()], **json.loads(table.schema.metadata[_MADE_BY_KEY])
     )

@@ -13,7 +13,7 @@ from drift_train.methods.examples import Example
 from drift_train.models.load import context_length, load_renderer
 from drift_train.options import RolloutOptions
 from drift_train.rollout.requests import ExampleRequests
-from drift_train.rollout.sampler import Sampled, Sampler
+from drift_train.rollout.sampler import SampledReply, Sampler
 
 _ROWS_AT_ONCE = 1_000  # rows of the table that are written together
 
@@ -76,7 +76,7 @@ def write_rollouts(
     output.results["shortened_prompts"] = requests.shortened
 
 
-def _make_row(request: dict[str, Any], sampled: Sampled) -> dict[str, Any]:
+def _make_row(request: dict[str, Any], sampled: SampledReply) -> dict[str, Any]:
     return {
         **request,
         "completion": sampled.text,

@@ -11,7 +11,7 @@ from conftest import user
 
 from drift_train.models.load import load_renderer
 from drift_train.options import PolicySamplingOptions
-from drift_train.rollout.engine import Reply, Request, request_seed
+from drift_train.rollout.engine import EngineReply, SampleRequest, make_request_seed
 from drift_train.rollout.sampler import Sampler
 
 OPTIONS = PolicySamplingOptions(engine="transformers", max_prompt_tokens=128, max_new_tokens=24, batch_size=8)
@@ -21,7 +21,7 @@ OPTIONS = PolicySamplingOptions(engine="transformers", max_prompt_tokens=128, ma
 class Samples:
     """Replies and their texts by key, and what the manifest would say."""
 
-    replies: dict[int, Reply]
+    replies: dict[int, EngineReply]
     texts: dict[int, str]
     made_by: dict[str, Any]
 
@@ -30,18 +30,18 @@ class Samples:
         return {key: reply.token_ids for key, reply in self.replies.items()}
 
 
-def make_requests(policy: Path, count: int = 40) -> list[Request]:
+def make_requests(policy: Path, count: int = 40) -> list[SampleRequest]:
     renderer = load_renderer(policy)
     made = []
     for i in range(count):
         messages = user(f"please list {'red ' * (i % 5)}{i}")
-        made.append(Request(i, messages, renderer.prompt(messages), request_seed(0, i)))
+        made.append(SampleRequest(i, messages, renderer.prompt(messages), make_request_seed(0, i)))
     return made
 
 
 def sample(
     policy: Path,
-    requests: list[Request],
+    requests: list[SampleRequest],
     options: PolicySamplingOptions,
     logs: Path,
     keep: Path | None = None,

@@ -23,7 +23,7 @@ from drift_data.machine import end_process
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import CheckError, log_probs
 from drift_train.options import TrainOptions
-from drift_train.rollout.engine import EngineError, EngineStartError, Request
+from drift_train.rollout.engine import EngineError, EngineStartError, SampleRequest
 from drift_train.rollout.engines import vllm as vllm_engine
 from drift_train.rollout.engines import vllm_worker
 from drift_train.rollout.engines.transformers import SeededSampling
@@ -32,7 +32,7 @@ from drift_train.rollout.recheck import check_prompt_tokens, recheck_log_probs
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 
-def all_log_probs_agree(policy: Path, samples: Samples, asked: list[Request]) -> None:
+def all_log_probs_agree(policy: Path, samples: Samples, asked: list[SampleRequest]) -> None:
     model = load_model(policy, torch.float32)
     for request in asked:
         reply = samples.replies[request.key]
@@ -45,7 +45,7 @@ def test_a_reply_depends_on_its_seed_and_not_on_its_batch(policy: Path, tmp_path
     first = sample(policy, asked, OPTIONS, tmp_path)
     second = sample(policy, asked[::-1], OPTIONS, tmp_path, batch_size=3, shard=7)
     assert first.tokens == second.tokens
-    reseeded = [Request(r.key, r.messages, r.prompt_ids, r.seed + 1) for r in asked]
+    reseeded = [SampleRequest(r.key, r.messages, r.prompt_ids, r.seed + 1) for r in asked]
     assert sample(policy, reseeded, OPTIONS, tmp_path).tokens != first.tokens
 
 
@@ -314,7 +314,7 @@ def test_vllm_samples_from_a_trained_checkpoint_what_transformers_says(policy: P
     train(base, policy, make_pairs(base), training)
     (end,) = load_renderer(policy).ends
     asked = make_requests(policy)
-    twins = [Request(100 + r.key, r.messages, r.prompt_ids, r.seed) for r in asked]
+    twins = [SampleRequest(100 + r.key, r.messages, r.prompt_ids, r.seed) for r in asked]
     options = OPTIONS.model_copy(update={"engine": "vllm", "shard": 25})
     samples = sample(policy, [*asked, *twins], options, tmp_path)
     assert samples.made_by["engine"] == "vllm"

@@ -16,10 +16,10 @@ from drift_data.workspace import UserError, Workspace
 from drift_train.models.log_probs import CheckError
 from drift_train.models.render import Message
 from drift_train.options import RewardOptions
-from drift_train.pairs.reward import RewardModel, Scored, write_rewards
+from drift_train.pairs.reward import PromptAndReply, RewardModel, write_rewards
 
 DIALOGUE = [*user("please list red fruits"), *assistant("blue fish"), *user("no that is wrong")]
-ROWS: list[Scored] = [
+ROWS: list[PromptAndReply] = [
     (user("please list fruits"), "apple pear plum"),
     (user("one two"), "four"),
     (DIALOGUE, "apple"),
@@ -106,7 +106,7 @@ def test_a_long_reply_is_judged_by_its_beginning(tmp_path: Path, make: type[make
 def test_a_long_conversation_loses_its_oldest_turns(tmp_path: Path, make: type[make_pair_reward]) -> None:
     model = loaded(make(tmp_path / "model"))
     newest: list[Message] = [*user("red fruits"), *assistant("apple"), *user("again")]
-    rows: list[Scored] = [
+    rows: list[PromptAndReply] = [
         ([*user(LONG), *assistant("blue"), *newest], "plum"),
         ([*user(f"fish {LONG}"), *assistant("thanks"), *newest], "plum"),
         (newest, "plum"),
@@ -215,9 +215,9 @@ class Words:
     """A reward that says what it was shown."""
 
     def __init__(self) -> None:
-        self.seen: list[Scored] = []
+        self.seen: list[PromptAndReply] = []
 
-    def score(self, rows: list[Scored]) -> list[float]:
+    def score(self, rows: list[PromptAndReply]) -> list[float]:
         self.seen += rows
         return [float(len(self.seen) - len(rows) + at) for at in range(len(rows))]
 

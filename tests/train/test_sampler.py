@@ -13,7 +13,7 @@ from drift_data.workspace import part_path
 from drift_train.models.log_probs import CheckError
 from drift_train.options import EvalOptions, PolicySamplingOptions
 from drift_train.rollout import sampler as sampler_module
-from drift_train.rollout.engine import EngineError, EngineStartError, Reply, ShardReplies
+from drift_train.rollout.engine import EngineError, EngineReply, EngineStartError, ShardReplies
 from drift_train.rollout.engines.transformers import TransformersEngine
 from drift_train.rollout.recheck import LogProbError
 from drift_train.rollout.sampler import Sampler
@@ -26,7 +26,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = TransformersEngine.collect
 
-    def counting(engine: TransformersEngine) -> list[Reply]:
+    def counting(engine: TransformersEngine) -> list[EngineReply]:
         replies = real(engine)
         sizes.append(len(replies))
         return replies
@@ -101,7 +101,7 @@ def test_a_shard_that_was_written_by_half_is_not_taken(policy: Path, tmp_path: P
 
 
 def test_a_shard_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    replies = [Reply(3, [5, 2], "stop", [-0.1, -1e-9]), Reply(1, [], "length", [])]
+    replies = [EngineReply(3, [5, 2], "stop", [-0.1, -1e-9]), EngineReply(1, [], "length", [])]
     shard = ShardReplies(replies, "server", "bfloat16", {"served_model": "a", "n": 1})
     write_shard(tmp_path / "a.parquet", shard)
     assert read_shard(tmp_path / "a.parquet") == shard
@@ -172,7 +172,8 @@ def test_log_probs_that_are_no_numbers_stop_the_run(
         TransformersEngine,
         "collect",
         lambda self: [
-            Reply(r.key, r.token_ids, r.finish_reason, [math.nan] * len(r.log_probs)) for r in real(self)
+            EngineReply(r.key, r.token_ids, r.finish_reason, [math.nan] * len(r.log_probs))
+            for r in real(self)
         ],
     )
     with pytest.raises(CheckError):
@@ -251,6 +252,6 @@ def test_data_parallelism_in_one_process_is_refused_with_the_way_out() -> None:
 
 def test_replies_that_did_not_end_are_never_kept(policy: Path, tmp_path: Path) -> None:
     asked = make_requests(policy, 2)
-    replies = [Reply(0, [5], "stop", [-1.0]), Reply(1, [5], "error", [-1.0])]
+    replies = [EngineReply(0, [5], "stop", [-1.0]), EngineReply(1, [5], "error", [-1.0])]
     with pytest.raises(EngineError, match="ended 1 of 2 replies with finish_reason 'error'"):
         sampler_module._check_complete("vllm", asked, replies)

@@ -20,7 +20,7 @@ from policy_server import PolicyServer
 
 from drift_train.models.log_probs import CheckError
 from drift_train.options import PolicySamplingOptions
-from drift_train.rollout.engine import EngineError, EngineStartError, Request
+from drift_train.rollout.engine import EngineError, EngineStartError, SampleRequest
 from drift_train.rollout.engines.server import policy_name
 from drift_train.rollout.recheck import LogProbError
 
@@ -302,7 +302,7 @@ def without(answer: dict[str, Any], field: str) -> dict[str, Any]:
     return {**answer, "data": [{k: v for k, v in card.items() if k != field} for card in answer["data"]]}
 
 
-def retokenised(policy: Path) -> Request:
+def retokenised(policy: Path) -> SampleRequest:
     """Return a request whose reply has an end and is the same tokens when its text is tokenised again."""
     from drift_train.models.load import load_renderer
 
@@ -316,7 +316,7 @@ def retokenised(policy: Path) -> Request:
     raise AssertionError("no reply is the same tokens again")
 
 
-def ask_one(policy: Path, server: PolicyServer, logs: Path, request: Request) -> Samples:
+def ask_one(policy: Path, server: PolicyServer, logs: Path, request: SampleRequest) -> Samples:
     at = {"base_url": server.base_url, "precision": "float32", "retries": 0}
     return sample(policy, [request], OPTIONS, logs, engine="server", server=at)
 

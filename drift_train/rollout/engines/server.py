@@ -19,7 +19,7 @@ from drift_data.machine import MAX_SERVER_WORDS, hide_key
 from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
 from drift_train.models.render import Renderer
 from drift_train.options import PolicySamplingOptions, PolicyServerOptions
-from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
+from drift_train.rollout.engine import EngineError, EngineReply, EngineStartError, SampleRequest
 from drift_train.rollout.recheck import check_prompt_tokens
 
 _KEY = "OPENAI_API_KEY"
@@ -54,7 +54,7 @@ class ServerEngine:
         self._server: PolicyServerOptions = options.server
         self._model = policy_name(policy)
         self._key = os.environ.get(_KEY, "").strip()
-        self._waiting: deque[Sequence[Request]] = deque()
+        self._waiting: deque[Sequence[SampleRequest]] = deque()
         self.precision: str = self._server.precision
         self.remarks: dict[str, Any] = {"served_model": self._model}
 
@@ -66,11 +66,11 @@ class ServerEngine:
         """
         asyncio.run(self._look())
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Take a shard."""
         self._waiting.append(requests)
 
-    def collect(self) -> list[Reply]:
+    def collect(self) -> list[EngineReply]:
         """Ask for the replies to a shard."""
         return asyncio.run(self._ask_all(self._waiting.popleft()))
 
@@ -117,11 +117,11 @@ class ServerEngine:
                 f"max_new_tokens together are {need}. Start it with --max-model-len {need}."
             )
 
-    async def _ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+    async def _ask_all(self, requests: Sequence[SampleRequest]) -> list[EngineReply]:
         places = asyncio.Semaphore(self._server.concurrency)
         async with self._client() as client:
 
-            async def ask(request: Request) -> Reply:
+            async def ask(request: SampleRequest) -> EngineReply:
                 async with places:
                     reply = await self._ask(client, request)
                 self._progress(1)
@@ -134,7 +134,7 @@ class ServerEngine:
                 raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _ask(self, client: Any, request: Request) -> Reply:
+    async def _ask(self, client: Any, request: SampleRequest) -> EngineReply:
         import openai
 
         try:
@@ -152,7 +152,7 @@ class ServerEngine:
             raise EngineError(f"{self._told(error)} The shards that were finished are kept.") from None
         return self._reply(request, answer)
 
-    def _reply(self, request: Request, answer: Any) -> Reply:
+    def _reply(self, request: SampleRequest, answer: Any) -> EngineReply:
         """Take tokens and log-probabilities out of an answer.
 
         Raises:
@@ -189,9 +189,9 @@ class ServerEngine:
                 f"The server at {self._host} returns no log-probabilities (choices[].logprobs.content), so nobody can "
                 f"tell whether it serves {self._policy}. " + self._lacks()
             )
-        return Reply(request.key, list(tokens), str(choice.finish_reason), log_probs)
+        return EngineReply(request.key, list(tokens), str(choice.finish_reason), log_probs)
 
-    def _check_prompt(self, request: Request, answer: Any) -> None:
+    def _check_prompt(self, request: SampleRequest, answer: Any) -> None:
         """Compare the prompt's tokens with ours, or their number where the server does not tell more."""
         prompt_ids = getattr(answer, "prompt_token_ids", None)
         if prompt_ids is not None:

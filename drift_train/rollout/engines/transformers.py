@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drift_train.models.load import device, free_memory, load_model
 from drift_train.options import PolicySamplingOptions
-from drift_train.rollout.engine import Reply, Request
+from drift_train.rollout.engine import EngineReply, SampleRequest
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -82,7 +82,7 @@ class TransformersEngine:
         progress: Callable[[int], Any],
     ) -> None:
         self._policy, self._stop, self._options, self._progress = policy, list(stop), options, progress
-        self._waiting: deque[Sequence[Request]] = deque()
+        self._waiting: deque[Sequence[SampleRequest]] = deque()
         self._model: Any = None
         self.precision = "bfloat16" if device().type == "cuda" else "float32"
         self.remarks: dict[str, Any] = {}
@@ -91,15 +91,15 @@ class TransformersEngine:
         """Load the policy."""
         self._model = load_model(self._policy, getattr(torch, self.precision))
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Take a shard."""
         self._waiting.append(requests)
 
-    def collect(self) -> list[Reply]:
+    def collect(self) -> list[EngineReply]:
         """Sample a reply to each request of a shard, those of similar length together."""
         requests = self._waiting.popleft()
         ordered = sorted(requests, key=lambda request: len(request.prompt_ids), reverse=True)
-        replies: list[Reply] = []
+        replies: list[EngineReply] = []
         for start in range(0, len(ordered), self._options.batch_size):
             batch = ordered[start : start + self._options.batch_size]
             replies += self._batch(batch)
@@ -111,7 +111,7 @@ class TransformersEngine:
         self._model = None
         free_memory()
 
-    def _batch(self, batch: Sequence[Request]) -> list[Reply]:
+    def _batch(self, batch: Sequence[SampleRequest]) -> list[EngineReply]:
         options, model = self._options, self._model
         width = max(len(request.prompt_ids) for request in batch)
         ids = torch.full((len(batch), width), self._stop[0])  # padding on the left, masked out
@@ -151,7 +151,7 @@ class TransformersEngine:
             for request, row, values in zip(batch, tokens, log_probs, strict=True)
         ]
 
-    def _reply(self, request: Request, tokens: list[int], log_probs: list[float]) -> Reply:
+    def _reply(self, request: SampleRequest, tokens: list[int], log_probs: list[float]) -> EngineReply:
         end = next((i + 1 for i, token in enumerate(tokens) if token in self._stop), None)
         reason = "length" if end is None else "stop"
-        return Reply(request.key, tokens[:end], reason, log_probs[:end])
+        return EngineReply(request.key, tokens[:end], reason, log_probs[:end])

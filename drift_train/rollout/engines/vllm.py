@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from drift_data.machine import end_process
 from drift_train.models.log_probs import CheckError
 from drift_train.options import PolicySamplingOptions
-from drift_train.rollout.engine import EngineError, EngineStartError, Reply, Request
+from drift_train.rollout.engine import EngineError, EngineReply, EngineStartError, SampleRequest
 from drift_train.rollout.recheck import check_prompt_tokens
 
 QUIET = {  # of the child: no usage statistics, no look at the Hub, no log lines between the progress bars
@@ -75,7 +75,7 @@ class VllmEngine:
         self._policy, self._stop_ids, self._options, self._progress = policy, list(stop), options, progress
         self._log = log_folder / f"{title.replace(' ', '-')}-vllm.log"
         self._job = self._log.with_suffix(".job")  # beside the log: conversations do not belong into /tmp
-        self._waiting: deque[tuple[int, Sequence[Request]]] = deque()
+        self._waiting: deque[tuple[int, Sequence[SampleRequest]]] = deque()
         self._submitted, self._up = 0, False
         self._child: subprocess.Popen[str] | None = None
         self._said: TextIO | None = None
@@ -106,7 +106,7 @@ class VllmEngine:
         (self.precision,) = precision
         self._up = True
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Hand a shard to the child; it samples one after the other."""
         assert self._child is not None and self._child.stdin is not None
         number, self._submitted = self._submitted, self._submitted + 1
@@ -119,7 +119,7 @@ class VllmEngine:
             self._child.stdin.write(f"{number}\n")
             self._child.stdin.flush()
 
-    def collect(self) -> list[Reply]:
+    def collect(self) -> list[EngineReply]:
         """Wait for a shard and compare the prompts' tokens with ours."""
         number, requests = self._waiting[0]
         while (word := self._next_word()) != [DONE, str(number)]:
@@ -137,7 +137,9 @@ class VllmEngine:
                 if row["key"] not in ours:
                     raise CheckError(f"The vllm engine answered {row['key']}, which it was not asked.")
                 check_prompt_tokens(self.name, ours[row["key"]], row["prompt_ids"])
-                replies.append(Reply(row["key"], row["token_ids"], row["finish_reason"], row["log_probs"]))
+                replies.append(
+                    EngineReply(row["key"], row["token_ids"], row["finish_reason"], row["log_probs"])
+                )
         path.unlink()
         self._waiting.popleft()
         return replies
