@@ -231,7 +231,7 @@ def test_vllm_still_says_what_the_advice_is_looked_up_by() -> None:
     v1 = Path(spec.origin).parent / "v1"
     words = (v1 / "worker/utils.py").read_text() + (v1 / "core/kv_cache_utils.py").read_text()
     plain = re.sub(r'"\s*f?"', "", words)
-    assert [said for said in vllm_engine._KNOBS if said not in plain] == ["out of memory"]  # CUDA's
+    assert [said for said in vllm_engine._MEMORY_ADVICE if said not in plain] == ["out of memory"]  # CUDA's
 
 
 def test_a_reply_that_the_engine_gave_up_is_an_error(

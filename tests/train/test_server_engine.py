@@ -21,7 +21,7 @@ from policy_server import PolicyServer
 from drift_train.models.log_probs import CheckError
 from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import EngineError, EngineStartError, SampleRequest
-from drift_train.rollout.engines.server import policy_name
+from drift_train.rollout.engines.server import make_served_name
 from drift_train.rollout.recheck import LogProbError
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
@@ -34,7 +34,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(policy: Path) -> Iterator[PolicyServer]:
-    with PolicyServer(policy, policy_name(policy)) as running:
+    with PolicyServer(policy, make_served_name(policy)) as running:
         yield running
 
 
@@ -59,7 +59,7 @@ def test_a_server_of_the_policy_gives_checked_replies(
     samples = ask(policy, server, tmp_path)
     assert samples.tokens == sample(policy, make_requests(policy, 6), OPTIONS, tmp_path).tokens
     assert samples.made_by["engine"] == "server"
-    assert samples.made_by["served_model"] == policy_name(policy)
+    assert samples.made_by["served_model"] == make_served_name(policy)
     assert samples.made_by["rechecked_rows"] == 6
     assert samples.made_by["largest_log_prob_difference"] <= 1e-3
     assert "prompt_tokens" not in samples.made_by and "tokens" not in samples.made_by
@@ -80,14 +80,15 @@ def test_no_more_requests_at_once_than_the_option_says(
 
 def test_a_server_of_the_iterate_before_is_told_by_its_name(policy: Path, tmp_path: Path) -> None:
     before = make_policy(tmp_path / "before", seed=1)
-    with PolicyServer(before, policy_name(before)) as server, pytest.raises(EngineStartError) as error:
+    with PolicyServer(before, make_served_name(before)) as server, pytest.raises(EngineStartError) as error:
         ask(policy, server, tmp_path)
-    assert f"serves {policy_name(before)}, not {policy} by the name of {policy_name(policy)}" in str(
-        error.value
+    assert (
+        f"serves {make_served_name(before)}, not {policy} by the name of {make_served_name(policy)}"
+        in str(error.value)
     )
     port = server.base_url.split(":")[2].split("/")[0]
     assert (
-        f"python -m vllm.entrypoints.openai.api_server --model {policy} --served-model-name {policy_name(policy)} "
+        f"python -m vllm.entrypoints.openai.api_server --model {policy} --served-model-name {make_served_name(policy)} "
         f"--generation-config vllm --max-model-len 152 --dtype float32 --port {port}"
     ) in str(error.value)
     assert not server.bodies
@@ -98,7 +99,7 @@ def test_another_folder_by_the_right_name_is_told_where_the_server_says_it(
 ) -> None:
     before = make_policy(tmp_path / "before", seed=1)
     with (
-        PolicyServer(before, policy_name(policy)) as server,
+        PolicyServer(before, make_served_name(policy)) as server,
         pytest.raises(EngineStartError, match=f"serves {before} by"),
     ):
         ask(policy, server, tmp_path)
@@ -108,7 +109,7 @@ def test_no_name_of_ones_own_can_stand_for_every_iterate(policy: Path, tmp_path:
     """By such a name the iterate before would be sampled, where the server does not tell its folder."""
     with PolicyServer(policy, "mine") as server:
         with pytest.raises(
-            EngineStartError, match=f"serves mine, not .* by the name of {policy_name(policy)}"
+            EngineStartError, match=f"serves mine, not .* by the name of {make_served_name(policy)}"
         ):
             ask(policy, server, tmp_path)
         with pytest.raises(ValueError, match=r"server\.model"):
@@ -119,7 +120,7 @@ def test_no_name_of_ones_own_can_stand_for_every_iterate(policy: Path, tmp_path:
 def test_another_checkpoint_by_the_right_name_is_caught_by_the_recheck(policy: Path, tmp_path: Path) -> None:
     other = make_policy(tmp_path / "other", seed=1)
     keep = tmp_path / "keep"
-    with PolicyServer(other, policy_name(policy)) as server:
+    with PolicyServer(other, make_served_name(policy)) as server:
         server.change = lambda path, answer: without(answer, "root") if path == "/v1/models" else answer
         with pytest.raises(LogProbError, match="did not sample from this checkpoint"):
             ask(policy, server, tmp_path, keep=keep)
@@ -264,7 +265,7 @@ def test_too_little_room_is_seen_before_anything_is_asked(
 def test_the_key_reaches_the_server_and_no_text(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with PolicyServer(policy, policy_name(policy), key="sk-right") as server:
+    with PolicyServer(policy, make_served_name(policy), key="sk-right") as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
         with pytest.raises(EngineStartError, match=r"refuses the key: set \$OPENAI_API_KEY") as error:
             ask(policy, server, tmp_path, 1)
@@ -347,7 +348,7 @@ def test_the_command_of_the_message_starts_a_vllm_server_that_passes_all_checks(
             samples = ask(policy, url, tmp_path, 40, shard=15)
             again = ask(policy, url, tmp_path, 40, where={"concurrency": 1})
             other = make_policy(tmp_path / "other", seed=1)
-            with pytest.raises(EngineStartError, match=f"serves {policy_name(policy)}, not {other}"):
+            with pytest.raises(EngineStartError, match=f"serves {make_served_name(policy)}, not {other}"):
                 ask(other, url, tmp_path)
         finally:
             process.terminate()

@@ -1,8 +1,9 @@
-"""Samples from an OpenAI-compatible server that serves the policy, after a look whether it serves this one.
+"""Samples from an OpenAI-compatible server, after a check that it serves this policy.
 
 Each iteration has another policy, and a server keeps the one that it was started with. So the policy's name on the
-server is made from its digest, and every request names it. Knows the chat API and vLLM's
-additions to it; where these are missing, what they tell is found in other ways, and the manifest says so.
+server is made from its digest, and every request names it. vLLM's additions to the chat API return sampled and prompt
+tokens; where a server lacks them, tokens are made from the text and prompts compared by their number of tokens, and the
+manifest says so.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from drift_train.options import PolicySamplingOptions, PolicyServerOptions
 from drift_train.rollout.engine import EngineError, EngineReply, EngineStartError, SampleRequest
 from drift_train.rollout.recheck import check_prompt_tokens
 
-_KEY = "OPENAI_API_KEY"
-_CONNECT = 10.0  # seconds
-# What other servers ignore: no sampling defaults of the model's own, and the tokens themselves.
-_VLLM: dict[str, Any] = {
+_KEY_VARIABLE = "OPENAI_API_KEY"
+_CONNECT_SECONDS = 10.0  # how long to wait for a connection
+# Arguments of vLLM's server, which others ignore: no sampling defaults of the model's own, and the tokens themselves.
+_VLLM_ARGUMENTS: dict[str, Any] = {
     "top_k": -1,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
@@ -35,13 +36,13 @@ _VLLM: dict[str, Any] = {
 
 
 class ServerEngine:
-    """Chat completions with log-probabilities, several at a time.
+    """Asks for chat completions with log-probabilities, several at once.
 
     Args:
         policy: folder of the model that the server should serve.
         renderer: of the policy.
         options: sampling, and where the server is.
-        progress: is told how many replies came.
+        progress: called with the number of replies that came.
     """
 
     name = "server"
@@ -52,35 +53,35 @@ class ServerEngine:
         assert options.server is not None
         self._policy, self._renderer, self._options, self._progress = policy, renderer, options, progress
         self._server: PolicyServerOptions = options.server
-        self._model = policy_name(policy)
-        self._key = os.environ.get(_KEY, "").strip()
+        self._model = make_served_name(policy)
+        self._key = os.environ.get(_KEY_VARIABLE, "").strip()
         self._waiting: deque[Sequence[SampleRequest]] = deque()
         self.precision: str = self._server.precision
         self.remarks: dict[str, Any] = {"served_model": self._model}
 
     def start(self) -> None:
-        """See whether the server is there and serves the policy.
+        """Check that the server is there and serves the policy.
 
         Raises:
-            EngineStartError: it is not, or does not; the message holds the command that serves it.
+            EngineStartError: it is not there, or serves another; the message holds the command that serves the policy.
         """
-        asyncio.run(self._look())
+        asyncio.run(self._check_server())
 
     def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Take a shard."""
         self._waiting.append(requests)
 
     def collect(self) -> list[EngineReply]:
-        """Ask for the replies to a shard."""
+        """Ask the server for the replies to the oldest shard."""
         return asyncio.run(self._ask_all(self._waiting.popleft()))
 
     def stop(self) -> None:
         """Nothing to do: the server is not ours."""
 
-    def _client(self) -> Any:
+    def _make_client(self) -> Any:
         from openai import AsyncOpenAI, Timeout
 
-        timeout = Timeout(self._server.timeout, connect=min(_CONNECT, self._server.timeout))
+        timeout = Timeout(self._server.timeout, connect=min(_CONNECT_SECONDS, self._server.timeout))
         return AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self._server.base_url,
@@ -88,24 +89,26 @@ class ServerEngine:
             max_retries=self._server.retries,
         )
 
-    async def _look(self) -> None:
+    async def _check_server(self) -> None:
         import openai
 
         try:
-            async with self._client() as client:
+            async with self._make_client() as client:
                 served = (await client.models.list()).data
         except openai.OpenAIError as error:
             raise EngineStartError(
-                self._told(error)
-            ) from None  # their errors hold headers, and these the key
+                self._explain(error)
+            ) from None  # not chained: the error holds the headers, and these the key
         card = next((card for card in served if card.id == self._model), None)
         if card is None:
             names = ", ".join(card.id for card in served) or "nothing"
-            raise EngineStartError(f"The server at {self._host} serves {names}, not {self._wanted()}")
+            raise EngineStartError(
+                f"The server at {self._host} serves {names}, not {self._describe_wanted()}"
+            )
         root = getattr(card, "root", None)  # vLLM: the folder it was started with
         if isinstance(root, str) and Path(root).is_dir() and not Path(root).samefile(self._policy):
             raise EngineStartError(
-                f"The server at {self._host} serves {root} by the name of {self._model}, not {self._wanted()}"
+                f"The server at {self._host} serves {root} by the name of {self._model}, not {self._describe_wanted()}"
             )
         room, need = (
             getattr(card, "max_model_len", None),
@@ -119,7 +122,7 @@ class ServerEngine:
 
     async def _ask_all(self, requests: Sequence[SampleRequest]) -> list[EngineReply]:
         places = asyncio.Semaphore(self._server.concurrency)
-        async with self._client() as client:
+        async with self._make_client() as client:
 
             async def ask(request: SampleRequest) -> EngineReply:
                 async with places:
@@ -146,18 +149,18 @@ class ServerEngine:
                 max_tokens=self._options.max_new_tokens,
                 seed=request.seed,
                 logprobs=True,
-                extra_body={**_VLLM, "stop_token_ids": self._renderer.ends},
+                extra_body={**_VLLM_ARGUMENTS, "stop_token_ids": self._renderer.ends},
             )
         except openai.OpenAIError as error:
-            raise EngineError(f"{self._told(error)} The shards that were finished are kept.") from None
-        return self._reply(request, answer)
+            raise EngineError(f"{self._explain(error)} The shards that were finished are kept.") from None
+        return self._read_reply(request, answer)
 
-    def _reply(self, request: SampleRequest, answer: Any) -> EngineReply:
-        """Take tokens and log-probabilities out of an answer.
+    def _read_reply(self, request: SampleRequest, answer: Any) -> EngineReply:
+        """Return the tokens and log-probabilities of a server's answer.
 
         Raises:
-            EngineError: there is no answer in it, or what the recheck needs is missing.
-            CheckError: the server renders the prompt to other tokens than we do.
+            EngineError: the answer holds no completion, or lacks what the recheck needs.
+            CheckError: the server renders the prompt to other tokens than our renderer does.
         """
         if not answer.choices:
             raise EngineError(f"The server at {self._host} sent no completion for a request.")
@@ -178,7 +181,7 @@ class ServerEngine:
                 raise EngineError(
                     f"The server at {self._host} returns no token ids, and log-probabilities of {len(log_probs)} tokens "
                     f"for a text that is {len(tokens)} tokens to the policy's tokenizer, so they cannot be compared. "
-                    + self._lacks()
+                    + self._advise_vllm()
                 )
         elif log_probs and len(log_probs) != len(tokens):
             raise EngineError(
@@ -187,12 +190,12 @@ class ServerEngine:
         if self._options.recheck and tokens and not log_probs:
             raise EngineError(
                 f"The server at {self._host} returns no log-probabilities (choices[].logprobs.content), so nobody can "
-                f"tell whether it serves {self._policy}. " + self._lacks()
+                f"tell whether it serves {self._policy}. " + self._advise_vllm()
             )
         return EngineReply(request.key, list(tokens), str(choice.finish_reason), log_probs)
 
     def _check_prompt(self, request: SampleRequest, answer: Any) -> None:
-        """Compare the prompt's tokens with ours, or their number where the server does not tell more."""
+        """Compare the prompt's tokens with ours, or only their number where the server does not return them."""
         prompt_ids = getattr(answer, "prompt_token_ids", None)
         if prompt_ids is not None:
             check_prompt_tokens(self.name, request.prompt_ids, prompt_ids)
@@ -207,19 +210,19 @@ class ServerEngine:
     def _host(self) -> str:
         return urlsplit(self._server.base_url).netloc
 
-    def _wanted(self) -> str:
+    def _describe_wanted(self) -> str:
         return (
             f"{self._policy} by the name of {self._model}. An iteration needs a server of its own policy: end the one "
-            f"that runs, start this one, and run again:\n  {self._command()}"
+            f"that runs, start this one, and run again:\n  {self._serve_command()}"
         )
 
-    def _lacks(self) -> str:
+    def _advise_vllm(self) -> str:
         return (
-            f"A server that can is vLLM's: {self._command()}. Or set rollout.recheck=0, and whether the replies come "
+            f"A server that can is vLLM's: {self._serve_command()}. Or set rollout.recheck=0, and whether the replies come "
             "from this policy is not checked."
         )
 
-    def _command(self) -> str:
+    def _serve_command(self) -> str:
         need = self._options.max_prompt_tokens + self._options.max_new_tokens
         port = urlsplit(self._server.base_url).port
         return (
@@ -228,8 +231,8 @@ class ServerEngine:
             f"--dtype {self.precision}" + (f" --port {port}" if port else "")
         )
 
-    def _told(self, error: Exception) -> str:
-        """Say what a failed request means; the key is in no text."""
+    def _explain(self, error: Exception) -> str:
+        """Return what a failed request means. No text holds the key."""
         import httpx2
         import openai
 
@@ -237,16 +240,18 @@ class ServerEngine:
             case (
                 openai.AuthenticationError() | openai.PermissionDeniedError()
             ):  # some repeat parts of the key
-                return f"The server at {self._host} refuses the key: set ${_KEY} to one that it takes."
+                return (
+                    f"The server at {self._host} refuses the key: set ${_KEY_VARIABLE} to one that it takes."
+                )
             case openai.APITimeoutError() if not isinstance(error.__cause__, httpx2.ConnectTimeout):
                 return (
                     f"The server at {self._host} did not answer within {self._server.timeout:g} s. Raise "
                     "rollout.server.timeout, or lower rollout.server.concurrency."
                 )
             case openai.APIConnectionError():
-                return f"No server answers at {self._host}. Start one, then run again:\n  {self._command()}\n"
+                return f"No server answers at {self._host}. Start one, then run again:\n  {self._serve_command()}\n"
             case openai.NotFoundError():
-                return f"The server at {self._host} has no {self._model} (any more); wanted is {self._wanted()}\n"
+                return f"The server at {self._host} has no {self._model} (any more); wanted is {self._describe_wanted()}\n"
             case openai.APIStatusError():
                 words = hide_key(" ".join(str(error.message).split()), self._key)[:MAX_SERVER_WORDS]
                 return f"The server at {self._host} answers {error.status_code}: {words}."
@@ -254,8 +259,8 @@ class ServerEngine:
                 return f"The server at {self._host} sent what is no answer: {type(error).__name__}."
 
 
-def policy_name(policy: Path) -> str:
-    """Return the name that a policy should be served by: it changes with the weights.
+def make_served_name(policy: Path) -> str:
+    """Return the name that a policy is served by, which changes with its weights.
 
     Raises:
         UserError: the manifest in the folder cannot be read.

@@ -1,4 +1,4 @@
-"""Samples with plain batched `generate`, one seed a request. Needs nothing but transformers; slow on long
+"""Samples with plain batched `generate`, one seed for each request. Needs nothing but transformers; slow on long
 replies.
 
 A reply depends on its request and seed, not on its neighbours in the batch, up to rounding: padding changes
@@ -21,10 +21,10 @@ from drift_train.rollout.engine import EngineReply, SampleRequest
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
-    """Draws the next token by inverse CDF from one uniform number a row and step, and leaves only that token.
+    """Draws the next token by inverse CDF, from one uniform number for each row and step, and leaves only that token.
 
-    `generate` then runs greedily. Records the log-probability of the drawn token before temperature and
-    top-p.
+    `generate` then runs greedily. The log-probability of each drawn token, before temperature and top-p, is kept in
+    `log_probs`.
 
     Args:
         uniforms: numbers in [0, 1), float64, shape (rows, steps).
@@ -34,7 +34,7 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, uniforms: torch.Tensor, temperature: float, top_p: float) -> None:
         self.uniforms, self.temperature, self.top_p = uniforms, temperature, top_p
-        self.log_probs: list[torch.Tensor] = []  # a step: (rows,)
+        self.log_probs: list[torch.Tensor] = []  # one tensor for each step, shape (rows,)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return scores (rows, vocabulary) with 0 at the drawn token and −∞ elsewhere."""
@@ -46,19 +46,20 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
     def _draw(self, raw: torch.Tensor) -> torch.Tensor:
         """Return the drawn tokens, shape (rows, 1).
 
-        Within the nucleus tokens stand in the order of their ids. In that of their probability two about equal
-        ones would change places with the rounding, and a draw far from any boundary with them.
+        Within the nucleus tokens stand in the order of their ids. In the order of their probabilities, two tokens of
+        about equal probability would change places with the rounding, and change even a draw far from any boundary.
         """
         if self.temperature == 0:
             return raw.argmax(dim=-1, keepdim=True)
         probabilities = torch.softmax(raw.double() / self.temperature, dim=-1)
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-        out = ordered.cumsum(dim=-1) - ordered >= self.top_p  # the first one always stays
+        out = ordered.cumsum(dim=-1) - ordered >= self.top_p  # False for the first token, which always stays
         kept = probabilities.masked_fill(torch.zeros_like(out).scatter_(1, tokens, out), 0.0)
         mass = kept.cumsum(dim=-1)
-        whole = mass[:, -1:]
-        below = torch.nextafter(whole, torch.zeros_like(whole))  # a product near it may be rounded up to it
-        threshold = torch.minimum(self.uniforms[:, len(self.log_probs), None] * whole, below)
+        total = mass[:, -1:]
+        # The product may be rounded up to the total, which would draw a token outside of the nucleus.
+        below_total = torch.nextafter(total, torch.zeros_like(total))
+        threshold = torch.minimum(self.uniforms[:, len(self.log_probs), None] * total, below_total)
         return torch.searchsorted(mass, threshold, right=True)
 
 
@@ -67,9 +68,9 @@ class TransformersEngine:
 
     Args:
         policy: folder of the model.
-        stop: tokens that end a reply.
+        stop: ids of the tokens that end a reply.
         options: sampling, and the size of a batch.
-        progress: is told how many replies came.
+        progress: called with the number of replies that came.
     """
 
     name = "transformers"
@@ -96,13 +97,13 @@ class TransformersEngine:
         self._waiting.append(requests)
 
     def collect(self) -> list[EngineReply]:
-        """Sample a reply to each request of a shard, those of similar length together."""
+        """Sample a reply to each request of a shard, prompts of similar length together."""
         requests = self._waiting.popleft()
         ordered = sorted(requests, key=lambda request: len(request.prompt_ids), reverse=True)
         replies: list[EngineReply] = []
         for start in range(0, len(ordered), self._options.batch_size):
             batch = ordered[start : start + self._options.batch_size]
-            replies += self._batch(batch)
+            replies += self._sample_batch(batch)
             self._progress(len(batch))
         return replies
 
@@ -111,10 +112,10 @@ class TransformersEngine:
         self._model = None
         free_memory()
 
-    def _batch(self, batch: Sequence[SampleRequest]) -> list[EngineReply]:
+    def _sample_batch(self, batch: Sequence[SampleRequest]) -> list[EngineReply]:
         options, model = self._options, self._model
         width = max(len(request.prompt_ids) for request in batch)
-        ids = torch.full((len(batch), width), self._stop[0])  # padding on the left, masked out
+        ids = torch.full((len(batch), width), self._stop[0])  # (batch, width); padded on the left, masked out
         mask = torch.zeros_like(ids)
         for row, request in enumerate(batch):
             ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
@@ -147,11 +148,11 @@ class TransformersEngine:
         tokens = output[:, width:].tolist()
         log_probs = torch.stack(sampling.log_probs, dim=1).tolist()
         return [
-            self._reply(request, row, values)
+            self._make_reply(request, row, values)
             for request, row, values in zip(batch, tokens, log_probs, strict=True)
         ]
 
-    def _reply(self, request: SampleRequest, tokens: list[int], log_probs: list[float]) -> EngineReply:
+    def _make_reply(self, request: SampleRequest, tokens: list[int], log_probs: list[float]) -> EngineReply:
         end = next((i + 1 for i, token in enumerate(tokens) if token in self._stop), None)
         reason = "length" if end is None else "stop"
         return EngineReply(request.key, tokens[:end], reason, log_probs[:end])

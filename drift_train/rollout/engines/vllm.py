@@ -1,7 +1,7 @@
 """Runs vLLM in a fresh process for the shards of one policy, and ends it: weights are never reloaded in place.
 
-The child (`vllm_worker`) writes its chatter to a log file and the replies to a job folder beside it, and says on a
-pipe what it has done. Knows what the two exchange; the sampling itself is vLLM's.
+The child (`vllm_worker`) writes its output to a log file and the replies to a job folder beside it, and tells on a pipe
+what it has done.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import EngineError, EngineReply, EngineStartError, SampleRequest
 from drift_train.rollout.recheck import check_prompt_tokens
 
-QUIET = {  # of the child: no usage statistics, no look at the Hub, no log lines between the progress bars
+# Environment of the child: no usage statistics, no look at the Hub, no log lines between the progress bars.
+CHILD_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_CONFIGURE_LOGGING": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-# What the child says on the pipe: the precision once the engine is up, then of each shard how many replies have come,
-# and its number when they are written.
-UP, REPLIES, DONE = "up", "replies", "done"
-_PATIENCE = 60.0  # seconds that the child may take to leave
-_LESS = "samples that run at once: rollout.vllm.max_num_seqs"
-_SPLIT = "spread it over more GPUs by rollout.vllm.tensor_parallel_size"
-# What vllm says when memory is short, and which of our options helps.
-_KNOBS = {
+# First words of the lines that the child writes on the pipe. "up" is followed by the engine's precision; "replies" by the
+# number of replies that came since the last such line; "done" by the number of the shard whose replies are written.
+ENGINE_UP, REPLIES_CAME, SHARD_DONE = "up", "replies", "done"
+_LEAVE_SECONDS = 60.0  # how long the child may take to leave
+_FEWER_SAMPLES = "samples that run at once: rollout.vllm.max_num_seqs"
+_MORE_GPUS = "spread it over more GPUs by rollout.vllm.tensor_parallel_size"
+# Words of vllm when memory is short → which of our options helps.
+_MEMORY_ADVICE = {
     "less than desired GPU memory utilization": "Something else holds memory of this GPU: end it, or lower "
     "rollout.vllm.gpu_memory_utilization (0.9 unless set).",
     "No available memory for the cache blocks": "The weights leave no room: raise rollout.vllm.gpu_memory_utilization, "
-    f"or {_SPLIT}.",
+    f"or {_MORE_GPUS}.",
     "larger than the available KV cache": "Lower rollout.max_prompt_tokens or rollout.max_new_tokens, whose sum vllm "
-    f"must hold, raise rollout.vllm.gpu_memory_utilization, or {_SPLIT}; on a CPU raise $VLLM_CPU_KVCACHE_SPACE (GB).",
-    "out of memory": f"Lower rollout.vllm.gpu_memory_utilization, or the number of {_LESS}; or {_SPLIT}.",
+    f"must hold, raise rollout.vllm.gpu_memory_utilization, or {_MORE_GPUS}; on a CPU raise $VLLM_CPU_KVCACHE_SPACE (GB).",
+    "out of memory": f"Lower rollout.vllm.gpu_memory_utilization, or the number of {_FEWER_SAMPLES}; or {_MORE_GPUS}.",
 }
-_LINE = 400  # characters shown of a log line
+_LOG_LINE_CHARACTERS = 400  # of a log line in an error message
 
 
 class VllmEngine:
@@ -54,11 +55,11 @@ class VllmEngine:
 
     Args:
         policy: folder of the model.
-        stop: tokens that end a reply.
+        stop: ids of the tokens that end a reply.
         options: sampling, and further arguments of `vllm.LLM`.
-        log_folder: where the child's log goes.
+        log_folder: folder of the child's log.
         title: names the log.
-        progress: is told how many replies came.
+        progress: called with the number of replies that came.
     """
 
     name = "vllm"
@@ -74,17 +75,23 @@ class VllmEngine:
     ) -> None:
         self._policy, self._stop_ids, self._options, self._progress = policy, list(stop), options, progress
         self._log = log_folder / f"{title.replace(' ', '-')}-vllm.log"
-        self._job = self._log.with_suffix(".job")  # beside the log: conversations do not belong into /tmp
+        self._job = self._log.with_suffix(
+            ".job"
+        )  # beside the log, because conversations do not belong into /tmp
         self._waiting: deque[tuple[int, Sequence[SampleRequest]]] = deque()
-        self._submitted, self._up = 0, False
+        self._submitted, self._is_up = 0, False
         self._child: subprocess.Popen[str] | None = None
-        self._said: TextIO | None = None
+        self._pipe: TextIO | None = None
         self.precision = "float32"  # until the child says what it took
         self.remarks: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Start the child and wait until its engine is up."""
-        shutil.rmtree(self._job, ignore_errors=True)  # of a run that was killed
+        """Start the child and wait until its engine is up.
+
+        Raises:
+            EngineStartError: the child died before.
+        """
+        shutil.rmtree(self._job, ignore_errors=True)  # a killed run may have left one
         self._job.mkdir(parents=True)
         job = {
             "model": str(self._policy.resolve()),
@@ -100,14 +107,14 @@ class VllmEngine:
         }
         (self._job / "job.json").write_text(json.dumps(job))
         self._spawn()
-        word, *precision = self._next_word()
-        if word != UP:
-            raise EngineStartError(f"vllm did not start ({self._why_dead()}); its log is {self._log}")
+        word, *precision = self._read_words()
+        if word != ENGINE_UP:
+            raise EngineStartError(f"vllm did not start ({self._explain_death()}); its log is {self._log}")
         (self.precision,) = precision
-        self._up = True
+        self._is_up = True
 
     def submit(self, requests: Sequence[SampleRequest]) -> None:
-        """Hand a shard to the child; it samples one after the other."""
+        """Hand a shard to the child, which samples one shard after the other."""
         assert self._child is not None and self._child.stdin is not None
         number, self._submitted = self._submitted, self._submitted + 1
         with (self._job / f"requests-{number}.jsonl").open("w") as file:
@@ -115,17 +122,22 @@ class VllmEngine:
                 messages = [{"role": m["role"], "content": m["content"]} for m in r.messages]
                 file.write(json.dumps({"key": r.key, "messages": messages, "seed": r.seed}) + "\n")
         self._waiting.append((number, requests))
-        with suppress(BrokenPipeError):  # it is dead: `collect` says why
+        with suppress(BrokenPipeError):  # the child is dead: `collect` says why
             self._child.stdin.write(f"{number}\n")
             self._child.stdin.flush()
 
     def collect(self) -> list[EngineReply]:
-        """Wait for a shard and compare the prompts' tokens with ours."""
+        """Wait for the oldest shard's replies, and compare the tokens of its prompts with ours.
+
+        Raises:
+            EngineError: the child died.
+            CheckError: a reply was not asked for, or a prompt has other tokens.
+        """
         number, requests = self._waiting[0]
-        while (word := self._next_word()) != [DONE, str(number)]:
-            if word[0] != REPLIES:
+        while (word := self._read_words()) != [SHARD_DONE, str(number)]:
+            if word[0] != REPLIES_CAME:
                 raise EngineError(
-                    f"The vllm engine died while sampling ({self._why_dead()}). Its log is {self._log}. The shards "
+                    f"The vllm engine died while sampling ({self._explain_death()}). Its log is {self._log}. The shards "
                     "that were finished are kept: run again, or go on with rollout.engine=transformers, which "
                     "samples all of them anew."
                 )
@@ -145,27 +157,27 @@ class VllmEngine:
         return replies
 
     def stop(self) -> None:
-        """End the child with all its processes, and remove what the two exchanged."""
+        """End the child with all its processes, and remove the job folder."""
         child, self._child = self._child, None
         if child is not None and child.stdin is not None:
-            if self._waiting or not self._up:  # nobody wants what it is doing
+            if self._waiting or not self._is_up:  # its work is not wanted any more
                 end_process(child.pid)
             with suppress(BrokenPipeError):
                 child.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                child.wait(_PATIENCE)
+                child.wait(_LEAVE_SECONDS)
             end_process(child.pid)
             child.wait()
-        if self._said is not None:
-            self._said.close()
+        if self._pipe is not None:
+            self._pipe.close()
         shutil.rmtree(self._job, ignore_errors=True)
 
     def _spawn(self) -> None:
         root = str(Path(__file__).resolve().parents[3])
-        environment = {**os.environ, **QUIET}
+        environment = {**os.environ, **CHILD_ENVIRONMENT}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         ours, theirs = os.pipe()
-        self._said = os.fdopen(ours)
+        self._pipe = os.fdopen(ours)
         try:
             with self._log.open("w") as log:
                 self._child = subprocess.Popen(
@@ -186,27 +198,27 @@ class VllmEngine:
         finally:
             os.close(theirs)
 
-    def _next_word(self) -> list[str]:
-        """Return what the child says next, in words; [""] when it is dead."""
-        assert self._said is not None
-        return self._said.readline().split() or [""]
+    def _read_words(self) -> list[str]:
+        """Return the words of the child's next line on the pipe; [""] when the child is dead."""
+        assert self._pipe is not None
+        return self._pipe.readline().split() or [""]
 
-    def _why_dead(self) -> str:
-        """End what may be left of the child; return its exit code, what its log says and what helps."""
+    def _explain_death(self) -> str:
+        """End what may be left of the child; return its exit code, the line of its log that tells, and what helps."""
         assert self._child is not None
         try:
-            code = self._child.wait(_PATIENCE)
+            code = self._child.wait(_LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             end_process(self._child.pid)
             code = self._child.wait()
-        return f"exit code {code}: {_cause(self._log)}"
+        return f"exit code {code}: {_find_cause(self._log)}"
 
 
-def _cause(log: Path) -> str:
-    """Return the line of a log that says memory is short, with the option that helps, or else its last line."""
+def _find_cause(log: Path) -> str:
+    """Return the log line that says that memory is short, with the option that helps, or else the last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    for said, knob in _KNOBS.items():
+    for said, knob in _MEMORY_ADVICE.items():
         for line in lines:
             if said in line:
-                return f"{line[-_LINE:]} {knob}"
-    return lines[-1][:_LINE] if lines else "no word in its log"
+                return f"{line[-_LOG_LINE_CHARACTERS:]} {knob}"
+    return lines[-1][:_LOG_LINE_CHARACTERS] if lines else "no word in its log"

@@ -1,5 +1,7 @@
-"""The vLLM process: reads a job from a folder and the numbers of shards from its input, samples them, writes the
-replies to the folder, and leaves when the input ends. Run by `engines.vllm`.
+"""The vLLM process that `engines.vllm` starts: samples the shards of one job.
+
+It reads the job from a folder and the numbers of shards from its standard input, writes the replies into the folder,
+and leaves when the input ends.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from drift_data.machine import end_process, leave_with_parent, vllm_cpu_settings
-from drift_train.rollout.engines.vllm import DONE, REPLIES, UP
+from drift_train.rollout.engines.vllm import ENGINE_UP, REPLIES_CAME, SHARD_DONE
 
 
-def start(job: dict[str, Any]) -> Any:
-    """Bring `vllm.LLM` up for the job's model."""
+def start_engine(job: dict[str, Any]) -> Any:
+    """Load the job's model into `vllm.LLM`."""
     from vllm.platforms import current_platform
 
     settings: dict[str, Any] = {
@@ -38,8 +40,8 @@ def start(job: dict[str, Any]) -> Any:
     return LLM(**{**settings, **job["llm"]})
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """What vLLM takes for its progress bar: tells the parent how many replies have come, and shows nothing."""
+class _ReplyCounter(tqdm):  # type: ignore[type-arg]
+    """Stands in for vLLM's progress bar: tells the parent how many replies came, and shows nothing."""
 
     pipe: TextIO
     nowhere: TextIO
@@ -48,13 +50,13 @@ class _Bar(tqdm):  # type: ignore[type-arg]
         super().__init__(*args, **{**settings, "file": self.nowhere})
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count replies; the rendering of prompts, over which it iterates, is not counted."""
+        """Count replies. A bar that iterates is that of the rendering of prompts, which is not counted."""
         if self.iterable is None:
-            _say(self.pipe, REPLIES, int(n or 0))
+            _tell_parent(self.pipe, REPLIES_CAME, int(n or 0))
         return super().update(n)
 
 
-def _say(pipe: TextIO, *words: object) -> None:
+def _tell_parent(pipe: TextIO, *words: object) -> None:
     print(*words, file=pipe, flush=True)
 
 
@@ -63,39 +65,39 @@ def _leave_with_parent(parent: int) -> Thread:
     return leave_with_parent(lambda: os.getppid() == parent, lambda: end_process(os.getpid()))
 
 
-def main(folder: Path, pipe: TextIO) -> None:
-    """Answer all shards of a job."""
+def answer_job(folder: Path, pipe: TextIO) -> None:
+    """Sample the shards of a job, one after the other, until the input ends."""
     job = json.loads((folder / "job.json").read_text())
     _leave_with_parent(job["parent"])
-    llm = start(job)
-    _say(pipe, UP, str(llm.model_config.dtype).removeprefix("torch."))
+    llm = start_engine(job)
+    _tell_parent(pipe, ENGINE_UP, str(llm.model_config.dtype).removeprefix("torch."))
     for line in sys.stdin:
         number = int(line)
-        _sample(llm, job, folder / f"requests-{number}.jsonl", folder / f"replies-{number}.jsonl")
-        _say(pipe, DONE, number)
+        _sample_shard(llm, job, folder / f"requests-{number}.jsonl", folder / f"replies-{number}.jsonl")
+        _tell_parent(pipe, SHARD_DONE, number)
 
 
-def _sample(llm: Any, job: dict[str, Any], asked: Path, answered: Path) -> None:
-    """Answer one shard."""
+def _sample_shard(llm: Any, job: dict[str, Any], requests_file: Path, replies_file: Path) -> None:
+    """Sample the replies to one shard of requests. The file of requests is removed once it is read."""
     from vllm import SamplingParams
 
-    with asked.open() as file:
+    with requests_file.open() as file:
         requests = [json.loads(line) for line in file]
-    asked.unlink()
+    requests_file.unlink()
     outputs = llm.chat(
         [request["messages"] for request in requests],
         [
             SamplingParams(
                 seed=request["seed"],
-                logprobs=0,  # of the sampled token alone
+                logprobs=0,  # the log-probability of the sampled token alone
                 stop_token_ids=job["stop_token_ids"],
                 **job["sampling"],
             )
             for request in requests
         ],
-        use_tqdm=_Bar,
+        use_tqdm=_ReplyCounter,
     )
-    with answered.open("w") as file:
+    with replies_file.open("w") as file:
         for request, output in zip(requests, outputs, strict=True):
             reply = output.outputs[0]
             row = {
@@ -111,6 +113,6 @@ def _sample(llm: Any, job: dict[str, Any], asked: Path, answered: Path) -> None:
 
 
 if __name__ == "__main__":
-    with os.fdopen(int(sys.argv[2]), "w") as said, Path(os.devnull).open("w") as nowhere:
-        _Bar.pipe, _Bar.nowhere = said, nowhere
-        main(Path(sys.argv[1]), said)
+    with os.fdopen(int(sys.argv[2]), "w") as pipe, Path(os.devnull).open("w") as nowhere:
+        _ReplyCounter.pipe, _ReplyCounter.nowhere = pipe, nowhere
+        answer_job(Path(sys.argv[1]), pipe)
