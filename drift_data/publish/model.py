@@ -16,7 +16,15 @@ from drift_data.publish.cards.model import render_model_card
 from drift_data.publish.options import PublishOptions
 from drift_data.publish.stage import STAGING
 from drift_data.report.options import AlarmOptions
-from drift_data.workspace import CARD, MANIFEST, UserError, Workspace, folder_digest
+from drift_data.workspace import (
+    CARD,
+    MANIFEST,
+    UserError,
+    Workspace,
+    folder_digest,
+    locate_output,
+    locate_run,
+)
 
 _WEIGHTS = "model*.safetensors"
 _FILES = (  # what transformers and vllm read; never optimizer states, logs, pickles or code
@@ -61,7 +69,7 @@ def publish_model(
     hub.check_repo(repo)
     with workspace.lock():
         iteration = _iteration(workspace, run, model)
-        name = f"runs/{run}/{model}/model"
+        name = locate_output(run, model, "model")
         files, left = _files(workspace, name)
         card = render_model_card(workspace, run, iteration, alarms, repo, options.licence)
         staging = workspace.root / STAGING
@@ -94,7 +102,7 @@ def publish_model(
 
 def _iteration(workspace: Workspace, run: str, model: str) -> int:
     """Return the number of a model that is there, or say which are."""
-    found = sorted(path.parts[-3] for path in workspace.path(f"runs/{run}").glob(f"iter*/model/{MANIFEST}"))
+    found = sorted(path.parts[-3] for path in workspace.path(locate_run(run)).glob(f"iter*/model/{MANIFEST}"))
     if not re.fullmatch(r"iter\d+", model) or model not in found:
         raise UserError(
             f"Run {run!r} of {workspace.root} has no finished model {model!r}. Give MODEL_OF= one of: "

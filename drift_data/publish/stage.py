@@ -18,7 +18,7 @@ from tqdm import tqdm
 from drift_data.publish.cards.data import SPLITS, PublishedTable, Scan, render_card
 from drift_data.publish.options import PublishOptions
 from drift_data.schema import TableName
-from drift_data.workspace import Manifest, TableWriter, UserError, Workspace
+from drift_data.workspace import Manifest, TableWriter, UserError, Workspace, locate_run
 
 TABLES = (TableName.DSAT, TableName.SAT, TableName.SEED)
 STAGING = ".publish"  # folder of the workspace with what is being uploaded
@@ -109,7 +109,7 @@ def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
         return names
     found = {
         f"pairs-{folder.parent.name}": folder.relative_to(workspace.root).as_posix()
-        for folder in sorted(workspace.path(f"runs/{run}").glob("iter*/pairs"))
+        for folder in sorted(workspace.path(locate_run(run)).glob("iter*/pairs"))
     }
     if not found:
         runs = sorted(path.name for path in workspace.path("runs").glob("*"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from drift_data.report.alarms import Check, check_length_ratio, check_training, end_medians
 from drift_data.report.options import AlarmOptions
-from drift_data.workspace import UserError, Workspace
+from drift_data.workspace import UserError, Workspace, locate_run
 
 Steps = list[dict[str, float]]
 
@@ -71,7 +71,7 @@ class Health:
 
 def read_health(workspace: Workspace, run: str) -> list[Health]:
     """Return the health of every iteration of a run that has pairs or a model, in order."""
-    folders = [path for path in workspace.path(f"runs/{run}").glob("iter*") if path.name[4:].isdecimal()]
+    folders = [path for path in workspace.path(locate_run(run)).glob("iter*") if path.name[4:].isdecimal()]
     rows = []
     for folder in sorted(folders, key=lambda path: int(path.name[4:])):
         name = folder.relative_to(workspace.root).as_posix()

@@ -90,6 +90,7 @@ def _make_funnel_table(workspace: Workspace, recipe: Recipe, name: str) -> Table
     from rich.table import Table
 
     from drift_data.schema import LABELS
+    from drift_data.workspace import locate_output
     from pipelines.runs import list_models
 
     labels = workspace.require(f"labels/{recipe.label.judge}")
@@ -101,7 +102,7 @@ def _make_funnel_table(workspace: Workspace, recipe: Recipe, name: str) -> Table
     table.add_row("DSAT examples", f"{_count_rows(workspace, 'dsat'):,}", "")
     table.add_row("seed pairs", f"{_count_rows(workspace, 'seed'):,}", "")
     for iteration in list_models(ITERATIONS)[1:]:
-        pairs = workspace.require(f"runs/{name}/{iteration}/pairs")
+        pairs = workspace.require(locate_output(name, iteration, "pairs"))
         dropped = ", ".join(f"{reason} {count}" for reason, count in pairs.dropped.items())
         table.add_row(f"pairs kept, {iteration}", f"{pairs.rows_out:,}", dropped)
     table.columns[1].justify = "right"
@@ -128,11 +129,12 @@ def _make_judge_table(judged: Agreement) -> Table:
 def _make_reward_table(workspace: Workspace, name: str) -> Table:
     from rich.table import Table
 
+    from drift_data.workspace import locate_output
     from pipelines.runs import list_models
 
     table = Table("model", "gold reward", "standard error", "engine", title="Held-out prompts, T = 1")
     for model in list_models(ITERATIONS):
-        manifest = workspace.require(f"runs/{name}/{model}/eval")
+        manifest = workspace.require(locate_output(name, model, "eval"))
         gold = manifest.results["gold"]
         engine = str(manifest.made_by.get("engine"))
         table.add_row(model.replace("iter", "M"), f"{gold['mean']:.3f}", f"{gold['stderr']:.3f}", engine)

@@ -30,11 +30,13 @@ def evaluate(
 ) -> None:
     """Measure the base model and every iterate up to M_n."""
     workspace, loaded = open_workspace(work, recipe, overrides, model=model)
-    from drift_data.workspace import UserError
+    from drift_data.workspace import UserError, locate_output
     from pipelines.runs import BASE, find_base_model, list_models, name_run, write_cards
 
     name, base = name_run(loaded, run), find_base_model(workspace, loaded)
-    folders = {label: base if label == BASE else f"runs/{name}/{label}/model" for label in list_models(n)}
+    folders = {
+        label: base if label == BASE else locate_output(name, label, "model") for label in list_models(n)
+    }
     for label in list_models(n)[1:]:
         workspace.require(folders[label])
     if workspace.manifest(HELDOUT) is not None:
@@ -59,11 +61,12 @@ def _measure_gold_reward(workspace: Workspace, recipe: Recipe, run: str, folders
         folders: name of a model, such as "iter1" → its folder or Hub id.
     """
     from drift_data.simulate.world import gold_reward
+    from drift_data.workspace import locate_output
     from drift_train.evaluate.stage import evaluate_samples
 
     for label, model in folders.items():
         evaluate_samples(workspace, run, label, model, HELDOUT, gold_reward, "gold", recipe.evaluate)
-        gold = workspace.require(f"runs/{run}/{label}/eval").results["gold"]
+        gold = workspace.require(locate_output(run, label, "eval")).results["gold"]
         print(
             f"{label}: gold reward {gold['mean']:.3f} ± {gold['stderr']:.3f} (n = {gold['n']})",
             file=sys.stderr,
@@ -80,6 +83,7 @@ def _measure_seed_pairs(
     workspace: Workspace, recipe: Recipe, run: str, folders: dict[str, str], base: str
 ) -> None:
     """Measure each iterate's implicit reward against the base model on the test split of the seed pairs."""
+    from drift_data.workspace import locate_output
     from drift_train.evaluate.stage import evaluate_heldout
     from pipelines.runs import BASE
 
@@ -87,5 +91,5 @@ def _measure_seed_pairs(
     for label, model in folders.items():
         if label != BASE:
             evaluate_heldout(workspace, run, label, model, base, train.beta, train.max_length)
-            results = workspace.require(f"runs/{run}/{label}/heldout").results
+            results = workspace.require(locate_output(run, label, "heldout")).results
             print(f"{label}: held-out seed pairs: {results}", file=sys.stderr)

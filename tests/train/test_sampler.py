@@ -195,8 +195,8 @@ def test_a_run_that_goes_on_with_another_engine_says_so(
             raise EngineStartError("no such kernel")
         return real(sampler, name, progress)
 
-    real = Sampler._make
-    monkeypatch.setattr(Sampler, "_make", no_vllm)
+    real = Sampler._make_engine
+    monkeypatch.setattr(Sampler, "_make_engine", no_vllm)
     made_by = sample(policy, asked, OPTIONS, tmp_path, keep, shard=8, engine="auto").made_by
     assert made_by["engine"] == "vllm + transformers"
     assert made_by["instead_of_vllm"] == "no such kernel"

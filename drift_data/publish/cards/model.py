@@ -15,7 +15,15 @@ import yaml
 from drift_data.publish.cards.data import card_environment, card_text, known_sources
 from drift_data.report.health import check_health, read_health, tabulate_health
 from drift_data.report.options import AlarmOptions
-from drift_data.workspace import CARD, Manifest, UserError, Workspace, replaced_file
+from drift_data.workspace import (
+    CARD,
+    Manifest,
+    UserError,
+    Workspace,
+    locate_output,
+    locate_run,
+    replaced_file,
+)
 
 # Where and how fast it was computed: it determines nothing.
 _OF_THE_MACHINE = {
@@ -70,7 +78,7 @@ def render_model_card(
     checks = check_health(rows, options)
     methods: dict[str, str] = yaml.safe_load(card_text("methods.yaml"))
     trained = [k for k in range(iteration + 1) if "warm_start" not in lineage[_model(run, k)].made_by]
-    rollouts = lineage.get(f"runs/{run}/iter{iteration}/rollouts")
+    rollouts = lineage.get(locate_output(run, iteration, "rollouts"))
     return (
         card_environment()
         .get_template("model.md.jinja")
@@ -109,7 +117,7 @@ def render_model_card(
 
 
 def _model(run: str, iteration: int) -> str:
-    return f"runs/{run}/iter{iteration}/model"
+    return locate_output(run, iteration, "model")
 
 
 def _front_matter(licence: str, base: str | None, sources: list[str]) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def _judge(lineage: Mapping[str, Manifest]) -> str | None:
 
 def _step(lineage: Mapping[str, Manifest], run: str, iteration: int) -> dict[str, Any]:
     """Return how one model of the chain was trained."""
-    model, pairs = lineage[_model(run, iteration)], lineage[f"runs/{run}/iter{iteration}/pairs"]
+    model, pairs = lineage[_model(run, iteration)], lineage[locate_output(run, iteration, "pairs")]
     return {
         "model": f"M{iteration}",
         "method": model.options.get("method", ""),
@@ -160,7 +168,7 @@ def _options(manifest: Manifest) -> dict[str, object]:
 def _data(lineage: Mapping[str, Manifest], run: str, first: Manifest) -> list[dict[str, Any]]:
     """Return the tables behind the model, inputs first, and the base model."""
     rows = [
-        {"name": name.removeprefix(f"runs/{run}/"), "rows": m.rows_out, "digest": m.digest}
+        {"name": name.removeprefix(f"{locate_run(run)}/"), "rows": m.rows_out, "digest": m.digest}
         for name, m in lineage.items()
         if not name.endswith(("/model", "/rollouts"))
     ]
@@ -177,7 +185,7 @@ def _scores(workspace: Workspace, run: str, iteration: int) -> list[dict[str, An
     for label in ("base", *(f"iter{k}" for k in range(iteration + 1))):
         for kind in ("eval", "heldout"):
             try:
-                results = workspace.require(f"runs/{run}/{label}/{kind}").results
+                results = workspace.require(locate_output(run, label, kind)).results
             except UserError:  # not made, or of another model
                 continue
             for measure, stated in results.items():

@@ -239,7 +239,7 @@ class ServerEngine:
         match error:
             case (
                 openai.AuthenticationError() | openai.PermissionDeniedError()
-            ):  # some repeat parts of the key
+            ):  # some servers repeat parts of the key
                 return (
                     f"The server at {self._host} refuses the key: set ${_KEY_VARIABLE} to one that it takes."
                 )
