@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import bisect
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from drift_data.workspace import UserError
 from drift_train.methods.examples import TRAIN_SPLIT, Example
 from drift_train.models.load import load_renderer
-from drift_train.models.render import Message, Renderer, RenderError, shorten
+from drift_train.models.render import Messages, Renderer, RenderError, shorten
 from drift_train.options import TrainOptions
 
 
@@ -97,7 +97,7 @@ def longest_pairs(
 
 
 def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_length: int) -> dict[str, Any]:
-    def fits(messages: Sequence[Message]) -> bool:
+    def fits(messages: Messages) -> bool:
         return len(renderer.prompt(messages)) <= max_length // 2
 
     shorter = shorten(example.prompt, fits)
@@ -120,7 +120,7 @@ def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_leng
     }
 
 
-def _filled(prompt: Sequence[Message], text: str, renderer: Renderer, max_length: int) -> tuple[str, int]:
+def _filled(prompt: Messages, text: str, renderer: Renderer, max_length: int) -> tuple[str, int]:
     """Repeat a text until prompt and reply have just `max_length` tokens; return it and its tokens."""
 
     def tokens(characters: int) -> int:

@@ -17,7 +17,7 @@ from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Output, UserError, Workspace
 from drift_train.models.find import Base
 from drift_train.models.load import load_renderer
-from drift_train.models.render import Message, Renderer, RenderError
+from drift_train.models.render import Messages, Renderer, RenderError
 from drift_train.options import EvalOptions
 from drift_train.rollout.engine import ENGINE_LOGS, SampleRequest, make_request_seed
 from drift_train.rollout.sampler import Sampler
@@ -28,7 +28,7 @@ def write_scores(
     workspace: Workspace,
     policy: Base,
     prompts: str,
-    score: Callable[[Sequence[Message], str], float],
+    score: Callable[[Messages, str], float],
     measure: str,
     options: EvalOptions,
     title: str,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from drift_data.workspace import Output, Workspace, locate_output
 from drift_train.models.find import resolve_base
-from drift_train.models.render import Message
+from drift_train.models.render import Messages
 from drift_train.options import EvalOptions
 
 
@@ -16,7 +16,7 @@ def evaluate_samples(
     label: str,
     model: str,
     prompts: str,
-    score: Callable[[Sequence[Message], str], float],
+    score: Callable[[Messages, str], float],
     measure: str,
     options: EvalOptions,
 ) -> bool:

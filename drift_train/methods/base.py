@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drift_train.methods.examples import Example
-from drift_train.models.render import Message
+from drift_train.models.render import Message, Messages
 from drift_train.options import ExamplesName
 
 GUIDED, PLAIN = "guided", "plain"  # kinds of rollout: with the complaint in view, or from the prompt x alone
@@ -72,7 +72,7 @@ class Method(Protocol):
         ...
 
 
-def rollout_prompt(kind: str, example: Example, prompt: Sequence[Message], instruction: str) -> list[Message]:
+def rollout_prompt(kind: str, example: Example, prompt: Messages, instruction: str) -> list[Message]:
     """Return the messages that the policy is shown for one kind of rollout.
 
     Args:
@@ -96,7 +96,7 @@ def rollout_prompt(kind: str, example: Example, prompt: Sequence[Message], instr
     ]
 
 
-def training_prompt(kind: str, messages: Sequence[Message]) -> Sequence[Message]:
+def training_prompt(kind: str, messages: Messages) -> Messages:
     """Return x: the messages of `rollout_prompt` without the rejected reply and the complaint."""
     return messages[:-2] if kind == GUIDED else messages
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from drift_data.workspace import Workspace
 from drift_train.methods import METHODS
 from drift_train.methods.base import GUIDED, Reply, training_prompt
 from drift_train.methods.examples import read_training_examples
 from drift_train.methods.options import LoopOptions
-from drift_train.models.render import Message
+from drift_train.models.render import Messages
 from drift_train.pairs.filters import PairCandidate, PairFilter
 
 # Columns of `rollouts` that are read; its tokens, as Python numbers, would fill the memory.
@@ -43,7 +43,7 @@ def make_rollout_candidates(
         for batch in (workspace.batches(rewards) if rewards else ())
         for row in batch.to_pylist()
     }
-    prompts: dict[tuple[str, int], Sequence[Message]] = {}
+    prompts: dict[tuple[str, int], Messages] = {}
     sampled: dict[tuple[str, int], dict[str, dict[int, Reply]]] = {}  # key → kind → sample's number → reply
     for batch in workspace.batches(rollouts, columns=ROLLOUT_COLUMNS):
         for row in batch.to_pylist():

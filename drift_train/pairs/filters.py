@@ -1,24 +1,16 @@
-"""Filters candidate pairs and writes the `pairs` table, each dropped example with its reason."""
+"""Filters pairs: what must hold before a pair is trained on, and the reason where it does not."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from tqdm import tqdm
-
-from drift_data.schema import DROPPED, PAIRS
-from drift_data.workspace import Output
 from drift_train.methods.base import Pair
-from drift_train.models.render import Message, Renderer, RenderError, shorten
+from drift_train.models.render import Messages, Renderer, RenderError, shorten
 from drift_train.pairs.leaks import find_leak
 
-LENGTH_STOP = (
-    "length_stop"  # reason of a drop: the engine cut the reply at max_new_tokens, it has no end to learn
-)
-_ROWS_AT_ONCE = 1_000  # rows of the table that are written together
+# Reason of a drop: the engine cut the reply at max_new_tokens, so the reply has no end to learn.
+LENGTH_STOP = "length_stop"
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,7 @@ class PairCandidate:
     conversation_id: str
     turn: int
     split: str
-    prompt: Sequence[Message]
+    prompt: Messages
     pairs: Iterable[Pair]
     shortened: bool = False
 
@@ -65,13 +57,13 @@ class PairFilter:
     max_length: int
     drop_leaks: bool
 
-    def shorten_prompt(self, prompt: Sequence[Message], chosen: str, rejected: str) -> Sequence[Message]:
+    def shorten_prompt(self, prompt: Messages, chosen: str, rejected: str) -> Messages:
         """Return the prompt without so many of its oldest turns that both replies fit.
 
         The prompt comes back unchanged where it fits, and where no shortening helps.
         """
 
-        def fits(shorter: Sequence[Message]) -> bool:
+        def fits(shorter: Messages) -> bool:
             prompt_ids, chosen_ids = self.renderer.pair(shorter, chosen)
             _, rejected_ids = self.renderer.pair(shorter, rejected)
             return len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) <= self.max_length
@@ -82,7 +74,7 @@ class PairFilter:
             return prompt  # `check` says why it cannot be rendered
         return found[0] if found else prompt
 
-    def check(self, prompt: Sequence[Message], pair: Pair) -> tuple[int, int]:
+    def check(self, prompt: Messages, pair: Pair) -> tuple[int, int]:
         """Return the number of tokens of the chosen and of the rejected reply, EOS included.
 
         Raises:
@@ -126,63 +118,3 @@ class PairFilter:
             except PairRefused as error:
                 refused = refused or error
         raise refused or PairRefused("reward_tie", "all samples have the same reward")
-
-
-def write_pairs(
-    output: Output,
-    candidates: Iterable[PairCandidate],
-    keep: PairFilter,
-    method: str,
-    policy: str,
-    title: str,
-) -> None:
-    """Write one pair for each example that has one, and the other examples, with their reasons, as dropped rows.
-
-    Args:
-        output: of the stage that makes `pairs`.
-        candidates: one for each example, of any split.
-        keep: the filters.
-        method: name of the method, for the table.
-        policy: name of the policy that a sampled reply comes from, for the table.
-        title: of the progress bar.
-    """
-    table, counts, total = output.table(PAIRS), Counter[str](), 0
-    rows: list[dict[str, Any]] = []
-    for candidate in tqdm(candidates, desc=title, unit="pair", mininterval=0.5):
-        total += 1
-        counts.update(shortened=candidate.shortened)
-        key = {"conversation_id": candidate.conversation_id, "turn": candidate.turn}
-        try:
-            place, (chosen, rejected), (chosen_tokens, rejected_tokens) = keep.choose_pair(candidate)
-        except PairRefused as refused:
-            output.drop([{**key, "reason": refused.reason, "detail": refused.detail}], DROPPED)
-            continue
-        counts.update(pairs=1, later=place > 0, chosen=chosen_tokens, rejected=rejected_tokens)
-        rows.append(
-            {
-                **key,
-                "prompt": [dict(message) for message in candidate.prompt],
-                "chosen": _make_messages(chosen.text),
-                "rejected": _make_messages(rejected.text),
-                "split": candidate.split,
-                "chosen_tokens": chosen_tokens,
-                "rejected_tokens": rejected_tokens,
-                "method": method,
-                "policy": policy,
-            }
-        )
-        if len(rows) == _ROWS_AT_ONCE:
-            table.write_rows(rows)
-            rows = []
-    table.write_rows(rows)
-    output.rows_in = total
-    kept = max(1, counts["pairs"])
-    output.results["shortened_prompts"] = counts["shortened"]
-    output.results["mean_chosen_tokens"] = round(counts["chosen"] / kept, 2)
-    # Examples with several samples whose best pair the filters refused, so that a later one was taken.
-    output.results["later_choices"] = counts["later"]
-    output.results["mean_rejected_tokens"] = round(counts["rejected"] / kept, 2)
-
-
-def _make_messages(text: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": text}]

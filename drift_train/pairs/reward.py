@@ -23,10 +23,10 @@ from drift_data.workspace import Output, UserError
 from drift_train.methods.base import training_prompt
 from drift_train.models.load import context_length, device
 from drift_train.models.log_probs import CheckError
-from drift_train.models.render import Message, shorten
+from drift_train.models.render import Message, Messages, shorten
 from drift_train.options import RewardOptions
 
-PromptAndReply = tuple[Sequence[Message], str]  # prompt, reply
+PromptAndReply = tuple[Messages, str]  # prompt, reply
 
 
 class RewardScorer(Protocol):
@@ -110,7 +110,7 @@ class RewardModel:
                 raise CheckError(f"The reward model gives {value} to the reply {reply[:200]!r}.")
         return scores
 
-    def _encode(self, prompt: Sequence[Message], reply: str) -> dict[str, list[int]]:
+    def _encode(self, prompt: Messages, reply: str) -> dict[str, list[int]]:
         if self._tokenizer.chat_template:
             messages = [
                 *({"role": m["role"], "content": m["content"]} for m in prompt),
@@ -121,10 +121,10 @@ class RewardModel:
             encoded = self._tokenizer(_render_question(prompt), reply)
         return dict(encoded)
 
-    def _encode_shortened(self, prompt: Sequence[Message], reply: str) -> dict[str, list[int]]:
+    def _encode_shortened(self, prompt: Messages, reply: str) -> dict[str, list[int]]:
         """Return the tokens of prompt and reply, shortened as the module's docstring says."""
 
-        def count_excess(shorter: Sequence[Message], answer: str) -> int:
+        def count_excess(shorter: Messages, answer: str) -> int:
             return len(self._encode(shorter, answer)["input_ids"]) - self.max_length
 
         if count_excess(prompt, reply) <= 0:
@@ -158,7 +158,7 @@ def _make_assistant_message(reply: str) -> Message:
     return {"role": "assistant", "content": reply}
 
 
-def _render_question(prompt: Sequence[Message]) -> str:
+def _render_question(prompt: Messages) -> str:
     """Return a prompt as one text: a single message as it is, several messages with their roles."""
     if len(prompt) == 1:
         return prompt[0]["content"]

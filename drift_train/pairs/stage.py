@@ -12,7 +12,8 @@ from drift_train.methods.options import LoopOptions
 from drift_train.models.find import Base, resolve_base
 from drift_train.options import RewardOptions, TrainOptions
 from drift_train.pairs.candidates import ROLLOUT_COLUMNS, make_rollout_candidates, make_seed_candidates
-from drift_train.pairs.filters import PairFilter, write_pairs
+from drift_train.pairs.filters import PairFilter
+from drift_train.pairs.write import write_pairs
 
 _SCORED_AT_ONCE = 256  # replies whose rewards are computed together
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from drift_data.workspace import UserError
-from drift_train.models.render import Message
+from drift_train.models.render import Messages
 
 ENGINE_LOGS = "logs"  # folder of the workspace for the engines' own logs
 
@@ -25,7 +25,7 @@ class SampleRequest:
     """
 
     key: int
-    messages: Sequence[Message]
+    messages: Messages
     prompt_ids: Sequence[int]
     seed: int
 

@@ -10,7 +10,7 @@ from drift_data.schema import DROPPED
 from drift_data.workspace import Output
 from drift_train.methods.base import Method, rollout_prompt
 from drift_train.methods.examples import Example
-from drift_train.models.render import Message, Renderer, RenderError, shorten
+from drift_train.models.render import Message, Messages, Renderer, RenderError, shorten
 from drift_train.options import RolloutOptions
 from drift_train.rollout.engine import SampleRequest, make_request_seed
 
@@ -71,7 +71,7 @@ class ExampleRequests:
         """Number of requests that one example needs."""
         return self.options.samples * len(self.method.rollout_kinds(bool(self.options.guidance)))
 
-    def _make_for_example(self, example: Example, prompt: Sequence[Message]) -> Iterator[SampleRequest]:
+    def _make_for_example(self, example: Example, prompt: Messages) -> Iterator[SampleRequest]:
         """Yield one request for each kind of rollout and sample."""
         for kind, messages in _rollout_prompts(self.method, example, prompt, self.options).items():
             prompt_ids = self.renderer.prompt(messages)
@@ -92,7 +92,7 @@ class ExampleRequests:
 
 
 def _rollout_prompts(
-    method: Method, example: Example, prompt: Sequence[Message], options: RolloutOptions
+    method: Method, example: Example, prompt: Messages, options: RolloutOptions
 ) -> dict[str, list[Message]]:
     """Return kind of rollout → the messages that the policy is shown."""
     kinds = method.rollout_kinds(bool(options.guidance))
@@ -108,7 +108,7 @@ def _shorten_prompt(
         RenderError: `prompt_too_long` when even the shortest prompt does not fit, or as `Renderer.pair`.
     """
 
-    def fits(prompt: Sequence[Message]) -> bool:
+    def fits(prompt: Messages) -> bool:
         prompt_ids, reply_ids = renderer.pair(prompt, method.logged_reply(example) or "")
         if len(prompt_ids) + max(len(reply_ids), options.max_new_tokens) > max_length:
             return False

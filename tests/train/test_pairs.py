@@ -9,7 +9,8 @@ from drift_data.workspace import Workspace
 from drift_train.methods.base import Pair, Reply
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Renderer
-from drift_train.pairs.filters import PairCandidate, PairFilter, PairRefused, write_pairs
+from drift_train.pairs.filters import PairCandidate, PairFilter, PairRefused
+from drift_train.pairs.write import write_pairs
 
 PROMPT = user("please list red fruits")
 
