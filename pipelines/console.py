@@ -14,7 +14,7 @@ from pipelines.caller import in_words_of_caller
 
 if TYPE_CHECKING:  # a stage loads only what its own table needs
     from drift_data.calibrate.summary import Comparison, Quality
-    from drift_data.distill.summary import Distilled
+    from drift_data.distill.summary import DistillReport
     from drift_data.report.options import AlarmOptions
     from drift_data.workspace import Manifest, Workspace
     from pipelines.recipe import Recipe
@@ -63,7 +63,7 @@ def print_quality(quality: Quality, console: Console) -> None:
         _print_line(console, f"thresholds: sat {now.sat:g} → {new.sat:g}, dsat {now.dsat:g} → {new.dsat:g}")
 
 
-def print_distilled(result: Distilled, console: Console) -> None:
+def print_distilled(result: DistillReport, console: Console) -> None:
     """Print in short what the report of `make distill` says."""
     from drift_data.calibrate.page import GOLD_METRIC_TITLES
 
@@ -94,7 +94,7 @@ def _show_figure(view: Comparison, name: str) -> str:
     return format_estimate(figure if view.title.startswith("distilled") else Estimate(value=figure.value), 2)
 
 
-def _describe_savings(result: Distilled) -> list[str]:
+def _describe_savings(result: DistillReport) -> list[str]:
     money = result.money
     if money is None:
         return []

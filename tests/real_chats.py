@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drift_data.distill.examples import held_out as divisible
+from drift_data.distill.examples import is_held_out as divisible
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import Workspace
 

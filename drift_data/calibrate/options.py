@@ -14,20 +14,20 @@ class ThresholdOptions(BaseModel):
     beta: float = Field(
         0.5,
         gt=0,
-        description="Weight of recall against precision in the F-score that thresholds maximise; below 1 prefers precision",
+        description="Weight of recall against precision in the F-score that thresholds maximise; below 1 prefers precision.",
         json_schema_extra={"source": "ours"},
     )
     min_precision: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Least precision of DSAT on the choosing part (0 to 1); null: no such condition",
+        description="Least precision of DSAT on the choosing part (0 to 1); null: no such condition.",
         json_schema_extra={"source": "ours"},
     )
     min_label: int = Field(
         10,
         ge=1,
-        description="Number of turns in the choosing part that must have a label before its threshold is moved",
+        description="Number of turns in the choosing part that must have a label before its threshold is moved.",
         json_schema_extra={"source": "ours"},
     )
 
@@ -38,15 +38,15 @@ class CalibrateOptions(ThresholdOptions):
     examples: int = Field(
         25,
         ge=0,
-        description="Number of turns that the report shows of each cell of the confusion table",
+        description="Number of turns that the report shows of each cell of the confusion table.",
         json_schema_extra={"source": "ours"},
     )
     characters: int = Field(
         600,
         ge=1,
-        description="Number of characters that the report shows of a message",
+        description="Number of characters that the report shows of a message.",
         json_schema_extra={"source": "ours"},
     )
     seed: int = Field(
-        0, description="Random seed of the bootstrap resamples", json_schema_extra={"source": "ours"}
+        0, description="Random seed of the bootstrap resamples.", json_schema_extra={"source": "ours"}
     )

@@ -29,6 +29,7 @@ from drift_data.calibrate.summary import (
 from drift_data.calibrate.thresholds import (
     CHOOSING_PART,
     REPORTING_PART,
+    THRESHOLDS_FILE,
     ThresholdChoice,
     assign_gold_parts,
     choose_thresholds,
@@ -43,7 +44,7 @@ from drift_data.schema import NEUTRAL, TableName
 from drift_data.workspace import Manifest, Output, UserError, Workspace
 
 CALIBRATE_STAGE = "calibrate"
-QUALITY_PAGE_FILE, QUALITY_FILE, THRESHOLDS_FILE = "report.html", "quality.json", "thresholds.yaml"
+QUALITY_PAGE_FILE, QUALITY_FILE = "report.html", "quality.json"
 # Metrics that the manifest repeats from the first comparison.
 _HEADLINE_METRICS = ("kappa", "kappa_dsat", "macro_f1", "precision_DSAT", "recall_DSAT", "f1_DSAT")
 

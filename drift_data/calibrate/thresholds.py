@@ -23,6 +23,7 @@ from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 
+THRESHOLDS_FILE = "thresholds.yaml"  # file with the chosen thresholds, in the folder of a report
 CHOOSING_PART, REPORTING_PART = "choosing", "reporting"
 # Thresholds tried for each of the two scores. Where there are more distinct scores, as many quantiles are tried.
 _MAX_CANDIDATES = 200

@@ -1,1 +1,1 @@
-"""A teacher's labels → a classifier of one's own, with what that costs in quality and saves in money."""
+"""Trains a classifier from a teacher's labels, and reports its quality and what it saves in requests and money."""

@@ -1,6 +1,7 @@
-"""What a cascade would cost and be worth: the student labels, and the teacher answers where it is uncertain.
+"""Measures what a cascade would cost and be worth: the student labels, and the teacher answers where the student is
+uncertain.
 
-The student's scores must be of models that have not seen the turn. Knows neither of the two.
+The student's scores must come from models that have not seen the turn.
 """
 
 from __future__ import annotations
@@ -15,86 +16,93 @@ from pydantic import BaseModel
 from drift_data.calibrate.metrics import Floats
 from drift_data.calibrate.summary import Comparison, compare_labels
 
-SHARES: Final = (
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    0.75,
-    1.0,
-)  # of the turns that the teacher answers
-_STEP: Final = 0.001  # scores have three decimals
-GOOD: Final = 0.9  # precision and recall of DSAT that the recommended band reaches against the teacher
+# Shares of the turns that the teacher answers, for each of which the report measures a band of scores.
+CASCADE_SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
+_SCORE_STEP: Final = 0.001  # scores have three decimals
+# Precision and recall of DSAT, against the teacher, that the recommended band reaches.
+RECOMMENDED_QUALITY: Final = 0.9
 
 
-class CascadeRow(BaseModel):
-    """Turns with low ≤ dsat_score < high go to the teacher; without a band the student is alone."""
+class CascadeBand(BaseModel):
+    """A cascade in which the teacher answers the turns with low ≤ dsat_score < high, and the student all others.
+
+    Without `low` and `high`, the student answers alone.
+    """
 
     low: float | None
     high: float | None
-    turns: int  # that the teacher answers
-    share_turns: float
-    requests: int  # conversations with such a turn
-    share_requests: float
-    price: float | None  # for all conversations
-    teacher: Comparison  # held against the teacher
-    gold: Comparison | None  # held against labels to believe, on the turns that have one
+    turns: int  # turns that the teacher answers
+    share_turns: float  # `turns` as a share of all turns
+    requests: int  # conversations with such a turn: one request each
+    share_requests: float  # `requests` as a share of all conversations
+    price: float | None  # price of these requests when all conversations of the workspace are labelled
+    teacher: Comparison  # the cascade's labels against the teacher's
+    gold: Comparison | None  # the cascade's labels against the labels to believe, on the turns that have one
 
 
-def curve(rows: pl.DataFrame, threshold: float, price: float | None, seed: int) -> list[CascadeRow]:
-    """Return bands of growing width around a threshold, from none to one that holds everything.
+def measure_bands(rows: pl.DataFrame, threshold: float, price: float | None, seed: int) -> list[CascadeBand]:
+    """Measure bands of growing width around a threshold: from the student alone to a band that holds every turn.
 
     Args:
         rows: `conversation_id`, `gold_label` (the teacher's), `predicted` (the student's), `dsat_score`, and
-            maybe `truth`, with nulls where nobody knows it.
-        threshold: of `dsat_score`.
-        price: of asking the teacher about all conversations.
-        seed: of the intervals.
+            maybe `truth` (the label to believe, null where unknown).
+        threshold: threshold of `dsat_score`.
+        price: price of asking the teacher about all conversations.
+        seed: seed of the intervals' resamples.
     """
-    return [_band(rows, low, high, price, seed) for low, high in ((None, None), *bands(rows, threshold))]
+    return [
+        _measure_band(rows, low, high, price, seed)
+        for low, high in ((None, None), *find_bands(rows, threshold))
+    ]
 
 
-def bands(
-    rows: pl.DataFrame, threshold: float, shares: Sequence[float] = SHARES
+def find_bands(
+    rows: pl.DataFrame, threshold: float, shares: Sequence[float] = CASCADE_SHARES
 ) -> list[tuple[float, float]]:
-    """Return (low, high) of the bands that hold at least these shares of the turns, nearest to the threshold first.
+    """Return (low, high) of the bands that hold at least these shares of the turns, the narrowest first.
 
-    Near is meant in log-odds: the same distance above and below.
+    A band reaches as far above the threshold as below it, measured in log-odds.
+
+    Args:
+        rows: turns, with `dsat_score`.
+        threshold: middle of the bands.
+        shares: shares of the turns, rising.
     """
     scores = rows["dsat_score"].to_numpy().astype(np.float64)
-    middle = _odds(np.array([threshold]))[0]
-    distances = np.sort(np.abs(_odds(scores) - middle))
+    middle = _compute_log_odds(np.array([threshold]))[0]
+    distances = np.sort(np.abs(_compute_log_odds(scores) - middle))
     found = []
     for share in shares:
         far = distances[max(0, int(np.ceil(share * len(distances))) - 1)]
-        # The far ends are where the odds are cut off: everything beyond belongs to the band.
+        # Log-odds are cut off at both ends of the scale. A band that reaches a cut-off takes every score beyond it.
         low, high = (10 / (1 + np.exp(-(middle + side * far))) for side in (-1, 1))
-        low = 0.0 if far >= distances[-1] else np.floor(low / _STEP + 1e-6) * _STEP
-        high = max(10.0, threshold) if far >= distances[-1] else np.floor(high / _STEP + 1e-6) * _STEP
-        found.append((round(float(low), 3), round(float(high) + _STEP, 3)))
+        low = 0.0 if far >= distances[-1] else np.floor(low / _SCORE_STEP + 1e-6) * _SCORE_STEP
+        high = (
+            max(10.0, threshold)
+            if far >= distances[-1]
+            else np.floor(high / _SCORE_STEP + 1e-6) * _SCORE_STEP
+        )
+        found.append((round(float(low), 3), round(float(high) + _SCORE_STEP, 3)))
     return list(dict.fromkeys(found))
 
 
-def recommended(found: Sequence[CascadeRow]) -> CascadeRow | None:
-    """Return the narrowest band with which precision and recall of DSAT are `GOOD` beyond chance; maybe no band.
+def recommend_band(found: Sequence[CascadeBand]) -> CascadeBand | None:
+    """Return the narrowest band whose precision and recall of DSAT reach `RECOMMENDED_QUALITY` beyond chance.
 
-    That is, the lower ends of their intervals are. A figure that no resample changes has none.
+    Beyond chance means: by the lower ends of their intervals. A metric without an interval counts by its value. None: no
+    band does.
     """
     for band in found:
         figures = [band.teacher.figures[f"{name}_DSAT"] for name in ("precision", "recall")]
         ends = [figure.value if figure.low is None else figure.low for figure in figures]
-        if all(end is not None and end >= GOOD for end in ends):
+        if all(end is not None and end >= RECOMMENDED_QUALITY for end in ends):
             return band
     return None
 
 
-def _band(
+def _measure_band(
     rows: pl.DataFrame, low: float | None, high: float | None, price: float | None, seed: int
-) -> CascadeRow:
+) -> CascadeBand:
     asked = pl.lit(False) if low is None else (pl.col("dsat_score") >= low) & (pl.col("dsat_score") < high)
     rows = rows.with_columns(asked=asked).with_columns(
         given=pl.when("asked").then("gold_label").otherwise("predicted")
@@ -106,7 +114,7 @@ def _band(
         if "truth" in rows
         else None
     )
-    return CascadeRow(
+    return CascadeBand(
         low=low,
         high=high,
         turns=int(rows["asked"].sum()),
@@ -121,7 +129,7 @@ def _band(
     )
 
 
-def _odds(scores: Floats) -> Floats:
-    """Return the log-odds of scores, those at the ends cut off where the scores' three decimals end."""
-    share = np.clip(scores / 10, _STEP / 20, 1 - _STEP / 20)
+def _compute_log_odds(scores: Floats) -> Floats:
+    """Return the log-odds of scores from 0 to 10, cut off at half a step of the scores' three decimals."""
+    share = np.clip(scores / 10, _SCORE_STEP / 20, 1 - _SCORE_STEP / 20)
     return np.asarray(np.log(share / (1 - share)), np.float64)

@@ -1,4 +1,4 @@
-"""Holds a student's labels, and those of the baselines, against a teacher's. Trains nothing and reads no file."""
+"""Compares a student's labels, and those of the baselines, with a teacher's labels."""
 
 from __future__ import annotations
 
@@ -9,33 +9,41 @@ import polars as pl
 
 from drift_data.calibrate.summary import Comparison, compare_labels
 from drift_data.calibrate.thresholds import decide_labels
-from drift_data.distill.thresholds import precision_recall
+from drift_data.distill.thresholds import compute_precision_recall
 from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
-KEYWORD: Final = 5  # strength from which a phrase of the list makes a turn DSAT
-DISTILLED: Final = "distilled"
-SHIPPED: Final = "shipped"
-PHRASES: Final = "phrases"
-_POINTS: Final = 200  # of a curve that are kept
+PHRASE_STRENGTH: Final = 5  # least strength of a phrase that makes a turn DSAT for the baseline of phrases
+# What the report calls the student and the baselines.
+DISTILLED_TITLE: Final = "distilled"
+SHIPPED_TITLE: Final = "shipped"
+PHRASES_TITLE: Final = "phrases"
+_MAX_CURVE_POINTS: Final = 200  # points of a curve that the report keeps
 
 
-def scored(
+def add_scores(
     rows: pl.DataFrame, probability: pl.Series, item: pl.Series, change_items: Collection[str]
 ) -> pl.DataFrame:
-    """Return rows with `dsat_score` and `change`, as the local judge makes them of a probability and an item."""
+    """Return rows with `dsat_score` and `change`, computed as the local judge computes them.
+
+    Args:
+        rows: turns.
+        probability: (turns,) probability of DSAT.
+        item: (turns,) name of an item, or null.
+        change_items: items that ask for a change.
+    """
     return rows.with_columns(
         dsat_score=(10 * probability.cast(pl.Float64)).round(3),
         change=item.is_in(list(change_items)).fill_null(False),
     )
 
 
-def usual_label(rows: pl.DataFrame) -> str:
+def find_usual_label(rows: pl.DataFrame) -> str:
     """Return the label that the teacher gives most often."""
     return str(rows["gold_label"].sort().mode(maintain_order=True)[0])
 
 
-def views(
+def compare_with_baselines(
     rows: pl.DataFrame,
     thresholds: Thresholds,
     chosen: Thresholds,
@@ -43,15 +51,15 @@ def views(
     usual: str,
     seed: int,
 ) -> list[Comparison]:
-    """Return the student's view, the one at the chosen threshold if it is another, and those of the baselines.
+    """Compare the student at the recipe's thresholds, then at the chosen ones if they differ, then the baselines.
 
     Args:
-        rows: of `examples.Taught`, with `dsat_score` and `change`.
-        thresholds: of the recipe.
-        chosen: on these turns or on others.
+        rows: rows of `examples.TaughtTurns`, with `dsat_score` and `change`.
+        thresholds: thresholds of the recipe.
+        chosen: thresholds chosen on these turns or on others.
         change_items: items that ask for a change.
         usual: the label that the teacher gives most often.
-        seed: of the intervals.
+        seed: seed of the intervals' resamples.
     """
     title = f"distilled, DSAT from {thresholds.dsat:g}"
     found = [compare_labels(title, rows, rows.select(decide_labels(thresholds)).to_series(), seed)]
@@ -60,41 +68,54 @@ def views(
         found.append(compare_labels(f"distilled, chosen {chosen.dsat:g}", rows, labels, seed))
     return found + [
         compare_labels(name, rows, labels, seed)
-        for name, labels in baselines(rows, thresholds, change_items, usual).items()
+        for name, labels in label_by_baselines(rows, thresholds, change_items, usual).items()
     ]
 
 
-def baselines(
+def label_by_baselines(
     rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str], usual: str
 ) -> dict[str, pl.Series]:
-    """Return the labels of those who have learned nothing from the teacher."""
-    shipped = scored(rows, rows["shipped"], rows["shipped_item"], change_items)
+    """Return baseline → its labels of the turns; no baseline has learned anything from the teacher.
+
+    Args:
+        rows: rows of `examples.TaughtTurns`.
+        thresholds: thresholds of the recipe.
+        change_items: items that ask for a change.
+        usual: the label that one of the baselines gives to all turns.
+    """
+    shipped = add_scores(rows, rows["shipped"], rows["shipped_item"], change_items)
     satisfied = pl.col("sat_score") >= thresholds.sat
     phrases = (
-        pl.when(pl.col("keyword") >= KEYWORD)
+        pl.when(pl.col("keyword") >= PHRASE_STRENGTH)
         .then(pl.lit(DSAT))
         .when(satisfied)
         .then(pl.lit(SAT))
         .otherwise(pl.lit(NEUTRAL))
     )
     return {
-        SHIPPED: shipped.select(decide_labels(thresholds)).to_series(),
-        PHRASES: rows.select(phrases).to_series(),
+        SHIPPED_TITLE: shipped.select(decide_labels(thresholds)).to_series(),
+        PHRASES_TITLE: rows.select(phrases).to_series(),
         f"all {usual}": pl.Series([usual], dtype=pl.String).new_from_index(0, rows.height),
     }
 
 
-def precision_recalls(
+def compute_all_curves(
     rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return (recall, precision) of DSAT at every threshold: of the student, the shipped classifier, the phrases."""
+    """Return title → (recall, precision) of DSAT at each threshold, for the student and two baselines.
+
+    Args:
+        rows: rows of `examples.TaughtTurns`, with `dsat_score` and `change`.
+        thresholds: thresholds of the recipe; the SAT threshold is in force.
+        change_items: items that ask for a change.
+    """
     sides = {
-        DISTILLED: rows,
-        SHIPPED: scored(rows, rows["shipped"], rows["shipped_item"], change_items),
-        PHRASES: rows.with_columns(dsat_score="keyword", change=False),
+        DISTILLED_TITLE: rows,
+        SHIPPED_TITLE: add_scores(rows, rows["shipped"], rows["shipped_item"], change_items),
+        PHRASES_TITLE: rows.with_columns(dsat_score="keyword", change=False),
     }
     found = {}
     for name, side in sides.items():
-        curve = precision_recall(side, thresholds.sat).select("recall", "precision")
-        found[name] = curve[:: -(-curve.height // _POINTS) or 1].rows()
+        curve = compute_precision_recall(side, thresholds.sat).select("recall", "precision")
+        found[name] = curve[:: -(-curve.height // _MAX_CURVE_POINTS) or 1].rows()
     return found

@@ -1,4 +1,4 @@
-"""What a teacher's labels took, and what its labels of all conversations would take. Knows no label."""
+"""Computes what a teacher's labels cost, and what its labels of all conversations would cost."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pydantic import BaseModel
 from drift_data.labels.tables import SAMPLE
 from drift_data.workspace import Manifest
 
-_UNASKED: Final = ("over_budget", "no_answer")  # why turns were dropped whose requests took nothing
+_UNASKED_REASONS: Final = ("over_budget", "no_answer")  # reasons of dropped turns that cost no request
 
 
-class Money(BaseModel):
-    """Requests and their price, in the currency of the recipe; the price is None where nobody has named one.
+class TeacherCost(BaseModel):
+    """Requests and their price in the currency of the recipe; a price is None if the recipe names no prices.
 
-    Requests that a checked answer made necessary again are counted, as they are paid.
+    A request sent again because its answer failed a check counts again, as it is paid again.
     """
 
-    conversations: int  # that the teacher was asked about
-    all_conversations: int
-    requests: int
-    price: float | None
-    all_requests: int  # for all conversations, by the share that was asked about
-    all_price: float | None
+    conversations: int  # conversations that the teacher was asked about
+    all_conversations: int  # conversations of the workspace
+    requests: int  # requests for `conversations`
+    price: float | None  # price of `requests`
+    all_requests: int  # requests for all conversations, extrapolated
+    all_price: float | None  # price of `all_requests`
 
     @property
     def saved_requests(self) -> int:
-        """Return the requests that nobody has to send when a student labels the rest."""
+        """Return the number of requests saved when the student labels the rest of the conversations."""
         return self.all_requests - self.requests
 
     @property
     def saved_price(self) -> float | None:
-        """Return their price."""
+        """Return the price of the saved requests."""
         return None if self.all_price is None or self.price is None else self.all_price - self.price
 
 
-def money(teacher: Manifest | None, conversations: int) -> Money | None:
-    """Return what a label table took, from its manifest; None for labels that took no request.
+def read_teacher_cost(teacher: Manifest | None, conversations: int) -> TeacherCost | None:
+    """Return what a label table cost; None for labels that took no request.
 
     Args:
-        teacher: of the label table.
-        conversations: in the workspace.
+        teacher: manifest of the label table; None: the labels are not a table.
+        conversations: number of conversations in the workspace.
     """
     requests = teacher.made_by.get("requests") if teacher is not None else None
     if teacher is None or not requests:
@@ -51,9 +51,9 @@ def money(teacher: Manifest | None, conversations: int) -> Money | None:
         return None
     price = teacher.made_by["price"]["now"] + teacher.made_by["price"]["before"]
     share = min(1.0, (teacher.options.get(SAMPLE) or conversations) / conversations)
-    unasked = sum(teacher.dropped.get(reason, 0) for reason in _UNASKED)
+    unasked = sum(teacher.dropped.get(reason, 0) for reason in _UNASKED_REASONS)
     asked = share * (1 - unasked / max(1, teacher.rows_in or 0))
-    return Money(
+    return TeacherCost(
         conversations=round(asked * conversations),
         all_conversations=conversations,
         requests=sent,

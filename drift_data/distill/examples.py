@@ -1,6 +1,6 @@
-"""A teacher's labels × conversations → turns to learn from and to measure on, joined by key. Trains nothing.
+"""Loads the turns to learn from and to measure on: a teacher's labelled turns, and our own written ones.
 
-Conversations are read in batches; of each turn only what the classifier reads is kept, and what the baselines say.
+Conversations are read in batches. Of each turn, memory holds only its features and the answers of the baselines.
 """
 
 from __future__ import annotations
@@ -28,77 +28,93 @@ from drift_data.labels.tables import KEYS
 from drift_data.schema import DSAT, MESSAGES, SAT, TableName
 from drift_data.workspace import Workspace
 
-_BATCH: Final = 500  # conversations
+_BATCH_CONVERSATIONS: Final = 500  # conversations read at once
 
 
 @dataclass(frozen=True)
-class Taught:
-    """The teacher's turns that are in the conversations."""
+class TaughtTurns:
+    """The teacher's turns that the workspace's conversations contain.
+
+    Attributes:
+        turns: features of the turns.
+        rows: one row a turn, in the same order. `gold_label` is the teacher's label, `item` the teacher's item;
+            `held_out` says that the turn is never learned from. The baselines' answers: `sat_score` (sum of the
+            strengths of SAT phrases), `keyword` (strength of the strongest DSAT phrase), `shipped` (probability of
+            DSAT by the classifier that ships) and `shipped_item`.
+    """
 
     turns: Turns
-    # One row a turn, in the same order: conversation_id, turn, gold_label (the teacher's), item, held_out, sat_score
-    # (phrases), keyword (strength of the strongest phrase of DSAT), shipped (probability), shipped_item
     rows: pl.DataFrame
 
-    def examples(self, chosen: pl.Series) -> Examples:
-        """Return the turns for which a flag is set."""
+    def select_examples(self, chosen: pl.Series) -> Examples:
+        """Return the chosen turns as training examples; `chosen` has one flag a turn."""
         at = np.flatnonzero(chosen.to_numpy())
         rows = self.rows[at]
         return Examples(self.turns.take(at), rows["gold_label"].to_list(), rows["item"].to_list())
 
 
-def held_out(conversation: str, one_in: int | None) -> bool:
-    """Say whether a conversation is never learned from: one in an odd number by its SHA-256, in an even by another."""
+def is_held_out(conversation: str, one_in: int | None) -> bool:
+    """Say whether a conversation is never learned from.
+
+    Args:
+        conversation: id.
+        one_in: one conversation in this many is held out; an odd number takes the order HOLD_OUT, an even one
+            HOLD_OUT_EVEN. None: no conversation is held out.
+    """
     return one_in is not None and is_one_in(conversation, HOLD_OUT if one_in % 2 else HOLD_OUT_EVEN, one_in)
 
 
-def taught(workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped: Model) -> Taught | None:
-    """Return the turns of a workspace that a teacher has labelled; None when there is none.
+def load_taught_turns(
+    workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped: Model
+) -> TaughtTurns | None:
+    """Return the feedback turns of a workspace that a teacher has labelled; None when there is none.
 
     Args:
         workspace: holds the conversations.
-        rows: `conversation_id`, `turn`, `label`, `item`, each key once.
-        one_in: of `held_out`.
-        shipped: what the shipped classifier says of them is kept beside.
+        rows: the teacher's `conversation_id`, `turn`, `label`, `item`, each turn once.
+        one_in: one conversation in this many is held out, see `is_held_out`.
+        shipped: classifier that ships, whose answers are a baseline.
     """
     cues, parts, frames = load_cues(), [], []
     wanted = pa.array(rows["conversation_id"].unique().to_list(), pa.string())
     total = workspace.require(TableName.CONVERSATIONS).rows_out
     with tqdm(total=total, desc="read turns", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
-        for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id", "messages"], _BATCH):
+        for batch in workspace.batches(
+            TableName.CONVERSATIONS, ["conversation_id", "messages"], _BATCH_CONVERSATIONS
+        ):
             inside = batch.filter(pc.is_in(batch["conversation_id"], value_set=wanted))
             if inside.num_rows:
-                turns, labelled = _labelled(read_turns(inside, cues), rows)
+                turns, labelled = _join_labels(read_turns(inside, cues), rows)
                 if len(turns):
-                    said = _said(turns, cues, shipped)
-                    frames.append(pl.concat([labelled, said], how="horizontal"))
-                    parts.append(_bare(turns))
+                    answers = _predict_with_baselines(turns, cues, shipped)
+                    frames.append(pl.concat([labelled, answers], how="horizontal"))
+                    parts.append(_drop_texts(turns))
             bar.update(batch.num_rows)
     if not parts:
         return None
     found = pl.concat(frames).rename({"label": "gold_label"})
     names = found["conversation_id"].unique()
-    kept_apart = pl.Series([held_out(name, one_in) for name in names], dtype=pl.Boolean)
-    apart = found["conversation_id"].replace_strict(names, kept_apart, return_dtype=pl.Boolean)
-    return Taught(join_turns(parts), found.with_columns(held_out=apart))
+    flags = pl.Series([is_held_out(name, one_in) for name in names], dtype=pl.Boolean)
+    held_out = found["conversation_id"].replace_strict(names, flags, return_dtype=pl.Boolean)
+    return TaughtTurns(join_turns(parts), found.with_columns(held_out=held_out))
 
 
 @dataclass(frozen=True)
-class Written:
-    """Our own turns, which know the phrases of many languages."""
+class WrittenTurns:
+    """Turns that we wrote ourselves, with the phrases of many languages."""
 
     examples: Examples
     conversations: int
     languages: int
-    digest: str
+    digest: str  # hash of the texts
 
 
-def written(rubric: Rubric, with_items: bool) -> Written:
+def load_written_turns(rubric: Rubric, with_items: bool) -> WrittenTurns:
     """Return our own written turns.
 
     Args:
-        rubric: knows their items.
-        with_items: keep the items; not beside a teacher who names others.
+        rubric: rubric whose items the turns are marked with.
+        with_items: whether to keep the items; a teacher with items of another rubric needs the turns without them.
     """
     corpus = read_corpus({f"{rubric.polarities[item.name]}:{item.name}" for item in rubric.items})
     table = pa.table(
@@ -116,28 +132,28 @@ def written(rubric: Rubric, with_items: bool) -> Written:
         schema={"conversation_id": pl.String, "turn": pl.Int32, "label": pl.String, "item": pl.String},
         orient="row",
     )
-    turns, rows = _labelled(read_turns(table.combine_chunks().to_batches()[0], load_cues()), marks)
-    return Written(
-        Examples(_bare(turns), rows["label"].to_list(), rows["item"].to_list()),
+    turns, rows = _join_labels(read_turns(table.combine_chunks().to_batches()[0], load_cues()), marks)
+    return WrittenTurns(
+        Examples(_drop_texts(turns), rows["label"].to_list(), rows["item"].to_list()),
         len(corpus),
         len({example.language for example in corpus}),
-        _digest(corpus),
+        _hash_corpus(corpus),
     )
 
 
-def _labelled(turns: Turns, rows: pl.DataFrame) -> tuple[Turns, pl.DataFrame]:
-    """Return the turns that have a label, and their keys, labels and items in the same order."""
+def _join_labels(turns: Turns, rows: pl.DataFrame) -> tuple[Turns, pl.DataFrame]:
+    """Return the turns that have a label, and their ids, labels and items in the same order."""
     found = turns.frame.select("at", *KEYS).join(rows, on=KEYS, how="inner", maintain_order="left")
     return turns.take(found["at"].to_numpy()), found.select(*KEYS, "label", "item")
 
 
-def _bare(turns: Turns) -> Turns:
-    """Return turns without their texts: only what they were read for is needed on."""
+def _drop_texts(turns: Turns) -> Turns:
+    """Return turns with their features only: the texts are not needed any more, and take memory."""
     return Turns(turns.frame.select("at", *KEYS), turns.numbers, turns.names, turns.grams)
 
 
-def _said(turns: Turns, cues: Cues, shipped: Model) -> pl.DataFrame:
-    """Return what phrases and the shipped classifier say of each turn."""
+def _predict_with_baselines(turns: Turns, cues: Cues, shipped: Model) -> pl.DataFrame:
+    """Return the answers of the phrase list and of the classifier that ships: see `TaughtTurns.rows`."""
     satisfied = cues.signs_in(turns.frame, SAT).group_by("at").agg(sat_score=pl.col("strength").sum())
     dissatisfied = cues.signs_in(turns.frame, DSAT).group_by("at").agg(keyword=pl.col("strength").max())
     phrases = (
@@ -149,15 +165,21 @@ def _said(turns: Turns, cues: Cues, shipped: Model) -> pl.DataFrame:
     return phrases.select(
         pl.col("sat_score", "keyword").fill_null(0).cast(pl.Float64),
         shipped=pl.Series(predicted.dsat, dtype=pl.Float64),
-        shipped_item=named(list(shipped.card.items), shipped.named(turns)),
+        shipped_item=name_items(list(shipped.card.items), shipped.named(turns)),
     )
 
 
-def named(items: Sequence[str], at: np.ndarray) -> pl.Series:
-    """Return the names of numbered items; nulls for a model that names none."""
+def name_items(items: Sequence[str], at: np.ndarray) -> pl.Series:
+    """Return the names of items that a model gives by number; nulls for a model that names no items.
+
+    Args:
+        items: names in the order of the model.
+        at: (turns,) numbers.
+    """
     names = [items[number] for number in at] if items else [None] * len(at)
     return pl.Series(names, dtype=pl.String)
 
 
-def _digest(corpus: Sequence[Example]) -> str:
+def _hash_corpus(corpus: Sequence[Example]) -> str:
+    """Return 12 hex digits that change with the texts or their marks."""
     return hashlib.sha256(repr(corpus).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The options of distillation."""
+"""Options of `make distill`: what the classifier learns from, and how it is measured."""
 
 from __future__ import annotations
 
@@ -8,14 +8,31 @@ from drift_data.judge.local.options import TrainOptions
 
 
 class Ceiling(BaseModel):
-    """How well those who made the labels agree among themselves: more cannot be learned from them."""
+    """How well those who made the labels agree among themselves: no classifier can be expected to agree better."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kappa_dsat: float = Field(le=1)
-    low: float | None = Field(None, le=1)  # ends of its 95 % interval
-    high: float | None = Field(None, le=1)
-    note: str  # who was compared, on what
+    kappa_dsat: float = Field(
+        le=1,
+        description="Cohen's κ between those who made the labels, DSAT against the other two labels.",
+        json_schema_extra={"source": "ours"},
+    )
+    low: float | None = Field(
+        None,
+        le=1,
+        description="Lower end of the 95 % interval of κ.",
+        json_schema_extra={"source": "ours"},
+    )
+    high: float | None = Field(
+        None,
+        le=1,
+        description="Upper end of the 95 % interval of κ.",
+        json_schema_extra={"source": "ours"},
+    )
+    note: str = Field(
+        description="Who was compared, and on which turns; the report shows the text.",
+        json_schema_extra={"source": "ours"},
+    )
 
 
 class DistillOptions(BaseModel):
@@ -23,13 +40,41 @@ class DistillOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    written: bool = True  # learn from our own written texts, too: the phrases of many languages
-    # One conversation in so many is never learned from, and the finished model is measured on them. Which ones depends
-    # on their ids alone: for an odd number those whose sha256 is divisible by it.
-    hold_out: int | None = Field(None, ge=2)
-    max_turns: int = Field(50_000, ge=1)  # of the teacher: about 30 KB of memory each
-    learning_curve: bool = False  # also train on a quarter and on half of the conversations
-    about: str | None = None  # what the labelled conversations are, for the classifier's card
-    ceiling: Ceiling | None = None
-    train: TrainOptions = TrainOptions()
-    seed: int = 0  # of the resamples
+    written: bool = Field(
+        True,
+        description="Whether to learn from our own written texts, too, which teach the phrases of many languages.",
+        json_schema_extra={"source": "ours"},
+    )
+    # An id's hash alone decides. For an odd number the held-out conversations are those whose SHA-256 is divisible by it.
+    hold_out: int | None = Field(
+        None,
+        ge=2,
+        description="One conversation in this many is never learned from, and the finished model is measured on these "
+        "conversations; null: none is held out.",
+        json_schema_extra={"source": "ours"},
+    )
+    max_turns: int = Field(
+        50_000,
+        ge=1,
+        description="Most turns of the teacher to read; each takes about 30 KB of memory.",
+        json_schema_extra={"source": "ours"},
+    )
+    learning_curve: bool = Field(
+        False,
+        description="Whether to train on a quarter and on half of the conversations, too, and report these classifiers.",
+        json_schema_extra={"source": "ours"},
+    )
+    about: str | None = Field(
+        None,
+        description="What the labelled conversations are; stands on the classifier's card.",
+        json_schema_extra={"source": "ours"},
+    )
+    ceiling: Ceiling | None = Field(
+        None,
+        description="How well those who made the labels agree among themselves, if that is known.",
+        json_schema_extra={"source": "ours"},
+    )
+    train: TrainOptions = Field(TrainOptions(), description="How the classifier is trained.")
+    seed: int = Field(
+        0, description="Random seed of the bootstrap resamples.", json_schema_extra={"source": "ours"}
+    )

@@ -1,4 +1,4 @@
-"""The report of a distillation as one HTML page. Knows how things look, not how they are counted."""
+"""Renders the report of a distillation as one HTML page."""
 
 from __future__ import annotations
 
@@ -8,52 +8,54 @@ from markupsafe import Markup
 
 from drift_data.calibrate.page import GOLD_METRIC_TITLES, format_estimate
 from drift_data.calibrate.summary import Comparison
-from drift_data.distill.cascade import GOOD, CascadeRow
-from drift_data.distill.comparisons import DISTILLED
-from drift_data.distill.student import APART, LEAST
-from drift_data.distill.summary import Distilled
+from drift_data.distill.cascade import RECOMMENDED_QUALITY, CascadeBand
+from drift_data.distill.comparisons import DISTILLED_TITLE
+from drift_data.distill.student import MIN_CONVERSATIONS, MIN_TURNS
+from drift_data.distill.summary import DistillReport
 from drift_data.html import charts
 from drift_data.html.environment import make_environment
 
-_SHARE = (0.0, 1.03)  # a curve at 1 is seen whole
-LEAST_OF_BIN = 10  # turns of a tenth of the scale that is drawn
-_FIGURES = {
+_UNIT_RANGE = (0.0, 1.03)  # range of an axis from 0 to 1; a line at 1 lies fully inside
+MIN_BIN_TURNS = 10  # least number of turns of a tenth of the probability scale for it to be drawn
+_METRIC_TITLES = {
     name: title for name, title in GOLD_METRIC_TITLES.items() if name not in ("accuracy", "macro_f1_present")
 }
 
 
-def render(result: Distilled) -> str:
+def render_distill_page(result: DistillReport) -> str:
     """Return the page."""
     pages = make_environment(600, "drift_data.distill")
-    pages.filters["interval"] = format_estimate
+    pages.filters["estimate"] = format_estimate
     return pages.get_template("distill.html.jinja").render(
         result=result,
-        titles=_FIGURES,
-        precision_recall=_precision_recall(result),
-        calibration=_calibration(result),
-        cascade=_cascade(result.cascade),
-        least_of_bin=LEAST_OF_BIN,
-        good=GOOD,
-        least=LEAST,
-        apart=APART,
+        titles=_METRIC_TITLES,
+        precision_recall=_draw_precision_recall(result),
+        calibration=_draw_calibration(result),
+        cascade=_draw_cascade(result.cascade),
+        min_bin_turns=MIN_BIN_TURNS,
+        recommended_quality=RECOMMENDED_QUALITY,
+        min_turns=MIN_TURNS,
+        min_conversations=MIN_CONVERSATIONS,
     )
 
 
-def _precision_recall(result: Distilled) -> Markup | None:
-    if len(result.curves[DISTILLED]) < 2:
+def _draw_precision_recall(result: DistillReport) -> Markup | None:
+    """Return precision over recall of DSAT, of the student and the baselines; None with fewer than two points."""
+    if len(result.curves[DISTILLED_TITLE]) < 2:
         return None
     here = (result.held_out or result.views)[0].figures
     summary = (
-        f"Precision of DSAT over its recall; {DISTILLED} at {result.choice.present.dsat:g}: "
-        f"{_said(here['precision_DSAT'].value)} and {_said(here['recall_DSAT'].value)}"
+        f"Precision of DSAT over its recall; {DISTILLED_TITLE} at {result.choice.present.dsat:g}: "
+        f"{_format_value(here['precision_DSAT'].value)} and {_format_value(here['recall_DSAT'].value)}"
     )
-    plot = charts.Plot("curve", summary, x_label="recall", y_range=_SHARE)
+    plot = charts.Plot("curve", summary, x_label="recall", y_range=_UNIT_RANGE)
     return charts.draw_lines(plot, {who: sorted(curve) for who, curve in result.curves.items() if curve})
 
 
-def _calibration(result: Distilled) -> Markup | None:
+def _draw_calibration(result: DistillReport) -> Markup | None:
+    """Return the observed over the predicted share of DSAT; None with fewer than two points."""
     points = [
-        (found.predicted, found.observed) for found in result.calibration if found.turns >= LEAST_OF_BIN
+        (found.predicted, found.observed) for found in result.calibration if found.turns >= MIN_BIN_TURNS
     ]
     if len(points) < 2:
         return None
@@ -64,29 +66,34 @@ def _calibration(result: Distilled) -> Markup | None:
     return charts.draw_lines(plot, {"share that is DSAT": points, "if exact": [(0, 0), (1, 1)]})
 
 
-def _cascade(bands: Sequence[CascadeRow]) -> list[tuple[str, Markup]]:
-    """Return charts over the share of requests: precision and recall, then κ."""
+def _draw_cascade(bands: Sequence[CascadeBand]) -> list[tuple[str, Markup]]:
+    """Return (title, chart over the share of requests): precision and recall against each side, then κ."""
     sides = {"teacher": [band.teacher for band in bands]}
     if gold := [band.gold for band in bands if band.gold is not None]:
         sides["gold"] = gold
     found = []
     for side, views in sides.items():
-        curves = {title: _over_requests(bands, views, f"{title}_DSAT") for title in ("precision", "recall")}
+        curves = {
+            title: _pair_with_requests(bands, views, f"{title}_DSAT") for title in ("precision", "recall")
+        }
         found.append(
             (
                 f"DSAT against {'the teacher' if side == 'teacher' else side}",
-                _chart(f"cascade-{side}", curves),
+                _draw_chart(f"cascade-{side}", curves),
             )
         )
     curves = {
-        f"κ against {side}": _over_requests(bands, views, "kappa_dsat") for side, views in sides.items()
+        f"κ against {side}": _pair_with_requests(bands, views, "kappa_dsat") for side, views in sides.items()
     }
-    found.append(("κ, DSAT or not", _chart("cascade-kappa", curves)))
+    found.append(("κ, DSAT or not", _draw_chart("cascade-kappa", curves)))
     return found
 
 
-def _over_requests(bands: Sequence[CascadeRow], views: Sequence[Comparison], figure: str) -> charts.Curve:
-    values = [view.figures[figure].value for view in views]
+def _pair_with_requests(
+    bands: Sequence[CascadeBand], views: Sequence[Comparison], metric: str
+) -> charts.Curve:
+    """Return (share of requests in percent, value of a metric) of the bands that have the metric."""
+    values = [view.figures[metric].value for view in views]
     return [
         (100 * band.share_requests, value)
         for band, value in zip(bands, values, strict=True)
@@ -94,16 +101,16 @@ def _over_requests(bands: Sequence[CascadeRow], views: Sequence[Comparison], fig
     ]
 
 
-def _chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
+def _draw_chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
     ends = [
         f"{title} from {curve[0][1]:.2f} to {curve[-1][1]:.2f}" for title, curve in curves.items() if curve
     ]
     summary = f"Over the share of requests, in percent: {', '.join(ends)}"
     return charts.draw_lines(
-        charts.Plot(name, summary, x_label="requests, % of all", y_range=_SHARE),
+        charts.Plot(name, summary, x_label="requests, % of all", y_range=_UNIT_RANGE),
         {k: v for k, v in curves.items() if v},
     )
 
 
-def _said(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"

@@ -1,6 +1,6 @@
-"""The distill stage: a teacher's labels × conversations → a classifier for the local judge, with its report.
+"""Runs `make distill`: trains a classifier for the local judge from a teacher's labels, and reports on it.
 
-Everything reported is of models that have not seen the conversation. Nobody is asked anything.
+Every reported answer to a turn comes from a model that has not seen the turn's conversation. The stage asks no judge.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import polars as pl
 
 from drift_data.calibrate.options import ThresholdOptions
 from drift_data.calibrate.summary import Comparison
-from drift_data.calibrate.thresholds import render_thresholds
+from drift_data.calibrate.thresholds import THRESHOLDS_FILE, render_thresholds
 from drift_data.calibrate.training_overlap import WARNING_PREFIX
 from drift_data.chats.order import HOLD_OUT_EVEN, LEARNING_CURVE, TEACHER_CAP
-from drift_data.distill.examples import Taught, taught, written
-from drift_data.distill.measure import OVER_CAP, UNKNOWN, answered, measured
+from drift_data.distill.examples import TaughtTurns, load_taught_turns, load_written_turns
+from drift_data.distill.measure import NOT_FOUND_REASON, OVER_CAP_REASON, add_predictions, measure_student
 from drift_data.distill.options import DistillOptions
-from drift_data.distill.page import render
-from drift_data.distill.student import fit, with_quality
-from drift_data.distill.task import Assignment
-from drift_data.distill.teacher import Teacher, capped, read_teacher, read_truth, short_name
+from drift_data.distill.page import render_distill_page
+from drift_data.distill.student import add_quality, train_student
+from drift_data.distill.task import DistillTask
+from drift_data.distill.teacher import Teacher, cap_turns, choose_default_name, read_teacher, read_truth
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import VERSION
@@ -35,12 +35,13 @@ from drift_data.labels.tables import KEYS
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS, TableName
 from drift_data.workspace import Output, UserError, Workspace
 
-STAGE: Final = "distill"
-REPORT, RESULT, THRESHOLDS = "report.html", "distill.json", "thresholds.yaml"
-_CARD: Final = ("precision_DSAT", "recall_DSAT", "f1_DSAT", "kappa_dsat", "kappa", "macro_f1")
+DISTILL_STAGE: Final = "distill"
+DISTILL_PAGE_FILE, DISTILL_FILE = "report.html", "distill.json"
+# Metrics that the classifier's card shows.
+_CARD_METRICS: Final = ("precision_DSAT", "recall_DSAT", "f1_DSAT", "kappa_dsat", "kappa", "macro_f1")
 
 
-def distill(
+def distill_labels(
     workspace: Workspace,
     labels: str | None,
     gold: str | None,
@@ -49,24 +50,24 @@ def distill(
     choosing: ThresholdOptions,
     options: DistillOptions,
 ) -> str:
-    """Train a classifier from a teacher's labels and report what it is worth.
+    """Train a classifier from a teacher's labels, and report how good it is.
 
     Args:
         workspace: holds `conversations` and the labels.
         labels: the teacher's table as typed, such as "openai-sample".
-        gold: a file or table of labelled turns: the teacher, when no labels are given; else the labels to
-            believe, against which the cascade is measured, too.
-        name: of the classifier; by default the teacher's.
-        thresholds: of the recipe.
-        choosing: what makes one threshold better than another.
-        options: how.
+        gold: a file or table of labelled turns. Without `labels` it is the teacher; beside `labels` it holds the
+            labels to believe, against which the cascade is measured, too.
+        name: name of the classifier; by default the teacher's.
+        thresholds: thresholds of the recipe.
+        choosing: when one threshold is better than another.
+        options: what to learn from, and how to measure.
 
     Returns:
         The folder of the workspace with `model.npz`, `report.html`, `distill.json`, `thresholds.yaml` and the
         table of predictions.
 
     Raises:
-        UserError: there are no such labels, or too few.
+        UserError: there are no such labels, or too few of them.
     """
     teacher = read_teacher(workspace, labels, gold)
     truth = read_truth(workspace, gold) if labels is not None and gold is not None else None
@@ -74,40 +75,42 @@ def distill(
         raise UserError(f"GOLD={gold} is the teacher itself. Leave it out, or give other labels.")
     rubric, shipped = load_rubric(), load_model()
     other_items = tuple(sorted({*teacher.rows["item"].drop_nulls()} - {*rubric.polarities}))
-    own = written(rubric, not other_items) if options.written else None
-    name = name or short_name(teacher)
-    task = Assignment(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
+    own = load_written_turns(rubric, not other_items) if options.written else None
+    name = name or choose_default_name(teacher)
+    task = DistillTask(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
     folder = f"{DISTILLED}/{name}"
 
     def build(outputs: Mapping[str, Output]) -> None:
         out = outputs[folder]
-        rows = capped(teacher.rows, options.max_turns)
+        rows = cap_turns(teacher.rows, options.max_turns)
         if rows.height < teacher.rows.height:
             print(
                 f"distill: of {teacher.rows.height:,} turns of {teacher.name} only {rows.height:,} are read, by the "
                 f"hash of their conversations: distill.max_turns={options.max_turns}",
                 file=sys.stderr,
             )
-        found = taught(workspace, rows, options.hold_out, shipped)
-        if found is None:
+        turns = load_taught_turns(workspace, rows, options.hold_out, shipped)
+        if turns is None:
             raise UserError(
                 f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: it begins with "
                 f"{teacher.rows.select(KEYS).head(1).rows()}. Were these labels made for other conversations?"
             )
-        student = fit(name, found, own.examples if own else None, options, _data(workspace, task, found))
-        answers = answered(task, student.rows)
-        left_out = list(_left_out(teacher.rows, rows, answers))
+        student = train_student(
+            name, turns, own.examples if own else None, options, _describe_data(workspace, task, turns)
+        )
+        answers = add_predictions(student.rows, thresholds, rubric.change_items, truth)
+        left_out = list(_iter_left_out(teacher.rows, rows, answers))
         reasons = Counter(row["reason"] for row in left_out)
         conversations = workspace.require(TableName.CONVERSATIONS).rows_out
-        result = measured(task, student, answers, dict(reasons), conversations)
-        quality = {"measured": "out of fold, on the teacher's turns", **_figures(result.views[0])}
+        result = measure_student(task, student, answers, dict(reasons), conversations)
+        quality = {"measured": "out of fold, on the teacher's turns", **_list_card_metrics(result.views[0])}
         if result.held_out:
-            quality["held_out"] = _figures(result.held_out[0])
-        with_quality(student.model, quality).save(out.folder / MODEL_FILE)
-        (out.folder / REPORT).write_text(render(result), encoding="utf-8")
-        (out.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            quality["held_out"] = _list_card_metrics(result.held_out[0])
+        add_quality(student.model, quality).save(out.folder / MODEL_FILE)
+        (out.folder / DISTILL_PAGE_FILE).write_text(render_distill_page(result), encoding="utf-8")
+        (out.folder / DISTILL_FILE).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         why = f"Thresholds for local:{name}, chosen by `make distill` on {teacher.name}."
-        (out.folder / THRESHOLDS).write_text(render_thresholds(result.choice, why), encoding="utf-8")
+        (out.folder / THRESHOLDS_FILE).write_text(render_thresholds(result.choice, why), encoding="utf-8")
         out.rows_in = teacher.rows.height
         out.table(PREDICTIONS).write(
             answers.select(
@@ -130,10 +133,10 @@ def distill(
         "shipped": shipped.hash,
     }
     made = workspace.run(
-        STAGE,
+        DISTILL_STAGE,
         [folder],
         build,
-        options=known | ({"orders": orders} if (orders := _orders(teacher, options)) else {}),
+        options=known | ({"orders": orders} if (orders := _list_orders(teacher, options)) else {}),
         earlier_options=known,
         inputs=list(
             dict.fromkeys([TableName.CONVERSATIONS, *teacher.inputs, *(truth.inputs if truth else ())])
@@ -141,12 +144,12 @@ def distill(
         files={**teacher.files, **(truth.files if truth else {})},
     )
     if not made:
-        _warn_of_earlier(workspace, folder, teacher, options)
+        _warn_of_earlier_version(workspace, folder, teacher, options)
     return folder
 
 
-def _orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
-    """Return option → salt of the order in which it chooses; only of those that choose something."""
+def _list_orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
+    """Return option → salt of the order in which the option chooses; only options that choose something."""
     chooses = {
         "max_turns": (teacher.rows.height > options.max_turns, TEACHER_CAP),
         "learning_curve": (options.learning_curve, LEARNING_CURVE),
@@ -155,11 +158,13 @@ def _orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
     return {option: purpose.salt for option, (choosing, purpose) in chooses.items() if choosing}
 
 
-def _warn_of_earlier(workspace: Workspace, folder: str, teacher: Teacher, options: DistillOptions) -> None:
-    """Say of a finished classifier what an earlier version of this toolkit made differently."""
+def _warn_of_earlier_version(
+    workspace: Workspace, folder: str, teacher: Teacher, options: DistillOptions
+) -> None:
+    """Print how an earlier version of this toolkit made a finished classifier otherwise than this one would."""
     made = workspace.require(folder)
-    earlier = _orders(teacher, options).keys() if "orders" not in made.options else ()
-    said = json.loads((workspace.path(folder) / RESULT).read_bytes())["notes"]
+    earlier = _list_orders(teacher, options).keys() if "orders" not in made.options else ()
+    said = json.loads((workspace.path(folder) / DISTILL_FILE).read_bytes())["notes"]
     warnings = [note for note in teacher.notes if note.startswith(WARNING_PREFIX) and note not in said]
     if "max_turns" in earlier:
         warnings.append(
@@ -174,12 +179,12 @@ def _warn_of_earlier(workspace: Workspace, folder: str, teacher: Teacher, option
     if earlier and warnings:
         warnings.append(f"{folder} is kept. To distil it anew, delete it in the workspace.")
     for warning in warnings:
-        print(f"{STAGE}: {warning}", file=sys.stderr)
+        print(f"{DISTILL_STAGE}: {warning}", file=sys.stderr)
 
 
-def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, Any]:
-    """Return what the model's card says of the turns it was made from."""
-    learned = found.rows.filter(~pl.col("held_out"))
+def _describe_data(workspace: Workspace, task: DistillTask, turns: TaughtTurns) -> dict[str, Any]:
+    """Return what the model's card says about the turns it was trained on."""
+    learned = turns.rows.filter(~pl.col("held_out"))
     own, options = task.written, task.options
     return {
         "about": options.about,
@@ -190,7 +195,7 @@ def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, An
         "learned_from": sorted(map(fingerprint, learned["conversation_id"].unique())),
         "labels": {label: int((learned["gold_label"] == label).sum()) for label in LABELS},
         "hold_out": options.hold_out,
-        "held_out": found.rows.height - learned.height,
+        "held_out": turns.rows.height - learned.height,
         "written": {
             "turns": len(own.examples),
             "conversations": own.conversations,
@@ -209,14 +214,23 @@ def _data(workspace: Workspace, task: Assignment, found: Taught) -> dict[str, An
     }
 
 
-def _figures(measured: Comparison) -> dict[str, Any]:
-    found = {name: measured.figures[name].model_dump() for name in _CARD}
+def _list_card_metrics(measured: Comparison) -> dict[str, Any]:
+    """Return what the classifier's card shows of a comparison."""
+    found = {name: measured.figures[name].model_dump() for name in _CARD_METRICS}
     return {"turns": measured.turns, "conversations": measured.conversations, **found}
 
 
-def _left_out(every: pl.DataFrame, read: pl.DataFrame, known: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield the teacher's turns that are not among the known, with the reason."""
-    over, missing = every.join(read, on=KEYS, how="anti"), read.join(known, on=KEYS, how="anti")
-    for rows, reason in ((over, OVER_CAP), (missing, UNKNOWN)):
+def _iter_left_out(
+    every: pl.DataFrame, read: pl.DataFrame, answered: pl.DataFrame
+) -> Iterator[dict[str, Any]]:
+    """Yield the teacher's turns that the classifier does not answer, with the reason.
+
+    Args:
+        every: the teacher's turns.
+        read: those that `distill.max_turns` allows.
+        answered: those that are feedback turns of the conversations.
+    """
+    over, missing = every.join(read, on=KEYS, how="anti"), read.join(answered, on=KEYS, how="anti")
+    for rows, reason in ((over, OVER_CAP_REASON), (missing, NOT_FOUND_REASON)):
         for conversation, turn, label in rows.select(*KEYS, "label").iter_rows():
             yield {"conversation_id": conversation, "turn": turn, "reason": reason, "detail": label}

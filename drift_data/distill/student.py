@@ -1,4 +1,4 @@
-"""Trains the classifier, and says what models that have not seen a turn's conversation make of it. Writes nothing."""
+"""Trains the classifier, and predicts every turn of the teacher by a model that has not seen its conversation."""
 
 from __future__ import annotations
 
@@ -12,114 +12,132 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from drift_data.chats.order import LEARNING_CURVE, rank
-from drift_data.distill.examples import Taught, named
+from drift_data.distill.examples import TaughtTurns, name_items
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.local.model import Model
 from drift_data.judge.local.train import Examples, Fitted, steps, train
 from drift_data.schema import DSAT
 from drift_data.workspace import UserError
 
-LEAST: Final = 20  # turns that are DSAT, and turns that are not
-APART: Final = 10  # conversations that each of the two must come from
-PARTS: Final = (0.25, 0.5)  # of the conversations, for the learning curve
+MIN_TURNS: Final = 20  # least number of DSAT turns to learn from, and of turns that are not DSAT
+MIN_CONVERSATIONS: Final = 10  # least number of conversations that either kind of turns comes from
+LEARNING_CURVE_SHARES: Final = (0.25, 0.5)  # shares of the conversations that the learning curve trains on
 
 
 @dataclass(frozen=True)
 class Student:
-    """A trained classifier and its answers to the teacher's turns."""
+    """A trained classifier, and its answers to the teacher's turns.
+
+    Attributes:
+        model: the classifier, trained on every turn that is not held out.
+        rows: rows of `TaughtTurns` with `probability` (of DSAT) and `guessed` (the item that the model names). Turns
+            learned from are answered by a model of the cross-validation that has not seen their conversation.
+        parts: the learning curve: share of the conversations → the same table from a model trained on that share only;
+            None if the share has too few turns.
+    """
 
     model: Model
-    rows: pl.DataFrame  # of `Taught`, in order, with `probability` and `guessed` (an item)
-    parts: Mapping[
-        float, pl.DataFrame | None
-    ]  # share of the conversations → the same of a model of these alone
+    rows: pl.DataFrame
+    parts: Mapping[float, pl.DataFrame | None]
 
 
-def fit(
-    name: str, found: Taught, written: Examples | None, options: DistillOptions, data: Mapping[str, Any]
+def train_student(
+    name: str,
+    taught: TaughtTurns,
+    written: Examples | None,
+    options: DistillOptions,
+    data: Mapping[str, Any],
 ) -> Student:
-    """Train on the turns that are not held out.
+    """Train a classifier on the turns that are not held out, and predict all of them.
 
     Args:
-        name: of the classifier.
-        found: the teacher's turns.
-        written: our own turns beside them.
-        options: how.
-        data: where the turns are from, for the model's card.
+        name: name of the classifier.
+        taught: the teacher's turns.
+        written: our own turns to learn from beside them.
+        options: what to train, and how.
+        data: where the turns come from, for the model's card.
 
     Raises:
         UserError: there are too few turns to learn from.
     """
-    learned = ~found.rows["held_out"]
-    check_enough(found.rows.filter(learned))
-    shares = PARTS if options.learning_curve else ()
-    apart = found.examples(~learned)
+    learned = ~taught.rows["held_out"]
+    check_enough(taught.rows.filter(learned))
+    shares = LEARNING_CURVE_SHARES if options.learning_curve else ()
+    held_out = taught.select_examples(~learned)
 
-    def answers(fitted: Fitted, chosen: pl.Series) -> pl.DataFrame:
-        predicted = fitted.model.predict(apart.turns)
-        unseen = found.rows.filter(~learned).with_columns(
+    def predict(fitted: Fitted, chosen: pl.Series) -> pl.DataFrame:
+        """Return the turns a model was trained on, predicted out of fold, and then all held-out turns."""
+        predicted = fitted.model.predict(held_out.turns)
+        unseen = taught.rows.filter(~learned).with_columns(
             probability=pl.Series(predicted.dsat, dtype=pl.Float64),
-            guessed=named(list(fitted.model.card.items), fitted.model.named(apart.turns)),
+            guessed=name_items(list(fitted.model.card.items), fitted.model.named(held_out.turns)),
         )
-        return pl.concat([_answered(found.rows.filter(chosen), fitted), unseen])
+        return pl.concat([_add_out_of_fold(taught.rows.filter(chosen), fitted), unseen])
 
     with tqdm(total=steps() * (1 + len(shares)), desc=f"distill {name}", unit=" fit", file=sys.stderr) as bar:
 
         def step() -> None:
             bar.update()
 
-        def part(chosen: pl.Series) -> Fitted:
-            with threadpool_limits(
-                1
-            ):  # sums in another order grow other trees: 1 % of the labels moved with two
-                return train(f"local:{name}", found.examples(chosen), written, options.train, data, step)
+        def fit(chosen: pl.Series) -> Fitted:
+            # With two threads, sums are taken in another order and other trees grow: 1 % of the labels changed.
+            with threadpool_limits(1):
+                return train(
+                    f"local:{name}", taught.select_examples(chosen), written, options.train, data, step
+                )
 
         try:
-            whole = part(learned)
+            whole = fit(learned)
         except ValueError as error:
             raise UserError(f"There are too few turns to learn from: {error}") from error
         parts: dict[float, pl.DataFrame | None] = {}
         for share in shares:
-            chosen = learned & first_part(found.rows["conversation_id"], share)
+            chosen = learned & is_in_first_part(taught.rows["conversation_id"], share)
             try:
-                check_enough(found.rows.filter(chosen))
-                parts[share] = answers(part(chosen), chosen)
+                check_enough(taught.rows.filter(chosen))
+                parts[share] = predict(fit(chosen), chosen)
             except (UserError, ValueError):
                 parts[share] = None
                 bar.update(steps())
-    return Student(whole.model, answers(whole, learned), parts)
+    return Student(whole.model, predict(whole, learned), parts)
 
 
 def check_enough(rows: pl.DataFrame) -> None:
-    """Raise unless there are enough turns of both kinds.
+    """Check that there are enough DSAT turns and enough other turns to learn from.
 
     Raises:
-        UserError: says what is there and what is needed.
+        UserError: there are not; the message says how many there are and how many are needed.
     """
     sides = [rows.filter((pl.col("gold_label") == DSAT) == kind) for kind in (True, False)]
     counts = [(side.height, side["conversation_id"].n_unique()) for side in sides]
-    if any(turns < LEAST or conversations < APART for turns, conversations in counts):
+    if any(turns < MIN_TURNS or conversations < MIN_CONVERSATIONS for turns, conversations in counts):
         (dsat, in_dsat), (rest, in_rest) = counts
         raise UserError(
             f"Too few labels to learn from: {dsat:,} DSAT turns in {in_dsat:,} conversations and {rest:,} others in "
-            f"{in_rest:,}. It takes {LEAST} of each, in {APART} conversations; a useful classifier takes hundreds. "
+            f"{in_rest:,}. It takes {MIN_TURNS} of each, in {MIN_CONVERSATIONS} conversations; a useful classifier takes hundreds. "
             "Label more (SAMPLE=), or take the shipped classifier as it is."
         )
 
 
-def with_quality(model: Model, quality: Mapping[str, Any]) -> Model:
-    """Return the model with figures on its card."""
+def add_quality(model: Model, quality: Mapping[str, Any]) -> Model:
+    """Return the model with the metrics of its measurement on its card."""
     return replace(model, card=model.card.model_copy(update={"quality": dict(quality)}))
 
 
-def _answered(rows: pl.DataFrame, fitted: Fitted) -> pl.DataFrame:
+def _add_out_of_fold(rows: pl.DataFrame, fitted: Fitted) -> pl.DataFrame:
+    """Return the rows a model was trained on, with the answers of its cross-validation."""
     return rows.with_columns(
         probability=pl.Series(fitted.out_of_fold, dtype=pl.Float64),
         guessed=pl.Series(fitted.guessed, dtype=pl.String),
     )
 
 
-def first_part(conversations: pl.Series, share: float) -> pl.Series:
-    """Say of each turn whether its conversation is in the first part of them, in the order of LEARNING_CURVE."""
+def is_in_first_part(conversations: pl.Series, share: float) -> pl.Series:
+    """Say of each turn whether its conversation is among the first in the order of LEARNING_CURVE.
+
+    Args:
+        conversations: (turns,) ids.
+        share: share of the distinct conversations that counts as the first part.
+    """
     names = sorted(conversations.unique(), key=lambda name: rank(name, LEARNING_CURVE))
     return conversations.is_in(names[: round(share * len(names))])

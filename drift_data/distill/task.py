@@ -1,11 +1,11 @@
-"""What is to be distilled, and how: read once, at the beginning of the stage."""
+"""What to distil, and how: read once when the stage begins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from drift_data.calibrate.options import ThresholdOptions
-from drift_data.distill.examples import Written
+from drift_data.distill.examples import WrittenTurns
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.teacher import Teacher
 from drift_data.judge.label_rule import Thresholds
@@ -14,16 +14,18 @@ from drift_data.judge.rubric import Rubric
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """All that determines a distillation apart from the conversations."""
+class DistillTask:
+    """Everything that determines a distillation, apart from the conversations."""
 
-    name: str
+    name: str  # name of the new classifier
     teacher: Teacher
-    truth: Teacher | None  # labels to believe beside the teacher's
-    written: Written | None
-    other_items: tuple[str, ...]  # that the teacher names and the shipped rubric does not know
-    thresholds: Thresholds
-    choosing: ThresholdOptions
+    truth: (
+        Teacher | None
+    )  # labels to believe rather than the teacher's; the cascade is measured against them, too
+    written: WrittenTurns | None  # our own turns to learn from beside the teacher's
+    other_items: tuple[str, ...]  # items that the teacher names and the shipped rubric does not have
+    thresholds: Thresholds  # thresholds of the recipe
+    choosing: ThresholdOptions  # when one threshold is better than another
     options: DistillOptions
-    rubric: Rubric
-    shipped: Model
+    rubric: Rubric  # rubric that ships
+    shipped: Model  # classifier that ships, a baseline

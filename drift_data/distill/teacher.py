@@ -1,4 +1,4 @@
-"""Who teaches: a label table or a file of labelled turns, as keys, labels and main items. Reads no conversation."""
+"""Reads the labels to learn from: a label table or a file of labelled turns."""
 
 from __future__ import annotations
 
@@ -24,28 +24,33 @@ from drift_data.labels.tables import (
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 
-SEVERAL: Final = "the hash stands for several conversations"
-_OWN: Final = "local:"  # how the local judge's name begins
+AMBIGUOUS_REASON: Final = "the hash stands for several conversations"
+_LOCAL_JUDGE: Final = "local:"  # first letters of the local judge's name
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Labelled turns, each key once."""
+    """Labelled turns to learn from, each turn once."""
 
-    name: str  # of the table or file
-    judge: str
-    rows: pl.DataFrame  # conversation_id, turn, label, item: the strongest sign of a DSAT turn
-    manifest: Manifest | None = None  # of the table, if it is one
-    inputs: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    name: str  # folder of the label table, or file name
+    judge: str  # who made the labels
+    rows: pl.DataFrame  # conversation_id, turn, label, item (the strongest DSAT item of the turn, or null)
+    manifest: Manifest | None = None  # manifest of the label table, if the labels are one
+    inputs: tuple[str, ...] = ()  # the label table, if the labels are one: an input of the stage
+    files: Mapping[str, str] = field(default_factory=dict)  # file name → digest, if the labels are a file
+    notes: tuple[str, ...] = ()  # what whoever reads a figure on these labels must know
 
 
 def read_teacher(workspace: Workspace, labels: str | None, gold: str | None) -> Teacher:
-    """Return the labels to learn from: those of a table as typed ("openai-sample", "human:ann"), else of a file.
+    """Return the labels to learn from.
+
+    Args:
+        workspace: holds the label tables.
+        labels: label table as typed, such as "openai-sample" or "human:ann".
+        gold: file or table of labelled turns; read only when `labels` is None.
 
     Raises:
-        UserError: neither is given or there, or the labels are the local judge's own.
+        UserError: neither is given, there is no such table or file, or the local judge made the labels itself.
     """
     if labels is None and gold is None:
         raise UserError(
@@ -54,30 +59,41 @@ def read_teacher(workspace: Workspace, labels: str | None, gold: str | None) -> 
     if labels is None:
         assert gold is not None
         return read_truth(workspace, gold)
-    return _table(workspace, labels_chosen(workspace, labels))
+    return _read_table(workspace, labels_chosen(workspace, labels))
 
 
 def read_truth(workspace: Workspace, gold: str) -> Teacher:
-    """Return labelled turns of a file, or of a table, as `make calibrate` reads them."""
+    """Return the labelled turns of a file or table, as `make calibrate` reads them.
+
+    Raises:
+        UserError: there is no such file or table, or it does not hold labelled turns.
+    """
     found = read_gold(workspace, gold)
     if found.inputs:
-        return _table(workspace, found.name)
+        return _read_table(workspace, found.name)
     several = find_ambiguous_hashes(workspace, found)
     rows = found.rows.filter(~pl.col("conversation_id").is_in(several))
-    notes = (f"{found.rows.height - rows.height:,} turns are left out: {SEVERAL}.",) if several else ()
+    notes = (
+        (f"{found.rows.height - rows.height:,} turns are left out: {AMBIGUOUS_REASON}.",) if several else ()
+    )
     return Teacher(
         found.name, f"file:{found.name}", rows.select(*KEYS, "label", "item"), files=found.files, notes=notes
     )
 
 
-def short_name(teacher: Teacher) -> str:
-    """Return what a model is called that nobody has named: as its teacher, the ending of a sample left out."""
+def choose_default_name(teacher: Teacher) -> str:
+    """Return the default classifier name: the teacher's table name without `-sample`, or its file name."""
     bare = teacher.name.removeprefix("labels/").removesuffix(f"-{SAMPLE}").rsplit(".", 1)[0]
     return re.sub(r"[^\w.-]+", "-", bare).strip("-.")[:40] or "gold"
 
 
-def capped(rows: pl.DataFrame, most: int) -> pl.DataFrame:
-    """Return the turns of whole conversations, in the order of TEACHER_CAP, up to a number of turns."""
+def cap_turns(rows: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Return the turns of the first conversations in the order of TEACHER_CAP.
+
+    Args:
+        rows: turns of the teacher.
+        most: number of turns to return at most; a conversation is kept whole or not at all.
+    """
     sizes = rows.group_by("conversation_id").len("turns")
     order = [rank(name, TEACHER_CAP) for name in sizes["conversation_id"]]
     sizes = sizes.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order")
@@ -85,10 +101,15 @@ def capped(rows: pl.DataFrame, most: int) -> pl.DataFrame:
     return rows.filter(pl.col("conversation_id").is_in(kept.implode()))
 
 
-def _table(workspace: Workspace, table: str) -> Teacher:
+def _read_table(workspace: Workspace, table: str) -> Teacher:
+    """Return the labels of a table.
+
+    Raises:
+        UserError: there is no such table, or the local judge made it.
+    """
     manifest = workspace.require(table)
     judge = str(manifest.options.get("judge") or table.removeprefix("labels/"))
-    if judge.startswith(_OWN):
+    if judge.startswith(_LOCAL_JUDGE):
         raise UserError(
             f"{table} was made by the local judge itself ({judge}): there is nothing to learn from it. Name the labels "
             f"of a language model or of a person. There are: {label_tables(workspace)}."

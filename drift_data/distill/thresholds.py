@@ -1,6 +1,6 @@
-"""Which threshold of `dsat_score` gives which precision and recall, and which one to take. Knows no model.
+"""Chooses the threshold of `dsat_score`, and finds the precision and recall of every other threshold.
 
-Precision comes first, as in calibration and with its options: a false DSAT trains the model away from a good reply.
+Precision comes first, as in `make calibrate` and by its options: a false DSAT trains the model away from a good reply.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ from drift_data.calibrate.thresholds import ThresholdChoice, ThresholdPoint, dec
 from drift_data.judge.label_rule import Thresholds
 from drift_data.schema import DSAT
 
-TARGETS: Final = (0.6, 0.7, 0.8, 0.9)  # precision
-_LEAST: Final = 10  # turns that must be called DSAT before a precision is more than luck
-_POINTS: Final = 200  # of the curve that are kept
+TARGET_PRECISIONS: Final = (0.6, 0.7, 0.8, 0.9)  # precisions for which the report names a threshold
+_MIN_DSAT_TURNS: Final = 10  # turns that a threshold must call DSAT before its precision is more than luck
+_MAX_CURVE_POINTS: Final = 200  # points of the curve that the report keeps
 
 
-class Operating(BaseModel):
-    """The threshold that reaches a precision with the most recall; None where none does."""
+class OperatingPoint(BaseModel):
+    """The threshold that reaches a precision with the most recall; None where no threshold does."""
 
-    target: float
+    target: float  # precision to reach
     threshold: float | None
-    given: int
+    given: int  # turns that the threshold calls DSAT
     precision: Estimate | None
     recall: Estimate | None
 
 
-def precision_recall(rows: pl.DataFrame, sat: float) -> pl.DataFrame:
-    """Return for every distinct score, from high to low: `threshold`, `given`, `right`, `precision`, `recall`.
+def compute_precision_recall(rows: pl.DataFrame, sat: float) -> pl.DataFrame:
+    """Return a table of every DSAT threshold that the scores can tell apart.
 
     Args:
         rows: `sat_score`, `dsat_score`, `change`, `gold_label`.
-        sat: threshold of `sat_score`. A turn with both sides strong is DSAT only where it asks for a change.
+        sat: threshold of `sat_score`. A turn that reaches both thresholds is DSAT only if it asks for a change.
+
+    Returns:
+        `threshold` (from high to low), `given` (turns called DSAT), `right`, `precision`, `recall`.
     """
     true = int((rows["gold_label"] == DSAT).sum())
     counted = (
@@ -55,22 +58,23 @@ def precision_recall(rows: pl.DataFrame, sat: float) -> pl.DataFrame:
     )
 
 
-def operating(
+def choose_dsat_threshold(
     rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions, seed: int
 ) -> ThresholdChoice:
-    """Return the threshold of DSAT with the highest F-score, and the curve; the one of SAT stays.
+    """Return the DSAT threshold with the highest F-score, and its curve; the SAT threshold stays.
 
-    It moves only where that is better beyond chance, and keeps to `min_precision` where one is asked for.
+    The DSAT threshold moves only if that is better beyond chance, and only to one that reaches `min_precision` if that
+    is set.
 
     Args:
-        rows: as for `precision_recall`, with `conversation_id`.
-        present: the thresholds of the recipe.
-        options: what counts as better.
-        seed: of the resamples.
+        rows: as for `compute_precision_recall`, with `conversation_id`.
+        present: thresholds of the recipe.
+        options: when one threshold is better than another.
+        seed: seed of the resamples.
     """
-    curve = precision_recall(rows, present.sat)
+    curve = compute_precision_recall(rows, present.sat)
     true, notes, chosen = int((rows["gold_label"] == DSAT).sum()), [], present
-    allowed = curve.filter(pl.col("given") >= _LEAST)
+    allowed = curve.filter(pl.col("given") >= _MIN_DSAT_TURNS)
     if options.min_precision is not None:
         allowed = allowed.filter(pl.col("precision") >= options.min_precision)
     if allowed.height:
@@ -83,26 +87,34 @@ def operating(
         )
     points = [
         ThresholdPoint(**row, f1=2 * row["right"] / (row["given"] + true))
-        for row in curve[:: -(-curve.height // _POINTS) or 1].iter_rows(named=True)
+        for row in curve[:: -(-curve.height // _MAX_CURVE_POINTS) or 1].iter_rows(named=True)
     ]
     choice = ThresholdChoice(present=present, chosen=chosen, notes=notes, curves={DSAT: points})
     return revert_insignificant_moves(rows, choice, options, seed)
 
 
-def targets(rows: pl.DataFrame, present: Thresholds, seed: int) -> list[Operating]:
-    """Return what it takes to reach each precision of `TARGETS`, with intervals; chosen and measured on the same turns."""
-    curve = precision_recall(rows, present.sat).filter(pl.col("given") >= _LEAST)
+def find_operating_points(rows: pl.DataFrame, present: Thresholds, seed: int) -> list[OperatingPoint]:
+    """Return the threshold that reaches each precision of `TARGET_PRECISIONS`, with intervals.
+
+    The thresholds are found and measured on the same turns, so the figures are a little too good.
+
+    Args:
+        rows: as for `compute_precision_recall`, with `conversation_id`.
+        present: thresholds of the recipe; the SAT threshold is in force.
+        seed: seed of the resamples.
+    """
+    curve = compute_precision_recall(rows, present.sat).filter(pl.col("given") >= _MIN_DSAT_TURNS)
     found = []
-    for target in TARGETS:
+    for target in TARGET_PRECISIONS:
         reached = curve.filter(pl.col("precision") >= target)
         if not reached.height:
-            found.append(Operating(target=target, threshold=None, given=0, precision=None, recall=None))
+            found.append(OperatingPoint(target=target, threshold=None, given=0, precision=None, recall=None))
             continue
         threshold = float(reached["threshold"][-1])
         labels = rows.select(decide_labels(present.model_copy(update={"dsat": threshold}))).to_series()
         figures = compare_labels("", rows, labels, seed).figures
         found.append(
-            Operating(
+            OperatingPoint(
                 target=target,
                 threshold=threshold,
                 given=int(reached["given"][-1]),

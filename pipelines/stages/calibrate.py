@@ -31,11 +31,11 @@ def calibrate(
     from drift_data.calibrate.stage import (
         QUALITY_FILE,
         QUALITY_PAGE_FILE,
-        THRESHOLDS_FILE,
         calibrate_labels,
         report_agreement,
     )
     from drift_data.calibrate.summary import Quality
+    from drift_data.calibrate.thresholds import THRESHOLDS_FILE
     from drift_data.judge.rubric import load_rubric
     from drift_data.labels.tables import labels_chosen, latest_labels
     from drift_data.workspace import UserError

@@ -28,9 +28,8 @@ def distill(
     workspace, loaded = open_workspace(work, recipe, overrides)
     from rich.console import Console
 
-    from drift_data.distill.stage import REPORT, RESULT
-    from drift_data.distill.stage import distill as distill_labels
-    from drift_data.distill.summary import Distilled
+    from drift_data.distill.stage import DISTILL_FILE, DISTILL_PAGE_FILE, distill_labels
+    from drift_data.distill.summary import DistillReport
     from drift_data.judge.local.options import MODEL_FILE
     from drift_data.workspace import UserError
     from pipelines.console import print_distilled
@@ -41,9 +40,9 @@ def distill(
         workspace, labels, gold, name, loaded.label.thresholds, loaded.calibrate, loaded.distill
     )
     path = workspace.path(folder)
-    print_distilled(Distilled.model_validate_json((path / RESULT).read_bytes()), Console())
+    print_distilled(DistillReport.model_validate_json((path / DISTILL_FILE).read_bytes()), Console())
     print(f"classifier: {(path / MODEL_FILE).resolve()}")
-    print(f"report: {(path / REPORT).resolve()}")
+    print(f"report: {(path / DISTILL_PAGE_FILE).resolve()}")
     tell(
         f"To use it: make label JUDGE=local CLASSIFIER={path.name} WORK={workspace.root}   "
         f"(→ labels/local-{path.name}; LABELS=local-{path.name} names them)"

@@ -6,13 +6,13 @@ import polars as pl
 import pytest
 
 from drift_data.chats.order import LEARNING_CURVE, SAMPLE, rank, take_first
-from drift_data.distill.cascade import GOOD, curve, recommended
-from drift_data.distill.comparisons import baselines
-from drift_data.distill.cost import money
-from drift_data.distill.examples import held_out
-from drift_data.distill.student import check_enough, first_part
-from drift_data.distill.teacher import capped
-from drift_data.distill.thresholds import precision_recall
+from drift_data.distill.cascade import RECOMMENDED_QUALITY, measure_bands, recommend_band
+from drift_data.distill.comparisons import label_by_baselines
+from drift_data.distill.cost import read_teacher_cost
+from drift_data.distill.examples import is_held_out
+from drift_data.distill.student import check_enough, is_in_first_part
+from drift_data.distill.teacher import cap_turns
+from drift_data.distill.thresholds import compute_precision_recall
 from drift_data.judge.label_rule import Thresholds
 from drift_data.workspace import Manifest, UserError
 
@@ -48,13 +48,13 @@ def manifest(**more) -> Manifest:
 
 def test_held_out_are_the_conversations_whose_sha256_is_divisible() -> None:
     names = [f"c{n}" for n in range(200)]
-    held = [name for name in names if held_out(name, 5)]
+    held = [name for name in names if is_held_out(name, 5)]
     assert held == [name for name in names if int(hashlib.sha256(name.encode()).hexdigest(), 16) % 5 == 0]
-    assert 20 < len(held) < 60 and not any(held_out(name, None) for name in names)
+    assert 20 < len(held) < 60 and not any(is_held_out(name, None) for name in names)
 
 
 def test_a_wider_band_takes_the_teachers_label_where_the_student_is_nearest_to_the_threshold() -> None:
-    bands = curve(rows(), 5.0, 40.0, 0)
+    bands = measure_bands(rows(), 5.0, 40.0, 0)
     alone, middle, everything = bands[0], next(b for b in bands if b.turns == 2), bands[-1]
     # Alone: of two DSAT given one is right, of two true one is found; agreement 2 of 4, by chance 2 of 4.
     figures = {name: value.value for name, value in alone.teacher.figures.items()}
@@ -65,7 +65,7 @@ def test_a_wider_band_takes_the_teachers_label_where_the_student_is_nearest_to_t
     assert (middle.share_turns, middle.share_requests, middle.price) == (0.5, 0.5, 20)
     assert middle.teacher.figures["kappa_dsat"].value == 1
     assert (everything.turns, everything.price) == (4, 40)
-    assert recommended(bands) == next(b for b in bands if b.turns)
+    assert recommend_band(bands) == next(b for b in bands if b.turns)
     # Against the truth, known for three: the teacher misses 6.0, which the student alone has right.
     assert middle.gold is not None and alone.gold is not None and middle.gold.turns == 3
     for band in (alone, middle):
@@ -76,12 +76,12 @@ def test_a_wider_band_takes_the_teachers_label_where_the_student_is_nearest_to_t
 
 def test_two_turns_of_one_conversation_are_one_request() -> None:
     both = rows().with_columns(conversation_id=pl.Series(["a", "b", "b", "c"]))
-    band = next(b for b in curve(both, 5.0, None, 0) if b.turns == 2)
+    band = next(b for b in measure_bands(both, 5.0, None, 0) if b.turns == 2)
     assert (band.requests, band.share_requests, band.price) == (1, pytest.approx(1 / 3), None)
 
 
 def test_money_of_a_sample_is_scaled_to_all_conversations() -> None:
-    found = money(manifest(options={"sample": 200}), 1000)
+    found = read_teacher_cost(manifest(options={"sample": 200}), 1000)
     assert found is not None
     assert (found.conversations, found.all_conversations) == (200, 1000)
     assert (found.requests, found.all_requests, found.saved_requests) == (40, 200, 160)
@@ -90,19 +90,22 @@ def test_money_of_a_sample_is_scaled_to_all_conversations() -> None:
 
 @pytest.mark.parametrize("reason", ["over_budget", "no_answer"])
 def test_what_was_never_answered_took_no_money(reason: str) -> None:
-    found = money(manifest(dropped={reason: 50, "invalid_answer": 3}), 1000)
+    found = read_teacher_cost(manifest(dropped={reason: 50, "invalid_answer": 3}), 1000)
     assert found is not None and (found.conversations, found.all_requests) == (500, 80)
 
 
 def test_labels_without_requests_or_a_price_have_no_cost_or_no_price() -> None:
-    assert money(None, 10) is None and money(manifest(made_by={"model": "simulated"}), 10) is None
+    assert (
+        read_teacher_cost(None, 10) is None
+        and read_teacher_cost(manifest(made_by={"model": "simulated"}), 10) is None
+    )
     free = {"requests": {"sent": 5, "from_store": 0}, "price": {"now": 0, "before": 0, "budget": None}}
-    found = money(manifest(made_by=free), 10)
+    found = read_teacher_cost(manifest(made_by=free), 10)
     assert found is not None and (found.price, found.saved_price) == (None, None)
 
 
 def test_precision_and_recall_at_every_score() -> None:
-    found = precision_recall(rows(), 5)
+    found = compute_precision_recall(rows(), 5)
     assert found["threshold"].to_list() == [9, 6, 4, 1]
     assert found["precision"].to_list() == [1, 1 / 2, 2 / 3, 1 / 2]
     assert found["recall"].to_list() == [1 / 2, 1 / 2, 1, 1]
@@ -117,7 +120,7 @@ def test_baselines_are_the_shipped_classifier_phrases_and_one_label() -> None:
             "shipped_item": [None, None, "Revision"],
         }
     )
-    found = baselines(table, Thresholds(sat=5, dsat=5), ["Revision"], "SAT")
+    found = label_by_baselines(table, Thresholds(sat=5, dsat=5), ["Revision"], "SAT")
     assert [labels.to_list() for labels in found.values()] == [
         ["NEUTRAL", "SAT", "DSAT"],
         ["DSAT", "SAT", "NEUTRAL"],
@@ -127,7 +130,7 @@ def test_baselines_are_the_shipped_classifier_phrases_and_one_label() -> None:
 
 def test_a_cap_keeps_whole_conversations() -> None:
     table = pl.DataFrame({"conversation_id": [f"c{n // 3}" for n in range(30)], "turn": list(range(30))})
-    kept = capped(table, 10)
+    kept = cap_turns(table, 10)
     assert kept.height == 9 and kept.group_by("conversation_id").len()["len"].to_list() == [3, 3, 3]
 
 
@@ -147,7 +150,7 @@ def test_a_quarter_of_a_sample_is_a_quarter_of_its_conversations() -> None:
     sampled = take_first((f"c{n}" for n in range(400)), SAMPLE, 40)
     names = sorted(sampled, key=lambda name: rank(name, LEARNING_CURVE))
     sample = pl.Series([name for name in names for _ in range(3)])
-    quarter, half = first_part(sample, 0.25), first_part(sample, 0.5)
+    quarter, half = is_in_first_part(sample, 0.25), is_in_first_part(sample, 0.5)
     assert sample.filter(quarter).to_list() == [name for name in names[:10] for _ in range(3)]
     assert half.sum() == 60 and (half | ~quarter).all()
 
@@ -158,13 +161,13 @@ def test_a_band_is_recommended_by_the_lower_ends_of_its_intervals() -> None:
     table = pl.DataFrame(turns, schema=["dsat_score", "predicted", "gold_label"], orient="row").with_columns(
         conversation_id=pl.Series([f"c{n}" for n in range(40)]), sat_score=0.0, change=False
     )
-    found = curve(table, 5.0, None, 0)
+    found = measure_bands(table, 5.0, None, 0)
     alone = found[0].teacher.figures["recall_DSAT"]
-    assert alone.value == 0.95 and alone.low is not None and alone.low < GOOD
-    band = recommended(found)
+    assert alone.value == 0.95 and alone.low is not None and alone.low < RECOMMENDED_QUALITY
+    band = recommend_band(found)
     assert band is not None and band.turns > 0 and band.teacher.figures["recall_DSAT"].value == 1
     many = pl.concat(
         [table.with_columns(conversation_id=pl.col("conversation_id") + f"/{n}") for n in range(50)]
     )
-    sure = recommended(curve(many, 5.0, None, 0))
+    sure = recommend_band(measure_bands(many, 5.0, None, 0))
     assert sure is not None and sure.turns == 0

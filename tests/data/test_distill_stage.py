@@ -10,10 +10,10 @@ from html_page import ATTACK, Page, assert_inert
 from quality_sample import PRESENT, turn, write_gold, write_labels
 
 from drift_data.calibrate.options import ThresholdOptions
-from drift_data.distill.examples import held_out, taught
+from drift_data.distill.examples import is_held_out, load_taught_turns
 from drift_data.distill.options import Ceiling, DistillOptions
-from drift_data.distill.stage import distill
-from drift_data.distill.summary import Distilled
+from drift_data.distill.stage import distill_labels
+from drift_data.distill.summary import DistillReport
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import train
 from drift_data.judge.local.model import load_model
@@ -58,12 +58,14 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def run(workspace: Workspace, options: DistillOptions = OPTIONS, labels: str | None = "test", **more) -> str:
     asked = {"gold": None, "name": None, **more}
-    return distill(workspace, labels, asked["gold"], asked["name"], PRESENT, ThresholdOptions(), options)
+    return distill_labels(
+        workspace, labels, asked["gold"], asked["name"], PRESENT, ThresholdOptions(), options
+    )
 
 
 def test_the_teachers_labels_are_joined_by_key_and_not_by_position(workspace: Workspace) -> None:
     rows = read_teacher(workspace, "test", None).rows
-    found = taught(workspace, rows, None, load_model())
+    found = load_taught_turns(workspace, rows, None, load_model())
     assert found is not None and found.rows.height == 240 == len(found.turns)
     assert found.rows["conversation_id"].to_list() == [name for name in NAMES for _ in SAID]
     assert found.rows["turn"].to_list() == [*SAID] * len(NAMES)
@@ -78,8 +80,8 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
 ) -> None:
     folder = workspace.path(run(workspace))
     assert folder.name == "test"
-    result = Distilled.model_validate_json((folder / "distill.json").read_bytes())
-    held = [name for name in NAMES if held_out(name, 5)]
+    result = DistillReport.model_validate_json((folder / "distill.json").read_bytes())
+    held = [name for name in NAMES if is_held_out(name, 5)]
     assert held and result.turns == 3 * (len(NAMES) - len(held)) and result.held_out[0].turns == 3 * len(held)
     assert result.views[0].figures["f1_DSAT"].value == 1 == result.held_out[0].figures["f1_DSAT"].value
     assert [view.title for view in result.views][-3:] == [
@@ -106,7 +108,7 @@ def test_the_learning_curve_is_measured_on_the_held_out_turns_too_and_the_ceilin
     ceiling = Ceiling(kappa_dsat=0.91, low=0.82, high=0.96, note=f"two passes {ATTACK}")
     more = {"learning_curve": True, "ceiling": ceiling, "about": "conversations of a test"}
     folder = workspace.path(run(workspace, OPTIONS.model_copy(update=more)))
-    result = Distilled.model_validate_json((folder / "distill.json").read_bytes())
+    result = DistillReport.model_validate_json((folder / "distill.json").read_bytes())
     assert [row.share for row in result.learning] == [0.25, 0.5, 1.0]
     half, whole = result.learning[1:]
     assert half.view is not None and whole.view is not None
@@ -150,12 +152,12 @@ def test_gold_beside_a_table_measures_the_cascade_and_alone_is_the_teacher(
     rows = [(name, at, "DSAT" if at == 2 else "NEUTRAL") for name in NAMES for at in SAID]
     gold = write_gold(tmp_path / "gold.csv", rows)
     beside = workspace.path(run(workspace, gold=gold, name="beside"))
-    result = Distilled.model_validate_json((beside / "distill.json").read_bytes())
+    result = DistillReport.model_validate_json((beside / "distill.json").read_bytes())
     last = result.cascade[-1]  # the teacher alone: half of its complaints are none
     assert last.gold is not None and last.gold.figures["precision_DSAT"].value == 0.5
     assert last.teacher.figures["precision_DSAT"].value == 1
     alone = workspace.path(run(workspace, labels=None, gold=gold))
-    result = Distilled.model_validate_json((alone / "distill.json").read_bytes())
+    result = DistillReport.model_validate_json((alone / "distill.json").read_bytes())
     assert result.labels["DSAT"] * 2 == result.labels["NEUTRAL"] and result.gold is None
     with pytest.raises(UserError, match="is the teacher itself"):
         run(workspace, gold="test")

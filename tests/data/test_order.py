@@ -23,10 +23,10 @@ from drift_data.chats.order import (
     split_of,
     take_first,
 )
-from drift_data.distill.examples import held_out
-from drift_data.distill.student import first_part
-from drift_data.distill.teacher import capped
-from drift_data.review.queue import hash_of
+from drift_data.distill.examples import is_held_out
+from drift_data.distill.student import is_in_first_part
+from drift_data.distill.teacher import cap_turns
+from drift_data.review.queue import hash_turn
 
 IDS = [f"conversation-{n}" for n in range(20_000)]
 FIRST = 2_000  # a tenth
@@ -37,11 +37,11 @@ CHOSEN: dict[str, Callable[[], Iterable[str]]] = {
     "sample": lambda: take_first(IDS, SAMPLE, FIRST),
     "test split": lambda: (name for name in IDS if split_of(name, 0.1) == "test"),
     "calibrate's choosing half": lambda: half(CHOOSING_PART),
-    "hold-out, 1 in 2": lambda: (name for name in IDS if held_out(name, 2)),
-    "hold-out, 1 in 3": lambda: (name for name in IDS if held_out(name, 3)),
-    "hold-out, 1 in 10": lambda: (name for name in IDS if held_out(name, 10)),
-    "teacher's cap": lambda: capped(turns(), FIRST)["conversation_id"],
-    "learning curve's quarter": lambda: turns().filter(first_part(turns()["conversation_id"], 0.25))[
+    "hold-out, 1 in 2": lambda: (name for name in IDS if is_held_out(name, 2)),
+    "hold-out, 1 in 3": lambda: (name for name in IDS if is_held_out(name, 3)),
+    "hold-out, 1 in 10": lambda: (name for name in IDS if is_held_out(name, 10)),
+    "teacher's cap": lambda: cap_turns(turns(), FIRST)["conversation_id"],
+    "learning curve's quarter": lambda: turns().filter(is_in_first_part(turns()["conversation_id"], 0.25))[
         "conversation_id"
     ],
     "reviewer's first": lambda: (
@@ -92,7 +92,7 @@ def test_what_is_chosen_for_one_purpose_says_nothing_of_another(one: str, other:
     ("one", "other"),
     [
         pytest.param(lambda name: split_of(name, 0.1) == "train", "test split", id="train×test"),
-        pytest.param(lambda name: not held_out(name, 3), "hold-out, 1 in 3", id="learned from×held out"),
+        pytest.param(lambda name: not is_held_out(name, 3), "hold-out, 1 in 3", id="learned from×held out"),
         pytest.param(lambda name: name in reporting(), "calibrate's choosing half", id="halves"),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_small_sample_is_not_the_test_split() -> None:
 
 @pytest.mark.parametrize("one_in", [2, 3, 4, 6])
 def test_conversations_held_out_of_a_classifier_are_in_both_halves_of_the_gold(one_in: int) -> None:
-    held = pl.Series([name for name in IDS if held_out(name, one_in)])
+    held = pl.Series([name for name in IDS if is_held_out(name, one_in)])
     reported = (assign_gold_parts(held) == REPORTING_PART).sum()
     assert abs(reported - len(held) / 2) < DEVIATIONS * sqrt(len(held)) / 2
 
@@ -150,7 +150,7 @@ def test_the_split_stays_as_it_was(fraction: float, count: int, print_: str) -> 
 def test_one_conversation_in_an_odd_number_held_out_stays_as_it_was(
     one_in: int, count: int, print_: str
 ) -> None:
-    held = [name for name in NAMES if held_out(name, one_in)]
+    held = [name for name in NAMES if is_held_out(name, one_in)]
     assert (len(held), fingerprint(held)) == (count, print_)
 
 
@@ -162,9 +162,9 @@ def test_the_halves_of_the_gold_stay_as_they_were() -> None:
 
 
 def test_the_reviewers_order_stays_as_it_was() -> None:
-    order = sorted(KEYS, key=lambda key: hash_of(*key))
+    order = sorted(KEYS, key=lambda key: hash_turn(*key))
     assert order[:2] == [("conversation-434", 4), ("conversation-648", 4)]
-    assert fingerprint(order) == "6a48ce7dafdec0ac" and hash_of("conversation-0", 2) == 15306237410522852004
+    assert fingerprint(order) == "6a48ce7dafdec0ac" and hash_turn("conversation-0", 2) == 15306237410522852004
 
 
 def test_the_order_of_excerpts_stays_as_it_was() -> None:

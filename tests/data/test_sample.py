@@ -15,9 +15,9 @@ from drift_data.calibrate.options import CalibrateOptions, ThresholdOptions
 from drift_data.calibrate.stage import calibrate_labels
 from drift_data.calibrate.summary import Quality
 from drift_data.chats.order import SAMPLE, rank, split_of
-from drift_data.distill.examples import held_out
+from drift_data.distill.examples import is_held_out
 from drift_data.distill.options import DistillOptions
-from drift_data.distill.stage import distill
+from drift_data.distill.stage import distill_labels
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import fingerprint, load_model
@@ -188,7 +188,7 @@ def test_an_earlier_sample_of_all_conversations_is_nothing_to_be_told(
 
 
 def run(workspace: Workspace, options: DistillOptions = FEW, labels: str = "openai-sample") -> Path:
-    return workspace.path(distill(workspace, labels, None, "x", PRESENT, ThresholdOptions(), options))
+    return workspace.path(distill_labels(workspace, labels, None, "x", PRESENT, ThresholdOptions(), options))
 
 
 def learned_in_test(folder: Path) -> tuple[int, int]:
@@ -256,7 +256,7 @@ def test_conversations_held_out_by_an_even_number_reach_the_reporting_half_of_ca
     rows = [(name, at, "DSAT" if dsat else "NEUTRAL") for (name, at), (_, dsat) in SCORES.items()]
     gold = write_gold(tmp_path / "gold.csv", rows)
     quality = reported(workspace, gold)
-    held = sum(held_out(name, 2) for name in NAMES)
+    held = sum(is_held_out(name, 2) for name in NAMES)
     (half,) = {view.turns for view in quality.views if view.title.endswith("reporting part")}
     assert 0.35 * 4 * held < half < 0.65 * 4 * held  # none, of an earlier version
 

@@ -8,7 +8,7 @@ import pytest
 from answered_files import write_answers
 from test_label_llm import Drift
 
-from drift_data.distill.summary import Distilled
+from drift_data.distill.summary import DistillReport
 from pipelines.recipe import load_recipe
 
 SMALL = ["simulate.conversations=500", "distill.train.trees=10", "distill.written=false"]
@@ -40,9 +40,9 @@ def agreement(
     return sum((found[key] == "DSAT") == (truth[key] == "DSAT") for key in keys) / len(keys)
 
 
-def result(drift: Drift, name: str) -> Distilled:
+def result(drift: Drift, name: str) -> DistillReport:
     path = drift.workspace.path(f"distilled/{name}") / "distill.json"
-    return Distilled.model_validate_json(path.read_bytes())
+    return DistillReport.model_validate_json(path.read_bytes())
 
 
 def test_true_labels_become_a_local_judge_that_labels_like_them(drift: Drift) -> None:

@@ -12,9 +12,9 @@ from converted import converted
 from real_chats import GOLD, LOGS, needs_data
 
 from drift_data.calibrate.summary import Comparison
-from drift_data.distill.examples import taught
-from drift_data.distill.stage import distill
-from drift_data.distill.summary import Distilled
+from drift_data.distill.examples import load_taught_turns
+from drift_data.distill.stage import distill_labels
+from drift_data.distill.summary import DistillReport
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import model
 from drift_data.judge.local.model import load_model
@@ -36,8 +36,8 @@ def test_the_two_commands_of_the_readme_make_the_classifier_that_ships(tmp_path:
     # The curve says what fewer conversations would have given; it takes 14 of 21 fits and leaves the model as it is.
     learned = recipe.distill.model_copy(update={"learning_curve": False})
     options = (recipe.label.thresholds, recipe.calibrate, learned)
-    folder = workspace.path(distill(workspace, None, str(GOLD), "shipped-2", *options))
-    found = Distilled.model_validate_json((folder / "distill.json").read_bytes())
+    folder = workspace.path(distill_labels(workspace, None, str(GOLD), "shipped-2", *options))
+    found = DistillReport.model_validate_json((folder / "distill.json").read_bytes())
     for view in (*found.views, *found.held_out):
         shown(view)
     for row in (*found.targets, found.band):
@@ -48,7 +48,7 @@ def test_the_two_commands_of_the_readme_make_the_classifier_that_ships(tmp_path:
     # Another release of scikit-learn, or of a BLAS, may move last digits: labels must hardly notice.
     print(made.hash, shipped.hash)
     assert made.card.data == shipped.card.data and made.card.names == shipped.card.names
-    turns = taught(workspace, read_teacher(workspace, None, str(GOLD)).rows, 3, shipped)
+    turns = load_taught_turns(workspace, read_teacher(workspace, None, str(GOLD)).rows, 3, shipped)
     assert turns is not None and turns.rows.height == 1_016
     probabilities = [each.predict(turns.turns).dsat for each in (made, shipped)]
     assert np.mean((probabilities[0] >= 0.5) == (probabilities[1] >= 0.5)) > 0.99

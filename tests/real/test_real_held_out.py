@@ -11,10 +11,10 @@ from real_chats import GOLD, LOGS, annotations, needs_data
 
 from drift_data.calibrate.summary import Comparison, compare_labels
 from drift_data.calibrate.thresholds import decide_labels
-from drift_data.distill.comparisons import PHRASES, SHIPPED, baselines, scored
-from drift_data.distill.examples import taught
+from drift_data.distill.comparisons import PHRASES_TITLE, SHIPPED_TITLE, add_scores, label_by_baselines
+from drift_data.distill.examples import load_taught_turns
 from drift_data.distill.teacher import read_teacher
-from drift_data.distill.thresholds import targets
+from drift_data.distill.thresholds import find_operating_points
 from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import load_model
 from drift_data.judge.options import Band
@@ -29,10 +29,10 @@ USUAL = "NEUTRAL"
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     """The annotated turns of the held-out third that `convert` keeps, with the scores of the shipped classifier."""
     workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", LOGS)
-    found = taught(workspace, read_teacher(workspace, None, str(GOLD)).rows, 3, load_model())
+    found = load_taught_turns(workspace, read_teacher(workspace, None, str(GOLD)).rows, 3, load_model())
     assert found is not None
     held = found.rows.filter("held_out")
-    return scored(held, held["shipped"], held["shipped_item"], CHANGE)
+    return add_scores(held, held["shipped"], held["shipped_item"], CHANGE)
 
 
 def shown(found: Comparison) -> Comparison:
@@ -47,16 +47,16 @@ def shown(found: Comparison) -> Comparison:
 
 
 def test_the_shipped_classifier_is_worth_more_than_phrases_and_one_label_for_all(rows: pl.DataFrame) -> None:
-    labels = baselines(rows, Thresholds(), CHANGE, USUAL)
+    labels = label_by_baselines(rows, Thresholds(), CHANGE, USUAL)
     found = {name: shown(compare_labels(name, rows, given, 0)) for name, given in labels.items()}
     kappa = {name: each.figures["kappa_dsat"].value for name, each in found.items()}
-    assert (found[SHIPPED].turns, found[SHIPPED].true["DSAT"]) == (383, 69)
-    assert kappa[SHIPPED] > kappa[PHRASES] > kappa[f"all {USUAL}"] == 0
-    assert kappa[SHIPPED] > 0.15 and found[SHIPPED].figures["precision_DSAT"].value > 0.4
+    assert (found[SHIPPED_TITLE].turns, found[SHIPPED_TITLE].true["DSAT"]) == (383, 69)
+    assert kappa[SHIPPED_TITLE] > kappa[PHRASES_TITLE] > kappa[f"all {USUAL}"] == 0
+    assert kappa[SHIPPED_TITLE] > 0.15 and found[SHIPPED_TITLE].figures["precision_DSAT"].value > 0.4
 
 
 def test_recall_at_a_precision(rows: pl.DataFrame) -> None:
-    found = targets(rows, Thresholds(), 0)
+    found = find_operating_points(rows, Thresholds(), 0)
     for row in found:
         print(row)
     recalls = [row.recall.value for row in found if row.recall is not None]
