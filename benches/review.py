@@ -84,25 +84,32 @@ def review(work: Path) -> dict[str, float]:
     from drift_data.judge.rubric import load_rubric
     from drift_data.labels.reviewer import reviewer
     from drift_data.review.selection import Selection
-    from drift_data.review.server import Pages
-    from drift_data.review.session import Options, Session
+    from drift_data.review.server import ReviewPages
+    from drift_data.review.session import ReviewOptions, ReviewSession
     from drift_data.workspace import Workspace
 
     before, started = peak_bytes(), time.perf_counter()
-    session = Session(Workspace(work), Options("labels/one", reviewer("bench"), load_rubric(), "labels/two"))
+    session = ReviewSession(
+        Workspace(work), ReviewOptions("labels/one", reviewer("bench"), load_rubric(), "labels/two")
+    )
     found = {"turns": len(session.queue), "start": time.perf_counter() - started}
-    pages = Pages(session, Selection())
-    client = TestClient(pages.app("key", "cookie"), base_url="http://127.0.0.1")
+    pages = ReviewPages(session, Selection())
+    client = TestClient(pages.make_app("key", "cookie"), base_url="http://127.0.0.1")
     client.get("/?key=key")
     for order in ("random", "uncertain", "disagreements"):
         client.get(f"/?order={order}")  # sorts once
         found[order] = timed(lambda order=order: client.get(f"/?order={order}"), 20)
 
     def decide() -> None:
-        at = session.queue.step(Selection(), session.codes)
-        turn = session.turn(at, Selection())
+        at = session.queue.find_next(Selection(), session.codes)
+        turn = session.load_turn(at, Selection())
         form = {"token": pages.token, "selection": "order=random", "at": f"{turn.key[1]}:{turn.key[0]}"}
-        form |= {"text": turn.text, "judge_label": turn.judged["label"], "prefilled_label": "", "shown": "[]"}
+        form |= {
+            "text": turn.text_hash,
+            "judge_label": turn.judged["label"],
+            "prefilled_label": "",
+            "shown": "[]",
+        }
         assert client.post("/decide", data={**form, "label": "accept", "refusal": ""}).status_code == 200
 
     found["decision"] = timed(decide, DECISIONS)

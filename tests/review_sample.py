@@ -10,7 +10,7 @@ from pathlib import Path
 from quality_sample import RUBRIC, turn, write_labels
 
 from drift_data.labels.reviewer import reviewer
-from drift_data.review.session import Answer, Options, Session
+from drift_data.review.session import FormAnswer, ReviewOptions, ReviewSession
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import Workspace
 
@@ -83,14 +83,14 @@ def to_review(folder: Path, texts: dict[tuple[str, int], str] | None = None) -> 
     return workspace
 
 
-def session(workspace: Workspace, name: str = "ann", **options) -> Session:
+def session(workspace: Workspace, name: str = "ann", **options) -> ReviewSession:
     """Begin a review of labels/test."""
-    return Session(workspace, Options("labels/test", reviewer(name), RUBRIC, **options))
+    return ReviewSession(workspace, ReviewOptions("labels/test", reviewer(name), RUBRIC, **options))
 
 
-def answer(session: Session, key: tuple[str, int], label: str, chosen, **more) -> Answer:
+def answer(session: ReviewSession, key: tuple[str, int], label: str, chosen, **more) -> FormAnswer:
     """Return what the page's form would say after a key: `label`, and what the page had ticked."""
-    shown = session.turn(session.queue.number(*key), chosen)
+    shown = session.load_turn(session.queue.find_number(*key), chosen)
     judged = shown.judged
     sided = {item["name"] for item in judged["items"] if item["polarity"] == judged["label"]}
     ticked = frozenset() if shown.hidden else frozenset(sided)
@@ -103,7 +103,7 @@ def answer(session: Session, key: tuple[str, int], label: str, chosen, **more) -
         "refusal": None,
         "correct_refusal": None,
         "judge_label": "" if shown.hidden else judged["label"],
-        "text": shown.text,
+        "text_hash": shown.text_hash,
         "blind": shown.hidden,
     }
-    return Answer(**{**given, **more})
+    return FormAnswer(**{**given, **more})

@@ -1,1 +1,1 @@
-"""Labels that people can audit: a page in the browser to read judged turns, and to accept or change what the judge said."""
+"""Lets people audit labels: a page in the browser shows judged turns, and the reviewer accepts or changes each label."""

@@ -1,7 +1,8 @@
-"""The journal of all decisions of all reviewers: one SQLite file. It knows what was decided, not what it is for.
+"""Keeps all decisions of all reviewers in one SQLite file, the journal.
 
-A decision is on the disk once `add` returns, whatever is killed or loses power after. Nothing is overwritten: a
-second decision on a turn comes after the first, and one that was taken back stays with the time of that.
+A decision is on the disk once `Journal.add` returns, even if the process is killed or the power fails right after. The
+journal overwrites no decision: a second decision on a turn is added after the first, and a decision that was taken back
+stays, with the time at which that happened.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from typing import Any, Final
 
 from drift_data.workspace.sqlite import open_versioned, transaction
 
-FILE: Final = "review.sqlite"
-_VERSION = 1
-_TABLE = """
+REVIEW_FILE: Final = "review.sqlite"  # name of the journal in the workspace
+_LAYOUT_VERSION = 1  # version of the tables below
+_TABLES = """
 CREATE TABLE decisions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     reviewer TEXT NOT NULL,
     conversation_id TEXT NOT NULL,
     turn INTEGER NOT NULL,
     label TEXT NOT NULL,
-    items TEXT NOT NULL,             -- JSON: names
-    refusal INTEGER,                 -- the judged reply is one
-    correct_refusal INTEGER,         -- and the request deserved it
-    labels TEXT NOT NULL,            -- table under review
-    judge TEXT NOT NULL,
-    judge_label TEXT NOT NULL,       -- when it was decided
+    items TEXT NOT NULL,             -- JSON: names of the ticked items
+    refusal INTEGER,                 -- whether the judged reply is a refusal
+    correct_refusal INTEGER,         -- whether the request deserved the refusal
+    labels TEXT NOT NULL,            -- label table under review
+    judge TEXT NOT NULL,             -- who made that table
+    judge_label TEXT NOT NULL,       -- the judge's label at the time of the decision
     selection TEXT NOT NULL,         -- JSON: order and filters
-    random INTEGER NOT NULL,         -- shown as part of a random sample of all turns
-    blind INTEGER NOT NULL,          -- decided before the judge's label was to be seen
-    text TEXT NOT NULL,              -- digest of the judged reply and the message, as they were read
+    random INTEGER NOT NULL,         -- whether the turn was shown as part of a random sample of all turns
+    blind INTEGER NOT NULL,          -- whether the judge's label was hidden
+    text TEXT NOT NULL,              -- hash of the judged reply and the message, as the reviewer read them
     conversations TEXT NOT NULL,     -- digest of the table in which that text was last found
     decided_at TEXT NOT NULL,        -- UTC, ISO 8601
-    undone_at TEXT
+    undone_at TEXT                   -- UTC, ISO 8601; NULL: the decision counts
 );
 CREATE INDEX by_turn ON decisions (reviewer, conversation_id, turn);
 """
@@ -51,7 +52,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reviewer decided about one turn, and what the page had shown."""
+    """What a reviewer decided about one turn, and what the page had shown; fields as in the table above."""
 
     reviewer: str
     conversation_id: str
@@ -68,7 +69,7 @@ class Decision:
     blind: bool
     text: str
     conversations: str
-    id: int = 0
+    id: int = 0  # number in the journal; 0: not added yet
 
     @property
     def key(self) -> tuple[str, int]:
@@ -77,13 +78,13 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Reviewed:
-    """What counts of all decisions on one turn."""
+class ReviewedTurn:
+    """What counts of a reviewer's decisions on one turn."""
 
     last: Decision
-    unbiased: str  # the last label given blind; when none was, the last
-    random: bool  # one of the decisions was part of a random sample
-    blind: bool  # one of them was blind
+    unbiased: str  # label of the last blind decision; label of the last decision if none was blind
+    random: bool  # whether one of the decisions was part of a random sample
+    blind: bool  # whether one of the decisions was blind
 
     @property
     def key(self) -> tuple[str, int]:
@@ -92,10 +93,10 @@ class Reviewed:
 
 
 class Journal:
-    """Decisions, by reviewer and turn.
+    """The decisions of all reviewers.
 
     Args:
-        path: of the SQLite file; made when it is not there.
+        path: SQLite file; made when it does not exist.
 
     Raises:
         UserError: the file is not such a journal, cannot be written, or another process holds it.
@@ -106,8 +107,8 @@ class Journal:
         self.path = path
         self._database = open_versioned(
             path,
-            _TABLE,
-            _VERSION,
+            _TABLES,
+            _LAYOUT_VERSION,
             "journal of reviews",
             synchronous="FULL",
             wait_seconds=30,
@@ -116,7 +117,7 @@ class Journal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the file for writing: what is done inside is done as a whole or not at all."""
+        """Hold the file for writing: the block is done as a whole or not at all."""
         try:
             with transaction(self._database, self.path):
                 yield
@@ -124,14 +125,14 @@ class Journal:
             raise OSError(errno.EIO, str(error), str(self.path)) from error
 
     def close(self) -> None:
-        """Close the file; what was added is in it."""
+        """Close the file."""
         self._database.close()
 
     def add(self, decision: Decision) -> Decision:
         """Keep a decision, and return it with its number.
 
         Raises:
-            OSError: it cannot be written, as when the disk is full; nothing was kept.
+            OSError: the file cannot be written, as when the disk is full; nothing was kept.
         """
         values = [
             decision.reviewer,
@@ -149,7 +150,7 @@ class Journal:
             decision.blind,
             decision.text,
             decision.conversations,
-            _now(),
+            _format_now(),
         ]
         marks = ", ".join("?" * len(values))
         insert = f"INSERT INTO decisions ({_COLUMNS}, decided_at) VALUES ({marks})"
@@ -161,11 +162,15 @@ class Journal:
     def undo(self, reviewer: str, number: int) -> Decision | None:
         """Take a decision back and return it; None when it is not the last one on its turn any more.
 
+        Args:
+            reviewer: who decided.
+            number: number of the decision.
+
         Raises:
-            OSError: as `add`.
+            OSError: the file cannot be written, as when the disk is full; nothing was changed.
         """
         with self._writing():
-            found = self._read(reviewer, "AND id = ?", [number])
+            found = self._select(reviewer, "AND id = ?", [number])
             if not found:
                 return None
             newer = self._database.execute(
@@ -175,54 +180,68 @@ class Journal:
             ).fetchone()
             if newer is not None:
                 return None
-            self._database.execute("UPDATE decisions SET undone_at = ? WHERE id = ?", [_now(), number])
+            self._database.execute("UPDATE decisions SET undone_at = ? WHERE id = ?", [_format_now(), number])
             return found[0]
 
-    def reviewed(self, reviewer: str) -> list[Reviewed]:
-        """Return what counts for every turn that a person has reviewed, in the order of their last decisions."""
-        turns: dict[tuple[str, int], Reviewed] = {}
-        for decision in self._read(reviewer):
+    def read_reviewed(self, reviewer: str) -> list[ReviewedTurn]:
+        """Return what counts of every turn that a person has reviewed, in the order of the last decisions."""
+        turns: dict[tuple[str, int], ReviewedTurn] = {}
+        for decision in self._select(reviewer):
             before = turns.pop(decision.key, None)
-            turns[decision.key] = after(before, decision)
+            turns[decision.key] = combine_decisions(before, decision)
         return list(turns.values())
 
-    def last(self, reviewer: str) -> Decision | None:
-        """Return the decision that can be taken back next."""
-        found = self._read(reviewer, "ORDER BY id DESC LIMIT 1")
+    def find_last(self, reviewer: str) -> Decision | None:
+        """Return the reviewer's last decision, the next one that can be taken back."""
+        found = self._select(reviewer, "ORDER BY id DESC LIMIT 1")
         return found[0] if found else None
 
-    def revision(self, reviewer: str) -> list[int]:
-        """Return how many decisions there are and how many of them were taken back: it changes with each change."""
+    def read_revision(self, reviewer: str) -> list[int]:
+        """Return how many decisions a reviewer has made, and how many of them were taken back.
+
+        Each change of the reviewer's decisions changes these two numbers.
+        """
         row = self._database.execute(
             "SELECT count(*), count(undone_at) FROM decisions WHERE reviewer = ?", [reviewer]
         ).fetchone()
         return [int(value) for value in row]
 
-    def found_again(self, reviewer: str, keys: Iterable[tuple[str, int]], conversations: str) -> None:
-        """Remember that the texts of some turns are in this table of conversations, as they were read."""
+    def record_unchanged(self, reviewer: str, keys: Iterable[tuple[str, int]], conversations: str) -> None:
+        """Record that a table of conversations has the texts of some turns as the reviewer read them.
+
+        Args:
+            reviewer: who read them.
+            keys: the turns.
+            conversations: digest of the table.
+        """
         with self._writing():
             self._database.executemany(
                 "UPDATE decisions SET conversations = ? WHERE reviewer = ? AND conversation_id = ? AND turn = ?",
                 [(conversations, reviewer, *key) for key in keys],
             )
 
-    def _read(self, reviewer: str, more: str = "ORDER BY id", values: Iterable[Any] = ()) -> list[Decision]:
+    def _select(self, reviewer: str, more: str = "ORDER BY id", values: Iterable[Any] = ()) -> list[Decision]:
         rows = self._database.execute(
             f"SELECT {_COLUMNS}, id FROM decisions WHERE reviewer = ? AND undone_at IS NULL {more}",
             [reviewer, *values],
         )
-        return [_decision(row) for row in rows]
+        return [_make_decision(row) for row in rows]
 
 
-def after(before: Reviewed | None, decision: Decision) -> Reviewed:
-    """Return what counts of a turn once it was decided again."""
+def combine_decisions(before: ReviewedTurn | None, decision: Decision) -> ReviewedTurn:
+    """Return what counts of a turn after one more decision.
+
+    Args:
+        before: what counted so far; None: the decision is the first on its turn.
+        decision: the new decision.
+    """
     was_blind = before is not None and before.blind
     kept = before.unbiased if before is not None and was_blind and not decision.blind else decision.label
     random = decision.random or (before is not None and before.random)
-    return Reviewed(decision, kept, random, decision.blind or was_blind)
+    return ReviewedTurn(decision, kept, random, decision.blind or was_blind)
 
 
-def _decision(row: tuple[Any, ...]) -> Decision:
+def _make_decision(row: tuple[Any, ...]) -> Decision:
     values = dict(zip(_COLUMNS.split(", "), row[:-1], strict=True))
     values["items"] = tuple(json.loads(values["items"]))
     values["selection"] = json.loads(values["selection"])
@@ -232,5 +251,5 @@ def _decision(row: tuple[Any, ...]) -> Decision:
     return Decision(**values)
 
 
-def _now() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")

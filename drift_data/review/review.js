@@ -1,7 +1,8 @@
-// Keys act on the element that names them in aria-keyshortcuts. Knows nothing of labels; all state is in the page.
+// Makes the keys work: a key acts on the element that names it in aria-keyshortcuts. All state is in the page.
 "use strict";
 
-const GUARD = 200; // ms: a key that was meant for the page before must not decide a turn that nobody has read
+// Milliseconds during which a new page takes no decision: a key meant for the page before must not decide an unread turn.
+const GUARD_MS = 200;
 const shown = performance.now();
 const help = document.getElementById("help");
 const filters = document.getElementById("filters");
@@ -50,21 +51,21 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return filters.requestSubmit();
   }
-  if (focus.tagName === "SELECT" || filters.contains(focus)) return; // they have keys of their own
+  if (focus.tagName === "SELECT" || filters.contains(focus)) return; // these elements have keys of their own
   if (event.key === "Enter" && focus.matches("a, button, summary, input")) return;
   const key = nameOf(event);
   if (key === "c") return unfold();
   const element = targets.get(key);
   if (!element) return;
   event.preventDefault();
-  if (event.repeat || (element.type === "submit" && performance.now() - shown < GUARD)) return;
+  if (event.repeat || (element.type === "submit" && performance.now() - shown < GUARD_MS)) return;
   act(element);
 });
 
 let leaving = false;
 document.addEventListener("submit", (event) => {
   if (event.target.method !== "post") return;
-  if (leaving) event.preventDefault(); // one decision a page
+  if (leaving) event.preventDefault(); // a page sends one decision only
   leaving = true;
 });
 window.addEventListener("pageshow", () => (leaving = false));
@@ -72,7 +73,7 @@ window.addEventListener("pageshow", () => (leaving = false));
 filtersButton.addEventListener("click", () => showFilters(filters.hidden));
 document.getElementById("help-button").addEventListener("click", () => help.showModal());
 
-// The judged turn is in sight, and after a decision a reader of the screen goes on with it.
+// Show the judged message; after a decision, a screen reader goes on with that message.
 const message = document.getElementById("message");
 if (message) message.scrollIntoView({ block: "nearest" });
 if (message && document.getElementById("notice")) message.focus({ preventScroll: true });

@@ -1,8 +1,8 @@
-"""Who may talk to the page: a browser on this machine that was given the address. Knows nothing of reviews.
+"""Lets only a browser of this machine that was given the printed address talk to the page.
 
-Logs are private and other users or web pages may reach a port of this machine: every request needs the cookie that
-the printed address sets, a Host that is this machine (a foreign name that resolves here is refused), and writes a
-token that only the page has.
+Logs are private, and other users and web pages may reach a port of this machine. Every request needs a Host header that
+names this machine, so that a foreign name that resolves to this machine is refused; and the cookie that the printed
+address sets. A request that writes also needs a token that only the page contains (`server.py` checks it).
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import secrets
 from typing import Final
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HOSTS: Final = ("127.0.0.1", "localhost")
-MOST_BYTES: Final = 64 << 10  # of a form
-_HEADERS: Final = {
+ALLOWED_HOSTS: Final = ("127.0.0.1", "localhost")
+MAX_FORM_BYTES: Final = 64 << 10  # a longer form is refused
+_SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -27,20 +28,23 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_ASK: Final = "Open the address that `make review` printed: it lets your browser in.\n"
+_KEY_MISSING: Final = "Open the address that `make review` printed: it lets your browser in.\n"
 
 
 class Gate:
     """Lets requests of the invited browser through, and adds the headers that forbid everything foreign.
 
     Args:
-        app: what is behind it.
-        key: of the printed address: `/?key=…`.
-        cookie: name of the cookie; ports share their cookies, so it is another one for each.
+        app: application behind the gate.
+        key: secret of the printed address `/?key=…`.
+        cookie: name of the cookie. All ports of a machine share their cookies, so each port needs a name of its own.
     """
 
     def __init__(self, app: ASGIApp, key: str, cookie: str) -> None:
         self._app, self._key, self._cookie = app, key, cookie
+        self._check_host = TrustedHostMiddleware(
+            self._check_cookie, allowed_hosts=ALLOWED_HOSTS, www_redirect=False
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -51,17 +55,22 @@ class Gate:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in _SECURITY_HEADERS.items():
                     headers[name] = value
             await send(message)
 
-        await (self._refusal(scope) or self._app)(scope, receive, send_with_headers)
+        await self._check_host(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope) -> ASGIApp | None:
+    async def _check_cookie(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request without the right cookie; pass on any other."""
+        await (self._answer_stranger(scope) or self._app)(scope, receive, send)
+
+    def _answer_stranger(self, scope: Scope) -> ASGIApp | None:
+        """Return the answer to a request without the right cookie; None when the request may pass.
+
+        The answer to the printed address sets the cookie and leads to the page.
+        """
         request = Request(scope)
-        host = Headers(scope=scope).get("host", "").rpartition(":")
-        if (host[0] or host[2]) not in HOSTS:
-            return PlainTextResponse("This page answers to 127.0.0.1 and localhost only.\n", 400)
         given = request.query_params.get("key")
         if (
             given is not None
@@ -74,18 +83,18 @@ class Gate:
             return response
         known = request.cookies.get(self._cookie, "")
         if not secrets.compare_digest(known.encode(), self._key.encode()):
-            return PlainTextResponse(_ASK, 403)
+            return PlainTextResponse(_KEY_MISSING, 403)
         return None
 
 
 async def read_form(request: Request) -> dict[str, list[str]] | None:
-    """Return the fields of a form; None when it is too long or no form."""
+    """Return the fields of a form; None when the request is too long or has no form."""
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         return None
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MOST_BYTES:
+        if len(body) > MAX_FORM_BYTES:
             return None
     try:
         return parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=200)

@@ -1,4 +1,4 @@
-"""Which turns are shown, in which order: read from FILTER= and from the page's address. Knows no table."""
+"""Reads which turns to show, and in which order, from FILTER= and from the page's address."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drift_data.workspace import UserError
 
-ORDERS = {
+ORDER_TITLES = {
     "random": "random (a fixed hash)",
     "uncertain": "uncertain first",
     "disagreements": "disagreements first",
     "log": "as in the logs",
 }
-STATES = {
+STATE_TITLES = {
     "open": "not yet reviewed",
     "done": "reviewed",
     "differ": "reviewed, and not what the judge says",
@@ -24,42 +24,46 @@ STATES = {
 }
 
 
-UNKNOWN = "(not known)"  # the language of a conversation of which the logs do not say it
+UNKNOWN_LANGUAGE = "(not known)"  # language of conversations for which the logs give none
 
 
 class Selection(BaseModel):
-    """What to show; None: whatever it is."""
+    """Which turns to show, in which order; None: any value passes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     order: Literal["random", "uncertain", "disagreements", "log"] = "random"
     state: Literal["open", "done", "differ", "all"] = "open"
-    label: Literal["SAT", "DSAT", "NEUTRAL"] | None = None  # that the judge gave
-    item: str | None = Field(None, max_length=200)  # that the judge saw
+    label: Literal["SAT", "DSAT", "NEUTRAL"] | None = None  # label that the judge gave
+    item: str | None = Field(None, max_length=200)  # item that the judge saw
     language: str | None = Field(None, max_length=200)
 
     @property
     def is_random(self) -> bool:
-        """Say whether turns come as a simple random sample of all labelled turns."""
+        """Say whether the turns are a simple random sample of all labelled turns."""
         plain = self.label is None and self.item is None and self.language is None
         return self.order == "random" and self.state in ("open", "all") and plain
 
     @property
-    def tells(self) -> bool:
-        """Say whether being shown tells what the judge says, so that a decision is not blind."""
+    def reveals_judge(self) -> bool:
+        """Say whether the selection itself gives away what the judge says, so that a decision is not blind."""
         narrowed = self.label is not None or self.item is not None
         return narrowed or self.order in ("uncertain", "disagreements") or self.state == "differ"
 
-    def query(self) -> dict[str, str]:
-        """Return the parameters of an address: the order, and what else differs from the default."""
+    def to_query(self) -> dict[str, str]:
+        """Return the parameters of the page's address: the order, and every filter that is not the default."""
         return {"order": self.order, **self.model_dump(exclude_defaults=True)}
 
 
-def selection(values: Mapping[str, str], said: str = "FILTER=") -> Selection:
-    """Return the selection of a mapping; an empty value is as good as none.
+def make_selection(values: Mapping[str, str], said: str = "FILTER=") -> Selection:
+    """Return the selection of a mapping; an empty value counts as none.
+
+    Args:
+        values: name → value, as in FILTER= or the page's address.
+        said: where the values come from; first words of the error message.
 
     Raises:
-        UserError: an unknown name or value.
+        UserError: a name or value is unknown.
     """
     try:
         return Selection.model_validate({name: value for name, value in values.items() if value})
@@ -67,16 +71,16 @@ def selection(values: Mapping[str, str], said: str = "FILTER=") -> Selection:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{said} {where}: {first['msg']}. It takes order={'|'.join(ORDERS)}, state={'|'.join(STATES)}, "
+            f"{said} {where}: {first['msg']}. It takes order={'|'.join(ORDER_TITLES)}, state={'|'.join(STATE_TITLES)}, "
             "label=SAT|DSAT|NEUTRAL, item=… and language=…, separated by spaces."
         ) from None
 
 
-def parse(text: str) -> Selection:
-    """Return the selection of a text such as "order=uncertain label=DSAT"; a value may hold spaces.
+def parse_filter(text: str) -> Selection:
+    """Return the selection of a text such as "order=uncertain label=DSAT"; a value may contain spaces.
 
     Raises:
-        UserError: as `selection`.
+        UserError: a part is not name=value, or a name or value is unknown.
     """
     pairs = [part.partition("=") for part in re.split(r"\s+(?=\w+=)", text.strip()) if part]
     wrong = next((name for name, equals, _ in pairs if not equals), None)
@@ -84,4 +88,4 @@ def parse(text: str) -> Selection:
         raise UserError(
             f'FILTER= takes name=value, not {wrong!r:.60}, e.g. FILTER="order=uncertain label=DSAT".'
         )
-    return selection({name: value for name, _, value in pairs})
+    return make_selection({name: value for name, _, value in pairs})

@@ -1,6 +1,7 @@
-"""Runs the pages on a port of this machine until Ctrl-C. Knows no page.
+"""Serves the pages on a port of this machine until Ctrl-C.
 
-Starlette and uvicorn, not Gradio: that sends usage statistics, is made for the mouse, and brings a front end of its own.
+It uses Starlette and uvicorn. Gradio would send usage statistics, is made for the mouse, and brings a front end of its
+own.
 """
 
 from __future__ import annotations
@@ -16,64 +17,71 @@ import uvicorn
 from starlette.applications import Starlette
 
 from drift_data.review.selection import Selection
-from drift_data.review.server import Pages
-from drift_data.review.session import Session
+from drift_data.review.server import ReviewPages
+from drift_data.review.session import ReviewSession
 from drift_data.workspace import UserError
 
-ADDRESS: Final = "127.0.0.1"
-PORT: Final = 8765
-_AGAIN: Final = 5.0  # seconds between tries to write a table that has to wait
+LOCAL_ADDRESS: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8765
+_RETRY_SECONDS: Final = 5.0  # time between tries to write a table that has to wait
 
 
-def serve(session: Session, start: Selection, port: int | None, ready: Callable[[str], None]) -> None:
-    """Serve until the process is interrupted; then write what waits and close the journal.
+def serve_review(
+    session: ReviewSession, start: Selection, port: int | None, ready: Callable[[str], None]
+) -> None:
+    """Serve until the process is interrupted; then write a table that waits, and close the journal.
 
     Args:
-        session: of the reviewer.
-        start: what is shown first.
-        port: to listen on, 0 for any free one; None: the usual one, or any when that is taken.
-        ready: told the address to open.
+        session: the reviewer's session.
+        start: selection to show first.
+        port: port to listen on, 0 for any free one; None: `DEFAULT_PORT`, or any free one when that is taken.
+        ready: called with the address to open.
 
     Raises:
         UserError: the port is taken.
     """
-    with contextlib.closing(session), _listening(port) as listener:
+    with contextlib.closing(session), _open_listener(port) as listener:
         number, key = listener.getsockname()[1], secrets.token_urlsafe(24)
-        app = Pages(session, start).app(key, f"drift_review_{number}")
+        app = ReviewPages(session, start).make_app(key, f"drift_review_{number}")
         config = uvicorn.Config(
-            _with_retries(app, session),
+            _retry_waiting_tables(app, session),
             log_level="warning",
             access_log=False,
             server_header=False,
             ws="none",
             timeout_graceful_shutdown=2,
         )
-        ready(f"http://{ADDRESS}:{number}/?key={key}")
+        ready(f"http://{LOCAL_ADDRESS}:{number}/?key={key}")
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listening(port: int | None) -> socket.socket:
-    for number in (port,) if port is not None else (PORT, 0):
+def _open_listener(port: int | None) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        UserError: the port is taken, or no port is free.
+    """
+    for number in (port,) if port is not None else (DEFAULT_PORT, 0):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((ADDRESS, number))
-            listener.listen()  # so that the address answers once it is told
+            listener.bind((LOCAL_ADDRESS, number))
+            listener.listen()  # the address is announced after this, and must answer then
             return listener
         except OSError as error:
             listener.close()
             if port is not None:
                 raise UserError(f"PORT={port} cannot be used: {error.strerror}. Choose another.") from error
-    raise UserError(f"{ADDRESS} has no free port. Name one with PORT=.")
+    raise UserError(f"{LOCAL_ADDRESS} has no free port. Name one with PORT=.")
 
 
-def _with_retries(app: Starlette, session: Session) -> Starlette:
-    """Return the application, which writes the reviewer's table as soon as nothing is in its way."""
+def _retry_waiting_tables(app: Starlette, session: ReviewSession) -> Starlette:
+    """Return the application; while it runs, it tries again and again to write a table that has to wait."""
 
     async def write_what_waits() -> None:
         while True:
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY_SECONDS)
             if session.pending:
                 session.save_table()
 

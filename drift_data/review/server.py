@@ -1,7 +1,7 @@
-"""The pages of a review over HTTP: show a turn, keep a decision, take one back. Knows no table.
+"""Serves the pages of a review over HTTP: shows a turn, keeps a decision, takes one back.
 
-Every page is made here and works without its script; a decision is a form, and the answer to it leads to the next
-turn. One request is answered at a time: there is one reviewer.
+The server makes whole pages, which work without the script. A decision is a form, and the answer to the form leads to
+the next turn. Requests are answered one at a time, because there is one reviewer.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from drift_data.html.environment import make_environment
-from drift_data.review.measure import ENOUGH
-from drift_data.review.queue import Key
+from drift_data.review.measure import MIN_CONVERSATIONS_FOR_INTERVAL
+from drift_data.review.queue import TurnKey
 from drift_data.review.security import Gate, read_form
-from drift_data.review.selection import ORDERS, STATES, Selection, selection
-from drift_data.review.session import Answer, Session, Stale, Turn
+from drift_data.review.selection import ORDER_TITLES, STATE_TITLES, Selection, make_selection
+from drift_data.review.session import FormAnswer, ReviewSession, ShownTurn, StaleTurnError
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 
-ACCEPT: Final = "accept"
-_REFUSALS: Final = {  # value of the form → what it says, refusal, correct_refusal
+ACCEPT_VALUE: Final = "accept"  # value of the form's field `label` that means the judge's label
+_REFUSAL_CHOICES: Final = {  # value of the form's field `refusal` → text on the page, refusal, correct_refusal
     "": ("not said", None, None),
     "no": ("no refusal", False, None),
     "yes": ("a refusal", True, None),
     "deserved": ("a refusal, rightly", True, True),
     "undeserved": ("a refusal, wrongly", True, False),
 }
-_SHOWN: Final = 600  # characters of the judge's reason and evidence
+_JUDGE_CHARACTERS: Final = 600  # characters that the page shows of the judge's reason and evidence
 
 
-class Pages:
+class ReviewPages:
     """Answers requests for one session.
 
     Args:
-        session: of the reviewer.
-        start: what is shown first.
+        session: the reviewer's session.
+        start: selection to show first.
     """
 
-    def __init__(self, session: Session, start: Selection) -> None:
+    def __init__(self, session: ReviewSession, start: Selection) -> None:
         self.session, self.start = session, start
         self.token = secrets.token_urlsafe(24)
-        self._pages = make_environment(_SHOWN, "drift_data.review")
-        self._pages.filters["key"] = show_key
-        self._pages.globals["address"] = address
+        self._pages = make_environment(_JUDGE_CHARACTERS, "drift_data.review")
+        self._pages.filters["key"] = format_key
+        self._pages.globals["make_address"] = make_address
         self._template = self._pages.get_template("page.html.jinja")
 
-    def app(self, key: str, cookie: str) -> Starlette:
-        """Return the application behind its gate."""
+    def make_app(self, key: str, cookie: str) -> Starlette:
+        """Return the application behind its gate; see `Gate` for the arguments."""
         routes = [
             Route("/", self.show),
             Route("/decide", self.decide, methods=["POST"]),
             Route("/undo", self.undo, methods=["POST"]),
-            Route("/review.css", self.style),
-            Route("/review.js", self.script),
+            Route("/review.css", self.send_style),
+            Route("/review.js", self.send_script),
         ]
         return Starlette(routes=routes, middleware=[Middleware(Gate, key=key, cookie=cookie)])
 
@@ -71,112 +71,121 @@ class Pages:
         given = dict(request.query_params)
         at, saved, undone = (given.pop(name, None) for name in ("at", "saved", "undone"))
         try:
-            chosen = selection(given, "The address:") if given else self.start
+            chosen = make_selection(given, "The address:") if given else self.start
             self.session.refresh()
-            number = self._number(at, chosen)
-            turn = None if number is None else self.session.turn(number, chosen)
+            number = self._find_turn(at, chosen)
+            turn = None if number is None else self.session.load_turn(number, chosen)
         except UserError as error:
-            return self._trouble(str(error), 503)
-        notice = self._told(saved, undone, hidden=turn is not None and turn.hidden)
-        return self._page(chosen, turn, notice, missing=at is not None and turn is None)
+            return self._render_trouble(str(error), 503)
+        notice = self._describe_last_step(saved, undone, hidden=turn is not None and turn.hidden)
+        return self._render_page(chosen, turn, notice, missing=at is not None and turn is None)
 
-    def _number(self, at: str | None, chosen: Selection) -> int | None:
+    def _find_turn(self, at: str | None, chosen: Selection) -> int | None:
+        """Return the number of the turn that an address names by `at`; without `at`, the first of the selection."""
         if at is None:
-            return self.session.queue.step(chosen, self.session.codes)
-        key = read_key(at)
-        return None if key is None else self.session.queue.number(*key)
+            return self.session.queue.find_next(chosen, self.session.codes)
+        key = parse_key(at)
+        return None if key is None else self.session.queue.find_number(*key)
 
     async def decide(self, request: Request) -> Response:
         """Keep the decision of a form, and lead on to the next turn."""
-        form = await self._form(request)
+        form = await self._check_form(request)
         if isinstance(form, Response):
             return form
-        answer = _answer(form)
+        answer = _read_answer(form)
         if answer is None:
-            return self._trouble("The form is not complete. Nothing was saved; load the page again.", 400)
+            return self._render_trouble(
+                "The form is not complete. Nothing was saved; load the page again.", 400
+            )
         try:
-            chosen = selection(dict(parse_qsl(form["selection"][0])), "The form:")
+            chosen = make_selection(dict(parse_qsl(form["selection"][0])), "The form:")
             self.session.refresh()
             decision = self.session.decide(answer, chosen)
-        except (Stale, UserError) as error:
-            return self._trouble(f"Nothing was saved: {error}", 409)
+        except (StaleTurnError, UserError) as error:
+            return self._render_trouble(f"Nothing was saved: {error}", 409)
         except (ValueError, KeyError):
-            return self._trouble("The form is not complete. Nothing was saved; load the page again.", 400)
+            return self._render_trouble(
+                "The form is not complete. Nothing was saved; load the page again.", 400
+            )
         except OSError as error:
-            return self._not_kept(error)
-        number = self.session.queue.number(*answer.key)
-        following = self.session.queue.step(chosen, self.session.codes, number)
-        at = {} if following is None else {"at": show_key(self.session.queue.key(following))}
-        return RedirectResponse(address(chosen, **at, saved=str(decision.id)), 303)
+            return self._report_unwritable(error)
+        number = self.session.queue.find_number(*answer.key)
+        following = self.session.queue.find_next(chosen, self.session.codes, number)
+        at = {} if following is None else {"at": format_key(self.session.queue.key(following))}
+        return RedirectResponse(make_address(chosen, **at, saved=str(decision.id)), 303)
 
     async def undo(self, request: Request) -> Response:
         """Take a decision back, and show its turn."""
-        form = await self._form(request)
+        form = await self._check_form(request)
         if isinstance(form, Response):
             return form
         try:
-            chosen = selection(dict(parse_qsl(form["selection"][0])), "The form:")
+            chosen = make_selection(dict(parse_qsl(form["selection"][0])), "The form:")
             self.session.refresh()
             decision = self.session.undo(int(form["decision"][0]))
         except UserError as error:
-            return self._trouble(str(error), 503)
+            return self._render_trouble(str(error), 503)
         except (ValueError, KeyError):
-            return self._trouble("The form is not complete. Load the page again.", 400)
+            return self._render_trouble("The form is not complete. Load the page again.", 400)
         except OSError as error:
-            return self._not_kept(error)
+            return self._report_unwritable(error)
         if decision is None:
-            return self._trouble(
+            return self._render_trouble(
                 "That decision was taken back or changed already, perhaps in another tab.", 409
             )
-        return RedirectResponse(address(chosen, at=show_key(decision.key), undone=decision.label), 303)
+        return RedirectResponse(make_address(chosen, at=format_key(decision.key), undone=decision.label), 303)
 
-    async def style(self, request: Request) -> Response:
-        """Return the style sheet: that of all reports, and what this page adds."""
+    async def send_style(self, request: Request) -> Response:
+        """Return the style sheet: the one of all reports, and what this page adds."""
         return Response(
-            f"{self._pages.globals['style']}\n{self._source('review.css')}", media_type="text/css"
+            f"{self._pages.globals['style']}\n{self._read_source('review.css')}", media_type="text/css"
         )
 
-    async def script(self, request: Request) -> Response:
-        """Return the script of the keys."""
-        return Response(self._source("review.js"), media_type="text/javascript")
+    async def send_script(self, request: Request) -> Response:
+        """Return the script that makes the keys work."""
+        return Response(self._read_source("review.js"), media_type="text/javascript")
 
-    def _source(self, name: str) -> str:
+    def _read_source(self, name: str) -> str:
+        """Return the text of a file of this package."""
         assert self._pages.loader is not None
         return self._pages.loader.get_source(self._pages, name)[0]
 
-    async def _form(self, request: Request) -> dict[str, list[str]] | Response:
+    async def _check_form(self, request: Request) -> dict[str, list[str]] | Response:
+        """Return the fields of a form of this page, or the answer that refuses the request."""
         form = await read_form(request)
         if form is None:
-            return self._trouble("That was no form of this page.", 400)
+            return self._render_trouble("That was no form of this page.", 400)
         if not secrets.compare_digest(form.get("token", [""])[0].encode(), self.token.encode()):
-            return self._trouble(
+            return self._render_trouble(
                 "This page is of an earlier `make review`. Nothing was saved; load it again.", 403
             )
         return form
 
-    def _page(self, chosen: Selection, turn: Turn | None, notice: str | None, missing: bool) -> Response:
+    def _render_page(
+        self, chosen: Selection, turn: ShownTurn | None, notice: str | None, missing: bool
+    ) -> Response:
         session = self.session
-        done, total = session.queue.progress(chosen, session.codes)
+        done, total = session.queue.count_reviewed(chosen, session.codes)
         reloaded, session.reloaded = session.reloaded, False
         html = self._template.render(
             options=session.options,
             thresholds=session.queue.manifest.options.get("thresholds") or {},
             same_rubric=session.queue.manifest.options.get("rubric") in (None, session.options.rubric.hash),
             chosen=chosen,
-            selection=urlencode(chosen.query()),
-            orders=self._orders(),
-            states=STATES,
+            selection=urlencode(chosen.to_query()),
+            orders=self._list_orders(),
+            states=STATE_TITLES,
             items=session.queue.items,
             languages=session.queue.languages,
             done=done,
             total=total,
             turn=turn,
-            form=None if turn is None else _prefilled(turn, session),
-            refusals={value: said for value, (said, _, _) in _REFUSALS.items()},
+            form=None if turn is None else _prefill_form(turn, session),
+            refusals={value: said for value, (said, _, _) in _REFUSAL_CHOICES.items()},
             keys={DSAT: "d", NEUTRAL: "n", SAT: "s"},
-            measured=session.measured(),
-            enough=ENOUGH,
-            last=session.journal.last(session.options.reviewer.name),
+            measured=session.measure(),
+            enough=MIN_CONVERSATIONS_FOR_INTERVAL,
+            last=session.journal.find_last(session.options.reviewer.name),
             notice=notice,
             missing=missing,
             reloaded=reloaded,
@@ -185,16 +194,23 @@ class Pages:
         )
         return HTMLResponse(html, 404 if missing else 200)
 
-    def _orders(self) -> Mapping[str, str]:
+    def _list_orders(self) -> Mapping[str, str]:
+        """Return order → title, of the orders that these labels can have."""
         queue = self.session.queue
         absent = {"uncertain": queue.distances is None, "disagreements": queue.others is None}
-        return {name: title for name, title in ORDERS.items() if not absent.get(name, False)}
+        return {name: title for name, title in ORDER_TITLES.items() if not absent.get(name, False)}
 
-    def _told(self, saved: str | None, undone: str | None, hidden: bool) -> str | None:
-        """Return what the last step did."""
+    def _describe_last_step(self, saved: str | None, undone: str | None, hidden: bool) -> str | None:
+        """Return a sentence about the last step, None when there is nothing to tell.
+
+        Args:
+            saved: number of the decision that the last step saved.
+            undone: label of the decision that the last step took back.
+            hidden: whether the shown turn hides what the judge says; then the sentence does not tell it, either.
+        """
         if undone is not None:
             return f"Taken back: {undone}." if undone in LABELS else None
-        last = self.session.journal.last(self.session.options.reviewer.name)
+        last = self.session.journal.find_last(self.session.options.reviewer.name)
         if saved is None or last is None or str(last.id) != saved:
             return None
         if last.blind or hidden:
@@ -202,50 +218,56 @@ class Pages:
         same = "as" if last.label == last.judge_label else f"{last.judge_label} for"
         return f"Saved: {last.label}; {same} the judge."
 
-    def _not_kept(self, error: OSError) -> Response:
-        return self._trouble(
+    def _report_unwritable(self, error: OSError) -> Response:
+        return self._render_trouble(
             f"NOT SAVED: {error.filename} cannot be written ({error.strerror}). Mend that and decide again.",
             507,
         )
 
-    def _trouble(self, text: str, status: int) -> Response:
+    def _render_trouble(self, text: str, status: int) -> Response:
         page = self._pages.get_template("trouble.html.jinja")
         return HTMLResponse(page.render(trouble=text), status)
 
 
-def show_key(key: Key) -> str:
-    """Return a turn's key as plain ASCII, such as "4:abc"."""
+def format_key(key: TurnKey) -> str:
+    """Return a turn's key as plain ASCII for an address, such as "4:abc"."""
     return f"{key[1]}:{quote(key[0], safe='')}"
 
 
-def read_key(text: str) -> Key | None:
-    """Return the key that `show_key` wrote."""
+def parse_key(text: str) -> TurnKey | None:
+    """Return the key of a text by `format_key`; None for any other text."""
     turn, colon, name = text.partition(":")
     return (unquote(name), int(turn)) if colon and re.fullmatch("[0-9]{1,9}", turn) else None
 
 
-def address(chosen: Selection, **more: str) -> str:
-    """Return the address of a selection, and of a turn in it."""
-    return "/?" + urlencode({**chosen.query(), **more})
+def make_address(chosen: Selection, **more: str) -> str:
+    """Return the page's address for a selection.
+
+    Args:
+        chosen: selection.
+        more: further parameters, such as `at`, the key of a turn.
+    """
+    return "/?" + urlencode({**chosen.to_query(), **more})
 
 
-def _prefilled(turn: Turn, session: Session) -> Mapping[str, Any]:
-    """Return what is ticked: the reviewer's own, else the judge's for its label, nothing when that is hidden.
+def _prefill_form(turn: ShownTurn, session: ReviewSession) -> Mapping[str, Any]:
+    """Return what the form shows: the reviewer's own decision, else the judge's, nothing when that is hidden.
 
-    Signs that did not reach their threshold stay unticked: accepting NEUTRAL must not make them the person's own.
+    Of the judge's items only those of its label's polarity are ticked. Items whose score did not reach the threshold stay
+    unticked: accepting NEUTRAL must not make them the reviewer's own.
     """
     names: set[str]
     refused: tuple[bool | None, bool | None]
     if turn.hidden:
         names, refused, label = set(), (None, None), ""
-    elif turn.mine is not None:
-        mine = turn.mine.last
+    elif turn.reviewed is not None:
+        mine = turn.reviewed.last
         names, refused, label = set(mine.items), (mine.refusal, mine.correct_refusal), mine.label
     else:
         refused, label = (turn.judged["refusal"], turn.judged["correct_refusal"]), turn.judged["label"]
         names = {item["name"] for item in turn.judged["items"] or () if item["polarity"] == label}
     names &= set(session.options.rubric.polarities)
-    states = {(told, right): value for value, (_, told, right) in _REFUSALS.items()}
+    states = {(told, right): value for value, (_, told, right) in _REFUSAL_CHOICES.items()}
     return {
         "items": names,
         "shown": json.dumps(sorted(names)),
@@ -255,17 +277,17 @@ def _prefilled(turn: Turn, session: Session) -> Mapping[str, Any]:
     }
 
 
-def _answer(form: Mapping[str, list[str]]) -> Answer | None:
-    """Return what a form says, None when it lacks something."""
+def _read_answer(form: Mapping[str, list[str]]) -> FormAnswer | None:
+    """Return what a form says; None when a field is missing or has an impossible value."""
     try:
-        key, label = read_key(form["at"][0]), form["label"][0]
+        key, label = parse_key(form["at"][0]), form["label"][0]
         shown, prefilled = form["judge_label"][0], form["prefilled_label"][0]
-        label = shown if label == ACCEPT else label
-        _, refusal, correct = _REFUSALS[form["refusal"][0]]
+        label = shown if label == ACCEPT_VALUE else label
+        _, refusal, correct = _REFUSAL_CHOICES[form["refusal"][0]]
         ticked = json.loads(form["shown"][0])
         if key is None or label not in LABELS or (shown and shown not in LABELS):
             return None
-        return Answer(
+        return FormAnswer(
             key=key,
             label=label,
             items=frozenset(form.get("item", [])),
@@ -274,7 +296,7 @@ def _answer(form: Mapping[str, list[str]]) -> Answer | None:
             refusal=refusal,
             correct_refusal=correct,
             judge_label=shown,
-            text=form["text"][0],
+            text_hash=form["text"][0],
             blind=not shown,
         )
     except (KeyError, ValueError, TypeError):

@@ -1,6 +1,7 @@
-"""One reviewer at work: what to show, what was decided, and the label table that follows. Knows no HTTP and no HTML.
+"""Holds one reviewer's work: loads the turns to show, keeps decisions, and writes the reviewer's label table.
 
-Tables that are made anew meanwhile are noticed at the next step; decisions are kept in the journal first.
+A decision goes into the journal first, and the table follows. When a table is made anew meanwhile, the session loads it
+at the next step.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import numpy as np
 
 from drift_data.judge.rubric import Rubric
 from drift_data.labels.reviewer import Reviewer
-from drift_data.review.journal import FILE, Decision, Journal, Reviewed, after
-from drift_data.review.measure import Measured, measure
-from drift_data.review.queue import OPEN, Key, Queue
-from drift_data.review.rows import Rows
+from drift_data.review.journal import REVIEW_FILE, Decision, Journal, ReviewedTurn, combine_decisions
+from drift_data.review.measure import ReviewAgreement, measure_review
+from drift_data.review.queue import OPEN_CODE, ReviewQueue, TurnKey
+from drift_data.review.rows import RowReader
 from drift_data.review.selection import Selection
-from drift_data.review.table import changed_turns, check_table, text_digest, write_table
-from drift_data.review.turn_view import Exchange, exchange
+from drift_data.review.table import check_table, find_changed_turns, hash_text, write_table
+from drift_data.review.turn_view import TurnView, make_turn_view
 from drift_data.schema import LABELS, TableName
 from drift_data.workspace import UserError, Workspace
 
-_JUDGED = (
+_LABEL_COLUMNS = (
     "label",
     "sat_score",
     "dsat_score",
@@ -34,58 +35,58 @@ _JUDGED = (
     "correct_refusal",
     "judge",
 )
-_CONVERSATION = ("conversation_id", "model", "language", "timestamp", "toxic", "messages")
+_CONVERSATION_COLUMNS = ("conversation_id", "model", "language", "timestamp", "toxic", "messages")
 
 
 @dataclass(frozen=True)
-class Options:
+class ReviewOptions:
     """What one `make review` is asked for."""
 
-    labels: str
+    labels: str  # folder of the label table to review
     reviewer: Reviewer
-    rubric: Rubric
-    against: str | None = None
-    blind: bool = False
+    rubric: Rubric  # its items can be ticked on the page
+    against: str | None = None  # folder of another judge's labels, to find disagreements
+    blind: bool = False  # hide what the judge says until the reviewer has decided
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One turn as it is shown."""
+class ShownTurn:
+    """One turn as the page shows it."""
 
-    number: int
-    key: Key
-    about: Mapping[str, Any]  # what is known of the conversation
-    exchange: Exchange
-    judged: Mapping[str, Any]  # the judge's row
-    other: str | None  # label of the second judge
-    mine: Reviewed | None
-    hidden: bool  # what the judges say is not shown
-    text: str  # digest of what is shown
-    back: Key | None
-    on: Key | None
+    number: int  # row of the label table
+    key: TurnKey
+    conversation: Mapping[str, Any]  # columns of the conversation, without its messages
+    view: TurnView
+    judged: Mapping[str, Any]  # the judge's label row
+    other_label: str | None  # label of the other judge
+    reviewed: ReviewedTurn | None  # what the reviewer has decided so far
+    hidden: bool  # whether the page hides what the judges say
+    text_hash: str  # hash of the judged reply and the message, as shown
+    previous: TurnKey | None  # turn before it in the selection
+    following: TurnKey | None  # turn after it in the selection
 
 
 @dataclass(frozen=True)
-class Answer:
+class FormAnswer:
     """What the form of the page says."""
 
-    key: Key
+    key: TurnKey
     label: str
-    items: frozenset[str]
-    shown_items: frozenset[str]  # that were ticked when the page was made
-    prefilled_label: str  # to which they belonged, "" when nothing was ticked
+    items: frozenset[str]  # ticked items
+    shown_items: frozenset[str]  # items that were ticked when the page was made
+    prefilled_label: str  # label to which `shown_items` belong; "" when nothing was ticked
     refusal: bool | None
     correct_refusal: bool | None
-    judge_label: str  # as it was shown; "" when it was hidden
-    text: str
-    blind: bool
+    judge_label: str  # the judge's label as the page showed it; "" when it was hidden
+    text_hash: str  # hash of the text that the page showed
+    blind: bool  # whether the judge's label was hidden
 
 
-class Stale(Exception):
-    """What was read is no longer what is there: nothing was saved."""
+class StaleTurnError(Exception):
+    """The turn has changed since the page was made, so the decision was not saved."""
 
 
-class Session:
+class ReviewSession:
     """Reads and writes for one reviewer.
 
     Args:
@@ -93,10 +94,10 @@ class Session:
         options: what is reviewed, and by whom.
 
     Raises:
-        UserError: labels or conversations are not there, or the reviewer's table is not one of reviews.
+        UserError: labels or conversations are missing, or the reviewer's table was not made by a review.
     """
 
-    def __init__(self, workspace: Workspace, options: Options) -> None:
+    def __init__(self, workspace: Workspace, options: ReviewOptions) -> None:
         self.workspace, self.options = workspace, options
         self._tables = [
             TableName.CONVERSATIONS,
@@ -108,105 +109,119 @@ class Session:
                 f"{options.reviewer.table} is what {options.reviewer.name} writes: it cannot be what is reviewed. "
                 "Choose another LABELS=, AGAINST= or REVIEWER=."
             )
-        self._made = self._digests()
-        self.journal = Journal(workspace.root / FILE)
+        self._digests = self._read_digests()
+        self.journal = Journal(workspace.root / REVIEW_FILE)
         self.pending: str | None = None  # why the table does not have the last decision yet
-        self.reloaded = False  # tables were made anew since the last page
-        check_table(workspace, options.reviewer, self.journal.revision(options.reviewer.name))
+        self.reloaded = False  # whether tables were loaded again since the last page
+        check_table(workspace, options.reviewer, self.journal.read_revision(options.reviewer.name))
         self._load()
         manifest = workspace.manifest(options.reviewer.table)
-        if self._revision != (manifest.options["revision"] if manifest else [0, 0]) or self._is_old():
+        written = manifest.options["revision"] if manifest else [0, 0]
+        if self._revision != written or self._has_old_conversations():
             self.save_table()
 
-    def _is_old(self) -> bool:
-        """Say whether the reviewer's table was made from other conversations."""
+    def _has_old_conversations(self) -> bool:
+        """Say whether the reviewer's table was made from other conversations than those at hand."""
         manifest = self.workspace.manifest(self.options.reviewer.table)
-        return manifest is not None and manifest.inputs[TableName.CONVERSATIONS] != self._made[0]
+        return manifest is not None and manifest.inputs[TableName.CONVERSATIONS] != self._digests[0]
 
-    def _digests(self) -> list[str]:
-        """Return what tells whether a table was made anew.
+    def _read_digests(self) -> list[str]:
+        """Return a digest of each table; a table that is made anew gets another digest.
 
         Raises:
-            UserError: one of them is not there, or does not fit the others: it is just being made.
+            UserError: a table is missing, or does not fit the others because it is just being made.
         """
         return [self.workspace.require(name).digest for name in self._tables]
 
     def _load(self) -> None:
-        self.queue = Queue(self.workspace, self.options.labels, self.options.against)
-        self._conversations = Rows(self.workspace, TableName.CONVERSATIONS, _CONVERSATION)
-        self._labels = Rows(self.workspace, self.options.labels, _JUDGED)
-        self._changed = changed_turns(self.workspace, self.journal, self.options.reviewer)
+        """Load the tables and the reviewer's decisions."""
+        self.queue = ReviewQueue(self.workspace, self.options.labels, self.options.against)
+        self._conversations = RowReader(self.workspace, TableName.CONVERSATIONS, _CONVERSATION_COLUMNS)
+        self._labels = RowReader(self.workspace, self.options.labels, _LABEL_COLUMNS)
+        self._changed = find_changed_turns(self.workspace, self.journal, self.options.reviewer)
         self._read_journal()
 
     def _read_journal(self) -> None:
+        """Read the reviewer's decisions anew."""
         name = self.options.reviewer.name
-        self._revision = self.journal.revision(name)
-        self.reviewed = {turn.key: turn for turn in self.journal.reviewed(name)}
-        self._by_number: dict[int, Reviewed] = {}
-        self.codes = np.full(len(self.queue), OPEN, np.int8)
+        self._revision = self.journal.read_revision(name)
+        self.reviewed = {turn.key: turn for turn in self.journal.read_reviewed(name)}
+        self._by_number: dict[int, ReviewedTurn] = {}
+        self.codes = np.full(len(self.queue), OPEN_CODE, np.int8)
         for key, turn in self.reviewed.items():
-            number = self.queue.number(*key)
+            number = self.queue.find_number(*key)
             if number is not None and key not in self._changed:
                 self._by_number[number] = turn
                 self.codes[number] = LABELS.index(turn.last.label)
-        self._measured: Measured | None = None
+        self._agreement: ReviewAgreement | None = None
 
     def refresh(self) -> None:
-        """Take up what others have changed: tables made anew, decisions of another process."""
-        made = self._digests()
-        if made != self._made:
+        """Load what changed meanwhile: tables made anew, decisions of another process."""
+        digests = self._read_digests()
+        if digests != self._digests:
             self._load()
-            self._made, self.reloaded = made, True
+            self._digests, self.reloaded = digests, True
             if self.reviewed:
                 self.save_table()
-        elif self.journal.revision(self.options.reviewer.name) != self._revision:
+        elif self.journal.read_revision(self.options.reviewer.name) != self._revision:
             self._read_journal()
 
-    def turn(self, number: int, chosen: Selection) -> Turn:
-        """Return a turn to show."""
-        about = self._conversations.read(int(self.queue.places[number]))
+    def load_turn(self, number: int, chosen: Selection) -> ShownTurn:
+        """Return a turn to show.
+
+        Args:
+            number: row of the label table.
+            chosen: selection in which the previous and the following turn are looked for.
+        """
+        conversation = self._conversations.read(int(self.queue.places[number]))
         judged = self._labels.read(number)
-        key, mine = self.queue.key(number), self._by_number.get(number)
-        hidden = self.options.blind and mine is None and not chosen.tells
-        steps = [self.queue.step(chosen, self.codes, number, forward) for forward in (False, True)]
-        messages = about.pop("messages")
-        return Turn(
+        key, reviewed = self.queue.key(number), self._by_number.get(number)
+        hidden = self.options.blind and reviewed is None and not chosen.reveals_judge
+        previous, following = (
+            self.queue.find_next(chosen, self.codes, number, forward) for forward in (False, True)
+        )
+        messages = conversation.pop("messages")
+        return ShownTurn(
             number=number,
             key=key,
-            about=about,
-            exchange=exchange(messages, key[1], None if hidden else judged["evidence"]),
+            conversation=conversation,
+            view=make_turn_view(messages, key[1], None if hidden else judged["evidence"]),
             judged=judged,
-            other=self._other(number),
-            mine=mine,
+            other_label=self._find_other_label(number),
+            reviewed=reviewed,
             hidden=hidden,
-            text=text_digest(messages, key[1]),
-            back=None if steps[0] is None else self.queue.key(steps[0]),
-            on=None if steps[1] is None else self.queue.key(steps[1]),
+            text_hash=hash_text(messages, key[1]),
+            previous=None if previous is None else self.queue.key(previous),
+            following=None if following is None else self.queue.key(following),
         )
 
-    def _other(self, number: int) -> str | None:
-        code = OPEN if self.queue.others is None else int(self.queue.others[number])
-        return None if code == OPEN else LABELS[code]
+    def _find_other_label(self, number: int) -> str | None:
+        code = OPEN_CODE if self.queue.others is None else int(self.queue.others[number])
+        return None if code == OPEN_CODE else LABELS[code]
 
-    def measured(self) -> Measured:
-        """Return the agreement so far."""
-        if self._measured is None:
-            self._measured = measure(self.queue, self._by_number)
-        return self._measured
+    def measure(self) -> ReviewAgreement:
+        """Return how well the reviewer and the judge agree so far."""
+        if self._agreement is None:
+            self._agreement = measure_review(self.queue, self._by_number)
+        return self._agreement
 
-    def decide(self, answer: Answer, chosen: Selection) -> Decision:
-        """Keep a decision: when this returns, it is on the disk.
+    def decide(self, answer: FormAnswer, chosen: Selection) -> Decision:
+        """Keep a decision: when this returns, the decision is on the disk.
+
+        Args:
+            answer: what the form says.
+            chosen: selection in which the turn was shown.
 
         Raises:
-            Stale: the conversation is not what was read, or the judge has no such turn any more.
+            StaleTurnError: the conversation has changed since it was shown, or the judge has no such turn any more.
             OSError: the journal cannot be written, as when the disk is full.
         """
-        number = self.queue.number(*answer.key)
+        number = self.queue.find_number(*answer.key)
         if number is None:
-            raise Stale(f"{self.options.labels} has no such turn any more.")
-        shown = self._conversations.read(int(self.queue.places[number]))
-        if text_digest(shown["messages"], answer.key[1]) != answer.text:
-            raise Stale("the conversation was changed since you read it. Load the page again.")
+            raise StaleTurnError(f"{self.options.labels} has no such turn any more.")
+        conversation = self._conversations.read(int(self.queue.places[number]))
+        if hash_text(conversation["messages"], answer.key[1]) != answer.text_hash:
+            raise StaleTurnError("the conversation was changed since you read it. Load the page again.")
         judged = self._labels.read(number)
         decision = self.journal.add(
             Decision(
@@ -214,28 +229,28 @@ class Session:
                 conversation_id=answer.key[0],
                 turn=answer.key[1],
                 label=answer.label,
-                items=self._items(answer),
+                items=self._choose_items(answer),
                 refusal=answer.refusal,
                 correct_refusal=answer.correct_refusal if answer.refusal else None,
                 labels=self.options.labels,
                 judge=judged["judge"],
                 judge_label=judged["label"] if answer.blind else answer.judge_label,
-                selection=chosen.query(),
+                selection=chosen.to_query(),
                 random=chosen.is_random,
                 blind=answer.blind,
-                text=answer.text,
-                conversations=self._made[0],
+                text=answer.text_hash,
+                conversations=self._digests[0],
             )
         )
-        self._take_up(number, decision)
+        self._remember(number, decision)
         self.save_table()
         return decision
 
-    def _items(self, answer: Answer) -> tuple[str, ...]:
+    def _choose_items(self, answer: FormAnswer) -> tuple[str, ...]:
         """Return the ticked items in the rubric's order.
 
-        What was ticked beforehand and not touched belongs to the label that stood there: of another label only
-        items of its own side are kept.
+        Items that the page had ticked belong to the label it showed. If the reviewer left them untouched and gave
+        another label, only items of that label's own polarity are kept.
         """
         untouched = answer.items == answer.shown_items and answer.label != answer.prefilled_label
         return tuple(
@@ -244,21 +259,25 @@ class Session:
             if item.name in answer.items and not (untouched and item.polarity != answer.label)
         )
 
-    def _take_up(self, number: int, decision: Decision) -> None:
+    def _remember(self, number: int, decision: Decision) -> None:
         """Add a decision of this session to what is in memory."""
         expected = [self._revision[0] + 1, self._revision[1]]
-        self._revision = self.journal.revision(self.options.reviewer.name)
+        self._revision = self.journal.read_revision(self.options.reviewer.name)
         if self._revision != expected or decision.key in self._changed:  # another process decided, too
             self._changed.discard(decision.key)
             self._read_journal()
             return
-        turn = after(self.reviewed.pop(decision.key, None), decision)
+        turn = combine_decisions(self.reviewed.pop(decision.key, None), decision)
         self.reviewed[decision.key] = self._by_number[number] = turn
         self.codes[number] = LABELS.index(decision.label)
-        self._measured = None
+        self._agreement = None
 
     def undo(self, number: int) -> Decision | None:
-        """Take a decision back, and return it; None when something newer was decided on its turn."""
+        """Take a decision back, and return it; None when its turn has a newer decision.
+
+        Args:
+            number: number of the decision in the journal.
+        """
         decision = self.journal.undo(self.options.reviewer.name, number)
         if decision is not None:
             self._read_journal()
@@ -266,7 +285,7 @@ class Session:
         return decision
 
     def save_table(self) -> None:
-        """Write the reviewer's table; where that must wait, `pending` says why. The journal has everything."""
+        """Write the reviewer's table; where that must wait, `pending` says why. The journal has every decision."""
         try:
             write_table(
                 self.workspace,
@@ -281,7 +300,7 @@ class Session:
             self.pending = str(error)
 
     def close(self) -> None:
-        """Write what waits, and close the journal."""
+        """Write a table that waits, and close the journal."""
         if self.pending:
             self.save_table()
         self.journal.close()

@@ -1,7 +1,7 @@
-"""A reviewer's decisions → `labels/human-<name>`, with what no longer fits the conversations set aside.
+"""Writes a reviewer's decisions as the label table `labels/human-<name>`.
 
-The table is partial: it holds what was reviewed and nothing else; labels and dropped turns together are exactly
-the reviewed turns. It is made from the journal as a whole, so it cannot be behind it for longer than a write.
+The table holds the reviewed turns only. A turn whose text has changed since it was reviewed is dropped with that reason,
+so labels and dropped turns together are exactly the reviewed turns. Each write makes the table from the whole journal.
 """
 
 from __future__ import annotations
@@ -16,25 +16,37 @@ import pyarrow.compute as pc
 
 from drift_data.judge.rubric import Rubric
 from drift_data.labels.reviewer import STAGE, Reviewer
-from drift_data.review.journal import Journal, Reviewed
+from drift_data.review.journal import Journal, ReviewedTurn
 from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT, TableName, make_label_row
 from drift_data.workspace import Output, UserError, Workspace
 
-STRENGTH: Final = 10  # of what a person says: people give no degrees here
-CHANGED: Final = "conversation_changed"  # since it was reviewed, or it is no longer there
+# Strength of every item and score that a reviewer gives: the page asks for no degrees.
+PERSON_STRENGTH: Final = 10
+# Reason of a dropped turn: its text is another one now, or the conversation is gone.
+CHANGED_REASON: Final = "conversation_changed"
 
 
-def text_digest(messages: Sequence[Mapping[str, str]], turn: int) -> str:
-    """Return a digest of the judged reply and the message after it: what a label is about."""
+def hash_text(messages: Sequence[Mapping[str, str]], turn: int) -> str:
+    """Return a hash of the text that a label is about: the judged reply and the message after it.
+
+    Args:
+        messages: messages of the conversation.
+        turn: index of the message after the reply.
+    """
     said = [f"{len(m['content'])}\0{m['content']}" for m in messages[turn - 1 : turn + 1]]
     return hashlib.sha256("\0".join(said).encode()).hexdigest()[:24]
 
 
 def check_table(workspace: Workspace, reviewer: Reviewer, revision: Sequence[int]) -> None:
-    """Raise when writing the table would lose what the journal does not have.
+    """Check that writing a reviewer's table loses nothing.
+
+    Args:
+        workspace: holds the table, if it exists.
+        reviewer: whose table it is.
+        revision: revision of the journal, see `Journal.read_revision`.
 
     Raises:
-        UserError: another stage made the table, or its journal is gone.
+        UserError: another stage made the table, or the table has decisions that the journal does not have.
     """
     manifest = workspace.manifest(reviewer.table)
     if manifest is None:
@@ -55,7 +67,7 @@ def write_table(
     workspace: Workspace,
     reviewer: Reviewer,
     rubric: Rubric,
-    reviewed: Sequence[Reviewed],
+    reviewed: Sequence[ReviewedTurn],
     changed: Collection[tuple[str, int]],
     revision: Sequence[int],
 ) -> None:
@@ -64,10 +76,10 @@ def write_table(
     Args:
         workspace: holds `conversations`.
         reviewer: whose labels they are.
-        rubric: says on which side an item is.
-        reviewed: everything the person has reviewed.
-        changed: keys of these whose text is not what was read.
-        revision: of the journal.
+        rubric: gives the polarity of each item.
+        reviewed: every turn that the reviewer has decided.
+        changed: keys of those turns whose text is not what the reviewer read.
+        revision: revision of the journal, see `Journal.read_revision`.
 
     Raises:
         UserError: another process is working in the workspace, or there are no current conversations.
@@ -77,8 +89,8 @@ def write_table(
         out = outputs[reviewer.table]
         kept = [turn for turn in reviewed if turn.key not in changed]
         out.rows_in = len(reviewed)
-        out.table(LABEL_ROWS).write_rows([_row(turn, reviewer, rubric) for turn in kept])
-        out.drop([_dropped(turn) for turn in reviewed if turn.key in changed], DROPPED)
+        out.table(LABEL_ROWS).write_rows([_convert_turn(turn, reviewer, rubric) for turn in kept])
+        out.drop([_make_dropped_row(turn) for turn in reviewed if turn.key in changed], DROPPED)
         out.made_by = {
             "judge": reviewer.judge,
             "reviewed": sorted({turn.last.labels for turn in kept}),
@@ -94,15 +106,16 @@ def write_table(
     )
 
 
-def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) -> set[tuple[str, int]]:
-    """Return the reviewed turns whose text is no longer in `conversations` as it was read.
+def find_changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) -> set[tuple[str, int]]:
+    """Return the keys of the reviewed turns whose text is no longer in `conversations` as the reviewer read it.
 
-    Reads the conversations only when they are not those in which the texts were last found.
+    The function reads the conversations only if they differ from those in which the texts were last found. It records
+    in the journal which texts it found.
     """
     digest = workspace.require(TableName.CONVERSATIONS).digest
     wanted = {
         turn.key: turn.last.text
-        for turn in journal.reviewed(reviewer.name)
+        for turn in journal.read_reviewed(reviewer.name)
         if turn.last.conversations != digest
     }
     if not wanted:
@@ -115,21 +128,22 @@ def changed_turns(workspace: Workspace, journal: Journal, reviewer: Reviewer) ->
         for row in batch.filter(pc.is_in(batch["conversation_id"], value_set=ids)).to_pylist():
             name, messages = row["conversation_id"], row["messages"]
             for turn in turns[name]:
-                if turn < len(messages) and text_digest(messages, turn) == wanted[name, turn]:
+                if turn < len(messages) and hash_text(messages, turn) == wanted[name, turn]:
                     found.add((name, turn))
-    journal.found_again(reviewer.name, found, digest)
+    journal.record_unchanged(reviewer.name, found, digest)
     return set(wanted) - found
 
 
-def _row(turn: Reviewed, reviewer: Reviewer, rubric: Rubric) -> dict[str, Any]:
+def _convert_turn(turn: ReviewedTurn, reviewer: Reviewer, rubric: Rubric) -> dict[str, Any]:
+    """Return the label row of a reviewed turn."""
     decision = turn.last
     return make_label_row(
         *turn.key,
         decision.label,
-        sat_score=float(STRENGTH * (decision.label == SAT)),
-        dsat_score=float(STRENGTH * (decision.label == DSAT)),
-        items=[(name, rubric.polarities.get(name), STRENGTH) for name in decision.items],
-        reason=_reason(turn),
+        sat_score=float(PERSON_STRENGTH * (decision.label == SAT)),
+        dsat_score=float(PERSON_STRENGTH * (decision.label == DSAT)),
+        items=[(name, rubric.polarities.get(name), PERSON_STRENGTH) for name in decision.items],
+        reason=_describe_decision(turn),
         refusal=decision.refusal,
         correct_refusal=decision.correct_refusal,
         judge=reviewer.judge,
@@ -137,8 +151,8 @@ def _row(turn: Reviewed, reviewer: Reviewer, rubric: Rubric) -> dict[str, Any]:
     )
 
 
-def _reason(turn: Reviewed) -> str:
-    """Return how the label came about: what the judge had said, whether that was hidden, in which order."""
+def _describe_decision(turn: ReviewedTurn) -> str:
+    """Return how the label came about: what the judge had said, whether that was hidden, in which selection."""
     decision = turn.last
     filters = " ".join(f"{name}={value}" for name, value in sorted(decision.selection.items()))
     parts = [
@@ -151,6 +165,6 @@ def _reason(turn: Reviewed) -> str:
     return "; ".join(parts)
 
 
-def _dropped(turn: Reviewed) -> dict[str, Any]:
+def _make_dropped_row(turn: ReviewedTurn) -> dict[str, Any]:
     name, number = turn.key
-    return {"conversation_id": name, "turn": number, "reason": CHANGED, "detail": turn.last.label}
+    return {"conversation_id": name, "turn": number, "reason": CHANGED_REASON, "detail": turn.last.label}

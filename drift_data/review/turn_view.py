@@ -1,6 +1,6 @@
-"""One judged turn as the page shows it: folded, spelled out, evidence marked. Knows no HTML and no decision.
+"""Prepares one judged turn for the page: folds long messages, spells out control characters, marks the evidence.
 
-What comes out is text that the page still has to escape; nothing of it is longer than the limits here.
+The result is text of limited length. It is not escaped for HTML: the page does that.
 """
 
 from __future__ import annotations
@@ -13,109 +13,121 @@ from typing import Any, Final
 
 from drift_data.chats.safe_text import visible
 
-LONGEST: Final = 30_000  # characters of a message that can be unfolded
-_HEAD: Final = {"context": 0, "reply": 2_500, "message": 4_000}  # shown before anything is unfolded
-_SUMMARY: Final = 160
-_EARLIER, _BEFORE, _AFTER = (
-    20,
-    3,
-    2,
-)  # messages around the judged reply and its answer; earlier ones are folded
-_EVIDENCE: Final = 1_000
+MAX_CHARACTERS: Final = 30_000  # characters of a message that can be unfolded; the rest is not shown
+_HEAD_CHARACTERS: Final = {
+    "context": 0,
+    "reply": 2_500,
+    "message": 4_000,
+}  # shown before anything is unfolded
+_SUMMARY_CHARACTERS: Final = 160  # of the line that stands for a folded message
+# Messages shown beside the judged reply and its answer. The page folds the earlier ones into one line.
+_EARLIER_MESSAGES, _MESSAGES_BEFORE, _MESSAGES_AFTER = 20, 3, 2
+_EVIDENCE_CHARACTERS: Final = 1_000  # characters of the evidence that are looked for
 
-Span = tuple[int, int]
+TextSpan = tuple[int, int]  # start and end in characters
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Part of a message; marked: the judge's evidence."""
+class TextPiece:
+    """Part of a message."""
 
     text: str
-    marked: bool = False
+    marked: bool = False  # whether it is the judge's evidence
 
 
 @dataclass(frozen=True)
-class Said:
-    """One message: what is seen at once, and what can be unfolded."""
+class MessageView:
+    """One message as the page shows it."""
 
     role: str
-    summary: str
-    head: Sequence[Piece]
-    rest: Sequence[Piece]
-    folded: int  # characters of the rest
+    summary: str  # one line
+    head: Sequence[TextPiece]  # seen at once
+    rest: Sequence[TextPiece]  # seen when unfolded
+    folded: int  # characters of `rest`
     cut: int  # characters that are not shown at all
-    marked_in_rest: bool
+    marked_in_rest: bool  # whether part of the evidence is in `rest`
 
 
 @dataclass(frozen=True)
-class Exchange:
+class TurnView:
     """The judged reply, the user's message after it, and what was said before and after."""
 
-    earlier: Sequence[Said]
-    left_out: int  # messages before these
-    before: Sequence[Said]
-    reply: Said
-    message: Said
-    after: Sequence[Said]
-    evidence_found: bool
+    earlier: Sequence[MessageView]  # messages before `before`
+    left_out: int  # messages before `earlier`, which are not shown
+    before: Sequence[MessageView]  # messages right before the reply
+    reply: MessageView
+    message: MessageView
+    after: Sequence[MessageView]  # messages right after the user's message
+    evidence_found: bool  # whether the judge's evidence stands in the message
 
 
-def exchange(messages: Sequence[Mapping[str, Any]], turn: int, evidence: str | None) -> Exchange:
+def make_turn_view(messages: Sequence[Mapping[str, Any]], turn: int, evidence: str | None) -> TurnView:
     """Return what to show of a turn.
 
     Args:
-        messages: of the conversation.
+        messages: messages of the conversation.
         turn: index of the feedback message.
-        evidence: what the judge quotes of it.
+        evidence: what the judge quotes from the feedback message.
     """
-    span = find(messages[turn]["content"], evidence) if evidence else None
-    start = max(0, turn - 1 - _BEFORE)
-    first = max(0, start - _EARLIER)
-    return Exchange(
-        earlier=[said(message, "context") for message in messages[first:start]],
+    span = find_evidence(messages[turn]["content"], evidence) if evidence else None
+    start = max(0, turn - 1 - _MESSAGES_BEFORE)
+    first = max(0, start - _EARLIER_MESSAGES)
+    return TurnView(
+        earlier=[make_message_view(message, "context") for message in messages[first:start]],
         left_out=first,
-        before=[said(message, "context") for message in messages[start : turn - 1]],
-        reply=said(messages[turn - 1], "reply"),
-        message=said(messages[turn], "message", span),
-        after=[said(message, "context") for message in messages[turn + 1 : turn + 1 + _AFTER]],
+        before=[make_message_view(message, "context") for message in messages[start : turn - 1]],
+        reply=make_message_view(messages[turn - 1], "reply"),
+        message=make_message_view(messages[turn], "message", span),
+        after=[
+            make_message_view(message, "context")
+            for message in messages[turn + 1 : turn + 1 + _MESSAGES_AFTER]
+        ],
         evidence_found=span is not None,
     )
 
 
-def said(message: Mapping[str, Any], kind: str, span: Span | None = None) -> Said:
-    """Return one message, folded after as much as its kind is shown of."""
-    text, head = message["content"], _HEAD[kind]
-    if len(text) <= head + 200:  # not worth a fold
+def make_message_view(message: Mapping[str, Any], kind: str, span: TextSpan | None = None) -> MessageView:
+    """Return one message, folded after the number of characters that its kind shows at once.
+
+    Args:
+        message: role and content.
+        kind: "context", "reply" or "message".
+        span: where the evidence stands in the message.
+    """
+    text, head = message["content"], _HEAD_CHARACTERS[kind]
+    if len(text) <= head + 200:  # so little more is not worth a fold
         head = len(text)
-    return Said(
+    return MessageView(
         role=visible(str(message["role"]), 20),
-        summary=visible(" ".join(text[: 2 * _SUMMARY].split())[:_SUMMARY], _SUMMARY)
-        + ("…" if len(text) > _SUMMARY else ""),
-        head=_pieces(text, 0, head, span),
-        rest=_pieces(text, head, min(len(text), LONGEST), span),
-        folded=min(len(text), LONGEST) - head,
-        cut=max(0, len(text) - LONGEST),
+        summary=visible(
+            " ".join(text[: 2 * _SUMMARY_CHARACTERS].split())[:_SUMMARY_CHARACTERS], _SUMMARY_CHARACTERS
+        )
+        + ("…" if len(text) > _SUMMARY_CHARACTERS else ""),
+        head=_cut_pieces(text, 0, head, span),
+        rest=_cut_pieces(text, head, min(len(text), MAX_CHARACTERS), span),
+        folded=min(len(text), MAX_CHARACTERS) - head,
+        cut=max(0, len(text) - MAX_CHARACTERS),
         marked_in_rest=span is not None and span[1] > head,
     )
 
 
-def find(message: str, evidence: str) -> Span | None:
-    """Return where a quotation stands in a message, whatever its white space and case; None when nowhere."""
-    quoted = evidence[:_EVIDENCE].strip().strip("\"'“”….")
+def find_evidence(message: str, evidence: str) -> TextSpan | None:
+    """Return where a quotation stands in a message; white space and case may differ. None: it is not in the message."""
+    quoted = evidence[:_EVIDENCE_CHARACTERS].strip().strip("\"'“”….")
     at = message.find(quoted) if quoted else -1
     if at >= 0:
         return at, at + len(quoted)
     words = [re.escape(word) for word in quoted.split()]
-    found = re.search(r"\s+".join(words), message[:LONGEST], re.IGNORECASE) if words else None
+    found = re.search(r"\s+".join(words), message[:MAX_CHARACTERS], re.IGNORECASE) if words else None
     return found.span() if found else None
 
 
-def _pieces(text: str, start: int, end: int, span: Span | None) -> list[Piece]:
-    """Return a part of a text, cut at the ends of the span."""
+def _cut_pieces(text: str, start: int, end: int, span: TextSpan | None) -> list[TextPiece]:
+    """Return the text from `start` to `end` in pieces, cut at the ends of the marked span."""
     first, last = span or (end, end)
     cuts = [start, min(max(first, start), end), min(max(last, start), end), end]
     pieces = [
-        Piece(visible(text[a:b], b - a, keep="\n\t"), marked)
+        TextPiece(visible(text[a:b], b - a, keep="\n\t"), marked)
         for (a, b), marked in zip(pairwise(cuts), (False, True, False), strict=True)
     ]
     return [piece for piece in pieces if piece.text]

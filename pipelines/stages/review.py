@@ -10,7 +10,7 @@ import typer
 from pipelines.options import RECIPE, WORK, RecipeName, RubricFile, Set, Work, open_workspace
 
 if TYPE_CHECKING:
-    from drift_data.review.session import Session
+    from drift_data.review.session import ReviewSession
 
 
 def review(
@@ -40,24 +40,24 @@ def review(
     from drift_data.judge.rubric import load_rubric
     from drift_data.labels.reviewer import reviewer as reviewer_of
     from drift_data.labels.tables import labels_chosen, latest_labels
-    from drift_data.review.selection import parse
-    from drift_data.review.serve import serve
-    from drift_data.review.session import Options, Session
+    from drift_data.review.selection import parse_filter
+    from drift_data.review.serve import serve_review
+    from drift_data.review.session import ReviewOptions, ReviewSession
     from drift_data.workspace import UserError
 
-    options = Options(
+    options = ReviewOptions(
         labels=labels_chosen(workspace, labels) if labels else latest_labels(workspace),
         reviewer=reviewer_of(reviewer if reviewer is not None else _read_login()),
         rubric=load_rubric(loaded.label.rubric),
         against=labels_chosen(workspace, against, "AGAINST") if against else None,
         blind=blind,
     )
-    start = parse(chosen)
-    session = Session(workspace, options)
-    session.queue.step(
+    start = parse_filter(chosen)
+    session = ReviewSession(workspace, options)
+    session.queue.find_next(
         start, session.codes
     )  # raises before the page is served if these labels lack that order
-    serve(session, start, port, lambda address: _print_address(session, address))
+    serve_review(session, start, port, lambda address: _print_address(session, address))
     if session.pending:
         raise UserError(
             f"All decisions are in {session.journal.path}, but {options.reviewer.table} does not have the last of "
@@ -66,7 +66,7 @@ def review(
     print(f"\n{workspace.path(options.reviewer.table)}: {len(session.reviewed):,} turns reviewed")
 
 
-def _print_address(session: Session, address: str) -> None:
+def _print_address(session: ReviewSession, address: str) -> None:
     options = session.options
     print(f"review of {options.labels} as {options.reviewer.judge}: {len(session.queue):,} labelled turns")
     print(f"open {address}\nCtrl-C ends it; every decision is saved at once", flush=True)

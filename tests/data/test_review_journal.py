@@ -42,15 +42,15 @@ def journal(tmp_path):
 
 
 def labels(journal, reviewer="ann"):
-    return {turn.key[0]: turn.last.label for turn in journal.reviewed(reviewer)}
+    return {turn.key[0]: turn.last.label for turn in journal.read_reviewed(reviewer)}
 
 
 def test_a_decision_comes_back_as_it_was_given(journal):
     given = decision("ü\0\u202e'; DROP TABLE decisions", refusal=True, correct_refusal=False, blind=True)
     kept = journal.add(given)
     assert kept == replace(given, id=1)
-    assert [turn.last for turn in journal.reviewed("ann")] == [kept]
-    assert journal.reviewed("bob") == [] and journal.last("bob") is None
+    assert [turn.last for turn in journal.read_reviewed("ann")] == [kept]
+    assert journal.read_reviewed("bob") == [] and journal.find_last("bob") is None
 
 
 def test_the_last_decision_on_a_turn_counts_and_earlier_ones_stay_in_the_file(journal):
@@ -65,10 +65,10 @@ def test_the_last_decision_on_a_turn_counts_and_earlier_ones_stay_in_the_file(jo
 def test_a_label_given_blind_stays_the_unbiased_one_when_it_is_changed_in_sight_of_the_judge(journal):
     journal.add(decision(label="DSAT", blind=True, random=False))
     journal.add(decision(label="SAT", blind=False, random=True))
-    (turn,) = journal.reviewed("ann")
+    (turn,) = journal.read_reviewed("ann")
     assert (turn.last.label, turn.unbiased, turn.blind, turn.random) == ("SAT", "DSAT", True, True)
     journal.add(decision(label="NEUTRAL", blind=True))
-    assert journal.reviewed("ann")[0].unbiased == "NEUTRAL"
+    assert journal.read_reviewed("ann")[0].unbiased == "NEUTRAL"
 
 
 def test_undo_brings_back_the_decision_before_and_keeps_what_was_undone(journal):
@@ -78,19 +78,19 @@ def test_undo_brings_back_the_decision_before_and_keeps_what_was_undone(journal)
     assert journal.undo("ann", second.id) == second
     assert labels(journal) == {"a": "DSAT"}
     assert journal.undo("ann", second.id) is None  # twice
-    assert journal.last("ann") == first
+    assert journal.find_last("ann") == first
     assert journal.undo("ann", first.id) == first
-    assert journal.reviewed("ann") == [] and journal.last("ann") is None
+    assert journal.read_reviewed("ann") == [] and journal.find_last("ann") is None
     rows = sqlite3.connect(journal.path).execute("SELECT undone_at IS NOT NULL FROM decisions").fetchall()
     assert rows == [(1,), (1,)]
 
 
 def test_every_change_changes_the_revision(journal):
-    revisions = [journal.revision("ann")]
+    revisions = [journal.read_revision("ann")]
     kept = journal.add(decision())
-    revisions.append(journal.revision("ann"))
+    revisions.append(journal.read_revision("ann"))
     journal.undo("ann", kept.id)
-    revisions.append(journal.revision("ann"))
+    revisions.append(journal.read_revision("ann"))
     assert revisions == [[0, 0], [1, 0], [1, 1]]
 
 

@@ -11,10 +11,10 @@ from quality_sample import turn, write_labels
 from review_sample import build_conversations, build_labels, session, to_review
 from starlette.testclient import TestClient
 
-from drift_data.review.selection import parse
-from drift_data.review.serve import serve
-from drift_data.review.server import Pages, read_key, show_key
-from drift_data.review.turn_view import LONGEST, exchange, find
+from drift_data.review.selection import parse_filter
+from drift_data.review.serve import serve_review
+from drift_data.review.server import ReviewPages, format_key, parse_key
+from drift_data.review.turn_view import MAX_CHARACTERS, find_evidence, make_turn_view
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError, Workspace
 
@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, session, start="order=log", let_in=True):
         self.session = session
-        app = Pages(session, parse(start)).app(KEY, COOKIE)
+        app = ReviewPages(session, parse_filter(start)).make_app(KEY, COOKIE)
         self.client = TestClient(app, base_url="http://127.0.0.1:1")
         if let_in:
             self.client.get(f"/?key={KEY}")
@@ -149,7 +149,7 @@ def test_a_form_that_is_not_of_this_page_saves_nothing(workspace, reader, change
     form = reader.form(reader.client.get("/").text)
     answer = reader.client.post("/decide", data={**form, "label": "SAT", **change})
     assert answer.status_code == status, answer.text
-    assert workspace.manifest(TABLE) is None and reader.session.journal.last("ann") is None
+    assert workspace.manifest(TABLE) is None and reader.session.journal.find_last("ann") is None
 
 
 def test_a_page_that_was_read_before_the_logs_were_made_anew_saves_nothing(workspace, reader):
@@ -240,7 +240,7 @@ def test_a_huge_message_makes_no_huge_page(tmp_path):
     workspace = to_review(tmp_path, {("a", at): "word " * 1_000_000 for at in (0, 1, 2, 3)})
     ann = session(workspace)
     html = Reader(ann).client.get("/").text
-    assert len(html) < 200_000 and f"{5_000_000 - LONGEST:,} more characters are not shown" in html
+    assert len(html) < 200_000 and f"{5_000_000 - MAX_CHARACTERS:,} more characters are not shown" in html
     ann.close()
 
 
@@ -257,20 +257,20 @@ def test_a_port_that_is_taken_is_told(ann):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"PORT={port} cannot be used: Address already in use"):
-            serve(ann, parse(""), port, ready=print)
+            serve_review(ann, parse_filter(""), port, ready=print)
 
 
 @pytest.mark.parametrize("key", [("a", 2), ("ü:%/&=#\u202e\0 ", 12), ("", 0)])
 def test_a_key_survives_its_address(key):
-    assert read_key(show_key(key)) == key and show_key(key).isascii()
+    assert parse_key(format_key(key)) == key and format_key(key).isascii()
 
 
 def test_evidence_is_found_whatever_its_white_space_and_case_and_marked():
     message = "Well.\nNo,   that is WRONG. Again!"
-    assert message[slice(*find(message, "“no, that is wrong”"))] == "No,   that is WRONG"
-    assert find(message, "something else") is None and find(message, "…") is None
+    assert message[slice(*find_evidence(message, "“no, that is wrong”"))] == "No,   that is WRONG"
+    assert find_evidence(message, "something else") is None and find_evidence(message, "…") is None
     chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]
-    shown = exchange([*chat, {"role": "user", "content": message}], 2, "that is wrong")
+    shown = make_turn_view([*chat, {"role": "user", "content": message}], 2, "that is wrong")
     assert [(piece.text, piece.marked) for piece in shown.message.head] == [
         ("Well.\nNo,   ", False),
         ("that is WRONG", True),
@@ -280,7 +280,7 @@ def test_evidence_is_found_whatever_its_white_space_and_case_and_marked():
 
 def test_messages_far_before_the_turn_are_folded_and_counted():
     chat = [{"role": ("user", "assistant")[at % 2], "content": f"m{at}"} for at in range(40)]
-    shown = exchange(chat, 36, None)
+    shown = make_turn_view(chat, 36, None)
     assert [said.summary for said in shown.before] == ["m32", "m33", "m34"]
     assert [said.summary for said in shown.earlier] == [f"m{at}" for at in range(12, 32)]
     assert shown.left_out == 12 and [said.summary for said in shown.after] == ["m37", "m38"]

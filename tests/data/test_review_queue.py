@@ -6,8 +6,8 @@ from quality_sample import turn, write_labels
 from review_sample import HASHED, LABELS, build_conversations, to_review
 
 from drift_data import schema
-from drift_data.review.queue import OPEN, Queue
-from drift_data.review.selection import Selection, parse
+from drift_data.review.queue import OPEN_CODE, ReviewQueue
+from drift_data.review.selection import Selection, parse_filter
 from drift_data.workspace import UserError, Workspace
 from pipelines.stages.query import query
 
@@ -19,28 +19,28 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def queue(workspace):
-    return Queue(workspace, "labels/test", "labels/other")
+    return ReviewQueue(workspace, "labels/test", "labels/other")
 
 
 def nothing(queue):
-    return np.full(len(queue), OPEN, np.int8)
+    return np.full(len(queue), OPEN_CODE, np.int8)
 
 
 def given(queue, **labels):
     """Return codes: given(queue, a2="SAT")."""
     codes = nothing(queue)
     for name, label in labels.items():
-        codes[queue.number(name[0], int(name[1:]))] = schema.LABELS.index(label)
+        codes[queue.find_number(name[0], int(name[1:]))] = schema.LABELS.index(label)
     return codes
 
 
 def walk(queue, text, codes=None):
     """Step forward until the end, by keys, deciding nothing."""
-    chosen, codes = parse(text), nothing(queue) if codes is None else codes
-    found, at = [], queue.step(chosen, codes)
+    chosen, codes = parse_filter(text), nothing(queue) if codes is None else codes
+    found, at = [], queue.find_next(chosen, codes)
     while at is not None and queue.key(at) not in found:
         found.append(queue.key(at))
-        at = queue.step(chosen, codes, at)
+        at = queue.find_next(chosen, codes, at)
     return found
 
 
@@ -86,26 +86,26 @@ def test_reviewed_turns_are_not_shown_again_unless_asked_for(queue):
     assert walk(queue, "order=log state=done", codes) == [("a", 2), ("c", 2)]
     assert walk(queue, "order=log state=differ", codes) == [("c", 2)]
     assert walk(queue, "order=log state=all", codes) == list(LABELS)
-    assert queue.progress(parse("language=English"), codes) == (1, 4)
+    assert queue.count_reviewed(parse_filter("language=English"), codes) == (1, 4)
 
 
 def test_after_the_last_turn_those_that_were_passed_over_come_again(queue):
-    chosen, codes = parse("order=log"), given(queue, a2="DSAT", d4="DSAT")
-    last = queue.number("d", 4)
-    assert queue.key(queue.step(chosen, codes, last)) == ("a", 4)
+    chosen, codes = parse_filter("order=log"), given(queue, a2="DSAT", d4="DSAT")
+    last = queue.find_number("d", 4)
+    assert queue.key(queue.find_next(chosen, codes, last)) == ("a", 4)
     everything = given(queue, **{f"{name}{at}": "SAT" for name, at in LABELS})
-    assert queue.step(chosen, everything, last) is None
+    assert queue.find_next(chosen, everything, last) is None
 
 
 def test_back_shows_reviewed_turns_too_and_ends_at_the_first(queue):
-    chosen, codes = parse("order=log"), given(queue, a4="SAT")
-    assert queue.key(queue.step(chosen, codes, queue.number("b", 2), forward=False)) == ("a", 4)
-    assert queue.step(chosen, codes, queue.number("a", 2), forward=False) is None
+    chosen, codes = parse_filter("order=log"), given(queue, a4="SAT")
+    assert queue.key(queue.find_next(chosen, codes, queue.find_number("b", 2), forward=False)) == ("a", 4)
+    assert queue.find_next(chosen, codes, queue.find_number("a", 2), forward=False) is None
 
 
 def test_a_turn_is_found_by_its_key_and_only_when_it_is_labelled(queue):
-    assert [queue.key(queue.number(*key)) for key in LABELS] == list(LABELS)
-    assert queue.number("b", 4) is None and queue.number("nobody", 2) is None
+    assert [queue.key(queue.find_number(*key)) for key in LABELS] == list(LABELS)
+    assert queue.find_number("b", 4) is None and queue.find_number("nobody", 2) is None
 
 
 def test_what_can_be_filtered_by_is_counted(queue):
@@ -117,7 +117,7 @@ def test_an_order_that_cannot_be_is_a_mistake_of_the_user(tmp_path):
     workspace = Workspace(tmp_path)
     build_conversations(workspace)
     write_labels(workspace, [turn("a", 2, label="SAT")], thresholds=None)
-    queue = Queue(workspace, "labels/test")
+    queue = ReviewQueue(workspace, "labels/test")
     with pytest.raises(UserError, match="order=uncertain needs labels with scores"):
         walk(queue, "order=uncertain")
     with pytest.raises(UserError, match="Start with AGAINST="):
@@ -129,20 +129,20 @@ def test_labels_of_a_conversation_that_is_not_there_are_refused(tmp_path):
     build_conversations(workspace)
     write_labels(workspace, [turn("a", 2), turn("z", 2)])
     with pytest.raises(UserError, match="not in conversations: 'z'"):
-        Queue(workspace, "labels/test")
+        ReviewQueue(workspace, "labels/test")
 
 
 def test_a_filter_is_read_with_spaces_in_its_values_and_written_as_an_address():
-    chosen = parse(" order=uncertain item=Wrong or stale facts  label=DSAT ")
+    chosen = parse_filter(" order=uncertain item=Wrong or stale facts  label=DSAT ")
     assert chosen == Selection(order="uncertain", item="Wrong or stale facts", label="DSAT")
-    assert chosen.query() == {"order": "uncertain", "item": "Wrong or stale facts", "label": "DSAT"}
-    assert parse("").query() == {"order": "random"}
+    assert chosen.to_query() == {"order": "uncertain", "item": "Wrong or stale facts", "label": "DSAT"}
+    assert parse_filter("").to_query() == {"order": "random"}
 
 
 @pytest.mark.parametrize("text", ["uncertain", "order=hardest", "label=dsat", "colour=red"])
 def test_a_wrong_filter_names_what_it_takes(text):
     with pytest.raises(UserError, match=r"FILTER="):
-        parse(text)
+        parse_filter(text)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_a_wrong_filter_names_what_it_takes(text):
     ],
 )
 def test_which_selections_are_a_random_sample_and_which_give_the_judge_away(text, random, tells):
-    assert (parse(text).is_random, parse(text).tells) == (random, tells)
+    assert (parse_filter(text).is_random, parse_filter(text).reveals_judge) == (random, tells)

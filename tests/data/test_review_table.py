@@ -17,11 +17,11 @@ from drift_data.labels.reviewer import reviewer
 from drift_data.labels.tables import labels_named, latest_labels
 from drift_data.mine.options import MineOptions
 from drift_data.mine.stage import mine
-from drift_data.review.selection import parse
-from drift_data.review.session import Stale
+from drift_data.review.selection import parse_filter
+from drift_data.review.session import StaleTurnError
 from drift_data.workspace import UserError, Workspace
 
-RANDOM = parse("")
+RANDOM = parse_filter("")
 TABLE = "labels/human-ann"
 
 
@@ -88,7 +88,7 @@ def test_another_session_goes_on_where_the_first_stopped(workspace, ann):
     decide(ann, ("a", 2), "DSAT")
     ann.close()
     again = session(workspace)
-    assert again.queue.key(again.queue.step(parse("order=log"), again.codes)) == ("a", 4)
+    assert again.queue.key(again.queue.find_next(parse_filter("order=log"), again.codes)) == ("a", 4)
     decide(again, ("a", 4), "SAT")
     assert len(table(workspace)) == 2
     again.close()
@@ -141,7 +141,10 @@ def test_turns_whose_text_changed_are_set_aside_and_come_back_with_their_text(wo
     assert [(row["conversation_id"], row["reason"], row["detail"]) for row in dropped(workspace, TABLE)] == [
         ("a", "conversation_changed", "DSAT")
     ]
-    assert ann.queue.key(ann.queue.step(parse("order=log"), ann.codes)) == ("a", 2)  # to be read again
+    assert ann.queue.key(ann.queue.find_next(parse_filter("order=log"), ann.codes)) == (
+        "a",
+        2,
+    )  # to be read again
     build_conversations(workspace)
     build_labels(workspace)
     ann.refresh()
@@ -153,9 +156,9 @@ def test_what_was_read_before_a_change_is_not_saved(workspace, ann):
     build_conversations(workspace, {("a", 2): "another message"})
     build_labels(workspace)
     ann.refresh()
-    with pytest.raises(Stale, match="changed since you read it"):
+    with pytest.raises(StaleTurnError, match="changed since you read it"):
         ann.decide(read, RANDOM)
-    with pytest.raises(Stale, match="no such turn"):
+    with pytest.raises(StaleTurnError, match="no such turn"):
         ann.decide(replace(read, key=("a", 6)), RANDOM)
     assert ann.reviewed == {} and workspace.manifest(TABLE) is None
 
@@ -218,7 +221,7 @@ def test_mining_a_persons_labels_takes_the_reviewed_turns_only(workspace, ann):
 
 def test_calibrate_compares_the_reviewed_turns_only(workspace, ann):
     decide(ann, ("a", 2), "DSAT")
-    decide(ann, ("b", 2), "NEUTRAL", parse("order=uncertain"))
+    decide(ann, ("b", 2), "NEUTRAL", parse_filter("order=uncertain"))
     for name in ("human:ann", "human-ann", TABLE):
         folder = calibrate_labels(workspace, "labels/test", name, RUBRIC, CalibrateOptions())
         quality = Quality.model_validate_json((workspace.path(folder) / "quality.json").read_bytes())

@@ -11,8 +11,8 @@ from drift_data.judge.local import LocalJudge
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.stage import label
 from drift_data.labels.reviewer import reviewer
-from drift_data.review.selection import parse
-from drift_data.review.session import Options, Session
+from drift_data.review.selection import parse_filter
+from drift_data.review.session import ReviewOptions, ReviewSession
 from drift_data.workspace import Workspace
 from pipelines.stages.calibrate import calibrate
 
@@ -60,11 +60,11 @@ def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
 
 
 def test_every_real_turn_can_be_shown_with_its_evidence_marked(workspace: Workspace) -> None:
-    session = Session(workspace, Options("labels/local", reviewer("bob"), load_rubric()))
+    session = ReviewSession(workspace, ReviewOptions("labels/local", reviewer("bob"), load_rubric()))
     unmarked = 0
     for number in range(len(session.queue)):
-        turn = session.turn(number, parse("order=log"))
-        assert turn.exchange.message.role == "user" and turn.exchange.reply.role == "assistant"
-        unmarked += bool(turn.judged["evidence"]) and not turn.exchange.evidence_found
+        turn = session.load_turn(number, parse_filter("order=log"))
+        assert turn.view.message.role == "user" and turn.view.reply.role == "assistant"
+        unmarked += bool(turn.judged["evidence"]) and not turn.view.evidence_found
     assert (len(session.queue), unmarked) == (1_016, 0)
     session.close()
