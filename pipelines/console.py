@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -156,22 +157,20 @@ def print_recipe(recipe: Recipe, console: Console) -> None:
 
 
 def print_options(console: Console) -> None:
-    """Print every option of a recipe: its key, default, possible values, meaning and source."""
+    """Print every option of a recipe in two lines: key, default, possible values and source, then the meaning."""
     from pipelines.option_list import list_option_groups
 
-    table = Table(box=SIMPLE, pad_edge=False, show_edge=False)
-    for column in ("option", "default", "values", "meaning", "source"):
-        table.add_column(column, overflow="fold")
     for group in list_option_groups():
-        if group.key:
-            table.add_section()
-            table.add_row(Text(group.key, style="bold"), "", "", Text(group.purpose, style="bold"), "")
+        title = f"{group.key}: " if group.key else ""
+        console.print(Text(f"{title}{group.purpose}", style="bold underline"), soft_wrap=True)
         for option in group.options:
-            default = "required" if option.default is None else option.default
+            default = "required" if option.default is None else f"= {option.default}"
+            values = "; ".join(filter(None, (option.values, option.origin)))
+            line = Text.assemble((option.key, "bold"), f" {default}  ", (f"({values})", "dim"))
+            console.print(line, soft_wrap=True)
             meaning = option.meaning + (f" ({option.unit})" if option.unit else "")
-            cells = (option.key, default, option.values, meaning, option.source)
-            table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
+            console.print(Padding(Text(meaning), (0, 0, 0, 4)))
+        console.print()
 
 
 def _start_wide_table(title: str, views: list[Comparison]) -> Table:

@@ -1,6 +1,7 @@
 """Lists every option of a recipe: its dotted key, default, allowed values, meaning and where the value comes from.
 
-`make docs-reference` writes the list into the documentation.
+`make recipe OPTIONS=1` prints the list, `make docs-reference` writes it into the documentation, and `make recipe` takes from
+it what paper and release say.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from pipelines.recipe import Recipe
 
+PUBLISHED = ("paper", "release")  # sources that say a value
 MISSING = "–"  # stands where nobody has written what is asked for
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}  # as pydantic calls them → as people write them
 
@@ -31,7 +33,9 @@ class Option:
         values: what it can be, such as "number > 0".
         meaning: what it does.
         unit: of the value, or "".
-        source: "paper", "release", "ours", or what else the field says; "" where it says nothing.
+        source: where the default comes from: "paper", "release" or "ours"; "" where the field says nothing.
+        where: the place in the paper or the release, such as "app. D", or "".
+        published: what paper or release say, as Python has it; None where the source is neither.
     """
 
     key: str
@@ -40,6 +44,13 @@ class Option:
     meaning: str
     unit: str
     source: str
+    where: str
+    published: Any
+
+    @property
+    def origin(self) -> str:
+        """The source with the place in it, such as "paper app. D"."""
+        return f"{self.source} {self.where}".strip()
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,22 @@ class OptionGroup:
 def list_option_groups() -> list[OptionGroup]:
     """Return all options of a recipe, group by group: a group before the groups inside it."""
     return list(_iter_groups("", Recipe, None))
+
+
+def describe_option(key: str) -> Option | None:
+    """Return the option, or group of options, with a dotted key such as "loop.train.beta"; None if there is none."""
+    model: type[BaseModel] = Recipe
+    example: Any = None
+    *groups, name = key.split(".")
+    for group in groups:
+        field = model.model_fields.get(group)
+        inner = None if field is None else _find_model(field.annotation)
+        if field is None or inner is None:
+            return None
+        default = _find_default(group, field, example)
+        model, example = inner, default if isinstance(default, BaseModel) else None
+    field = model.model_fields.get(name)
+    return None if field is None else _describe(key, field, _find_default(name, field, example))
 
 
 def _iter_groups(key: str, model: type[BaseModel], example: Any) -> Iterator[OptionGroup]:
@@ -102,13 +129,16 @@ def _find_model(annotation: Any) -> type[BaseModel] | None:
 
 def _describe(key: str, field: FieldInfo, default: Any) -> Option:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    source = str(extra.get("source", ""))
     return Option(
         key=key,
         default=None if default is PydanticUndefined else write_value(default),
         values=_describe_values(field),
         meaning=field.description or MISSING,
         unit=str(extra.get("unit", "")),
-        source=str(extra.get("source", "")),
+        source=source,
+        where=str(extra.get("where", "")),
+        published=extra.get("published", default) if source in PUBLISHED else None,
     )
 
 

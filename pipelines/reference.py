@@ -1,4 +1,8 @@
-"""Sets what a recipe resolves to beside what the paper and the release say (`reference.yaml`), each difference named."""
+"""Sets what a recipe resolves to beside what the paper and the release say, and gives a reason for each difference.
+
+What was published comes from the option's own field (`json_schema_extra`), and where it depends on the data or the method,
+or is no option at all, from `reference.yaml`. That file also has the reasons.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from drift_train.options import ExamplesName, MethodName
+from pipelines.option_list import MISSING, Option, describe_option
 from pipelines.recipe import Recipe
 
-FILE = Path(__file__).with_name("reference.yaml")
+REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
 _COMPARED = ("seed", "source", "model", "clean", "mine", "loop")  # parts of a recipe that determine a model
-_UNNAMED = "differs, and nobody has said why"
+_WITHOUT_REASON = "differs, and nobody has said why"
 
+# same: as published; named: differs for a reason that is given; ours: paper and release say nothing; unnamed: differs, or
+# is unknown, without a reason.
 Verdict = Literal["same", "named", "ours", "unnamed"]
 
 
 class Setting(BaseModel):
-    """One entry of the file; see there."""
+    """One entry of the file, which says what its fields mean."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,26 +51,26 @@ class Setting(BaseModel):
             raise ValueError("what differs has a reason, and only that has one")
         return self
 
-    def applies(self, recipe: Recipe) -> bool:
-        """Say whether the entry is about this data, this method and such rollouts."""
+    def applies_to(self, recipe: Recipe) -> bool:
+        """Say whether the entry is about the recipe's data, method and guidance."""
         loop = recipe.loop
-        of_data = self.data is None or self.data == loop.examples
-        of_guidance = self.guided is None or self.guided == loop.is_guided
-        return of_data and of_guidance and (self.methods is None or loop.method in self.methods)
+        is_same_data = self.data is None or self.data == loop.examples
+        is_same_guidance = self.guided is None or self.guided == loop.is_guided
+        return is_same_data and is_same_guidance and (self.methods is None or loop.method in self.methods)
 
 
 class Reference(BaseModel):
-    """The file."""
+    """The whole file."""
 
     model_config = ConfigDict(extra="forbid")
 
     settings: list[Setting]
-    ours: dict[str, str]
+    ours: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One setting: what a recipe has, what was published and where, and what is to be said about it."""
+    """One setting: what a recipe has, what was published and where, what is to be said about it, and the verdict."""
 
     name: str
     here: str
@@ -74,67 +81,90 @@ class Line:
 
 
 def compare(recipe: Recipe) -> list[Line]:
-    """Return every setting of a recipe that determines a model, in the order of the file, then what is only ours."""
-    reference = Reference.model_validate(yaml.safe_load(FILE.read_text(encoding="utf-8")))
-    values = resolved(recipe)
+    """Return a line for every setting of a recipe that determines a model.
+
+    First come the settings of the file in its order, then all other options in the order of the recipe.
+    """
+    reference = Reference.model_validate(yaml.safe_load(REFERENCE_FILE.read_text(encoding="utf-8")))
+    values = resolve(recipe)
     lines: list[Line] = []
-    told: set[str] = set()
+    compared: set[str] = set()
     for setting in reference.settings:
-        if not setting.applies(recipe):
+        if not setting.applies_to(recipe):
             continue
         if setting.setting is not None:
-            lines.append(_words(setting, setting.setting))
+            lines.append(_compare_words(setting, setting.setting))
         for key in setting.keys:
             if key in values:
-                lines.append(_line(setting, key, values[key]))
-                told.add(key)
+                lines.append(_compare_setting(setting, key, values[key]))
+                compared.add(key)
     for key, value in values.items():
-        if key not in told:
-            why = reference.ours.get(key)
-            verdict: Verdict = "ours" if why else "unnamed"
-            note = why or "an option that the reference does not know"
-            lines.append(Line(key, _shown(value), "–", "", note, verdict))
+        if key not in compared:
+            lines.append(_compare_option(key, value, describe_option(key), reference.ours.get(key)))
     return lines
 
 
-def resolved(recipe: Recipe) -> dict[str, Any]:
-    """Return dotted key → value, with what the method decides filled in."""
+def resolve(recipe: Recipe) -> dict[str, Any]:
+    """Return dotted key → value of all options that determine a model, with what the method decides filled in."""
     options = recipe.model_dump(mode="json")
     options["loop"]["rollout"] = recipe.loop.rollout_options().model_dump(mode="json")
     parts = {name: options[name] for name in _COMPARED}
     parts["label"] = {"judge": recipe.label.judge}
     if recipe.loop.examples == "preferences":  # nothing is labelled or mined
         del parts["label"], parts["mine"]
-    return dict(_flat(parts))
+    return dict(_flatten(parts))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key → value."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _words(setting: Setting, name: str) -> Line:
+def _compare_words(setting: Setting, name: str) -> Line:
+    """Return the line of a setting that is no option: words beside words."""
     published = str(setting.published)
     verdict: Verdict = "named" if setting.why else "same"
     return Line(name, str(setting.here or published), published, setting.source, setting.why or "", verdict)
 
 
-def _line(setting: Setting, key: str, value: Any) -> Line:
+def _compare_setting(setting: Setting, key: str, value: Any) -> Line:
+    """Return the line of an option whose published value the file has."""
     published = setting.one_of if setting.one_of is not None else [setting.published]
     verdict: Verdict = "unnamed"
     if value in published:
         verdict = "same"
     elif setting.why is not None and value == setting.here:
         verdict = "named"
-    note = {"same": "", "named": setting.why or "", "unnamed": _UNNAMED}[verdict]
-    shown = " or ".join(map(_shown, published))
-    return Line(key, _shown(value), shown, setting.source, note, verdict)
+    note = {"same": "", "named": setting.why or "", "unnamed": _WITHOUT_REASON}[verdict]
+    return Line(key, _show(value), " or ".join(map(_show, published)), setting.source, note, verdict)
 
 
-def _shown(value: Any) -> str:
+def _compare_option(key: str, value: Any, option: Option | None, why: str | None) -> Line:
+    """Return the line of an option whose own field says what was published, or that nothing was.
+
+    Args:
+        key: dotted.
+        value: in the recipe.
+        option: its description; None: no field has this key.
+        why: what the option is for, in the file's words, until its field says that it is ours.
+    """
+    if option is None or not option.source:
+        if why:
+            return Line(key, _show(value), MISSING, "", why, "ours")
+        return Line(key, _show(value), MISSING, "", "an option whose field names no source", "unnamed")
+    if option.source == "ours":
+        return Line(key, _show(value), MISSING, "", option.meaning, "ours")
+    is_same = value == option.published
+    verdict: Verdict = "same" if is_same else "unnamed"
+    note = "" if is_same else _WITHOUT_REASON
+    return Line(key, _show(value), _show(option.published), option.origin, note, verdict)
+
+
+def _show(value: Any) -> str:
     match value:
         case None:
             return "none"

@@ -73,7 +73,7 @@ def render_options() -> str:
                 _escape(option.values),
                 _escape(option.meaning),
                 *([_escape(option.unit)] if has_units else []),
-                _escape(option.source) or "–",
+                _escape(option.origin) or "–",
             ]
             for option in group.options
         ]

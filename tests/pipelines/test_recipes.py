@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from drift_data.workspace import UserError
-from pipelines.recipe import load_recipe, recipe_names
+from pipelines.recipe import list_recipes, load_recipe
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_shipped_recipe_loads(name: str) -> None:
     assert load_recipe(name).name == name
 
 
 def test_the_shipped_recipes_are_those_the_readme_names() -> None:
-    assert recipe_names() == ["demo", "paper-14b", "paper-7b", "ultrafeedback-7b"]
+    assert list_recipes() == ["demo", "paper-14b", "paper-7b", "ultrafeedback-7b"]
 
 
 @pytest.mark.parametrize("name", ["paper-7b", "paper-14b", "ultrafeedback-7b"])

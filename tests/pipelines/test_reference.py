@@ -1,5 +1,7 @@
 """Paper recipes beside the paper: no difference that is not named."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,8 +11,9 @@ from rich.console import Console
 from drift_train.options import MethodName
 from pipelines import reference
 from pipelines.console import print_recipe
+from pipelines.option_list import Option, describe_option
 from pipelines.recipe import load_recipe
-from pipelines.reference import FILE, Line, compare, resolved
+from pipelines.reference import REFERENCE_FILE, Line, compare, resolve
 
 PAPER = ["paper-7b", "paper-14b", "ultrafeedback-7b"]
 
@@ -34,7 +37,7 @@ def test_a_paper_recipe_has_no_difference_that_is_not_named(name: str, method: s
 def test_every_option_that_determines_a_model_has_a_line(name: str) -> None:
     recipe = load_recipe(name)
     shown = [line.name for line in compare(recipe)]
-    assert set(resolved(recipe)) <= set(shown)
+    assert set(resolve(recipe)) <= set(shown)
     assert len(shown) == len(set(shown))
 
 
@@ -53,12 +56,19 @@ def test_a_change_of_ones_own_is_a_difference_without_a_name(override: str, here
     assert (changed.verdict, changed.here) == ("unnamed", here)
 
 
-def test_an_option_that_the_reference_forgot_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    values = yaml.safe_load(FILE.read_text())
-    del values["ours"]["loop.rollout.recheck"]
+def test_an_option_whose_field_names_no_source_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def describe_without_source(key: str) -> Option | None:
+        option = describe_option(key)
+        return replace(option, source="") if option and key == "loop.rollout.recheck" else option
+
+    values = yaml.safe_load(REFERENCE_FILE.read_text())
+    values.get("ours", {}).pop("loop.rollout.recheck", None)
     path = tmp_path / "reference.yaml"
     path.write_text(yaml.safe_dump(values))
-    monkeypatch.setattr(reference, "FILE", path)
+    monkeypatch.setattr(reference, "REFERENCE_FILE", path)
+    monkeypatch.setattr(reference, "describe_option", describe_without_source)
     assert lines("paper-7b")["loop.rollout.recheck"].verdict == "unnamed"
 
 
