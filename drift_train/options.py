@@ -308,7 +308,7 @@ class TrainOptions(BaseModel):
         json_schema_extra=from_paper("app. D"),
     )
     optimizer: Literal["rmsprop", "adamw_torch"] = Field(
-        default="rmsprop", description="Optimizer.", json_schema_extra=from_paper("app. D")
+        default="rmsprop", description="Optimizer of the weights.", json_schema_extra=from_paper("app. D")
     )
     epochs: float = Field(
         default=1,

@@ -131,7 +131,7 @@ def _check_rows(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
     if not rows.height:
         raise UserError(f"GOLD={name}: no row has a label.")
     if rows.height < given:  # a file that a person is still filling in
-        print(f"GOLD={name}: {given - rows.height:,} rows without a label are passed over", file=sys.stderr)
+        print(f"{name}: {given - rows.height:,} rows without a label are passed over", file=sys.stderr)
     strange = rows.filter(~pl.col("label").is_in(LABELS).fill_null(False))["label"].unique().sort()
     if len(strange):
         raise UserError(

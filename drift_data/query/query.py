@@ -20,6 +20,7 @@ from drift_data.query.warehouse import connect, find_view_command, literal, view
 from drift_data.workspace import UserError, Workspace, replaced_file
 
 ROWS_SHOWN = 50
+ALL_ROWS_HINT = "OUT=file.csv writes all"  # in Make's words, which the stage translates for the command
 _CELL = 120  # characters of a cell that are shown
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
@@ -94,14 +95,30 @@ def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 
 
 def show_query(
-    workspace: Workspace, sql: str, console: Console | None = None, rows: int = ROWS_SHOWN
+    workspace: Workspace,
+    sql: str,
+    console: Console | None = None,
+    rows: int = ROWS_SHOWN,
+    hint: str = ALL_ROWS_HINT,
 ) -> None:
     """Print the first rows of one SELECT. Raises `UserError` as `run_query` does."""
-    print_table(run_query(workspace, sql, rows + 1), console, rows)
+    print_table(run_query(workspace, sql, rows + 1), console, rows, hint)
 
 
-def print_table(table: pa.Table, console: Console | None = None, rows: int = ROWS_SHOWN) -> None:
-    """Print the first rows with clipped cells; what a terminal would obey in them is spelled out."""
+def print_table(
+    table: pa.Table,
+    console: Console | None = None,
+    rows: int = ROWS_SHOWN,
+    hint: str = ALL_ROWS_HINT,
+) -> None:
+    """Print the first rows with clipped cells; what a terminal would obey in them is spelled out.
+
+    Args:
+        table: of which the first rows are printed.
+        console: to print on; None: the terminal.
+        rows: how many.
+        hint: how a person gets all rows, said where there are more.
+    """
     shown = Table()
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
@@ -116,9 +133,7 @@ def print_table(table: pa.Table, console: Console | None = None, rows: int = ROW
     console = console or Console()
     console.print(shown)
     many = table.num_rows > rows
-    console.print(
-        Text(f"the first {rows} rows; OUT=file.csv writes all" if many else f"{table.num_rows} row(s)")
-    )
+    console.print(Text(f"the first {rows} rows; {hint}" if many else f"{table.num_rows} row(s)"))
 
 
 def _cell(value: object) -> str:

@@ -141,7 +141,7 @@ def _data_files(folder: Path) -> list[Path]:
     if tables and texts:
         print(
             f"{folder} holds Parquet, so its JSON files are left out: {', '.join(p.name for p in texts)[:500]}. "
-            "Name them in INPUT to read them.",
+            "Give their own paths as input to read them.",
             file=sys.stderr,
         )
     return tables or texts

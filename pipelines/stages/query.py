@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.caller import tell
+from pipelines.caller import in_words_of_caller, tell
 from pipelines.options import WORK, Work
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def query(
     work: Work = WORK,
 ) -> None:
     """Run DuckDB over the workspace: one view a table."""
-    from drift_data.query.query import canned_queries, save_query, show_query
+    from drift_data.query.query import ALL_ROWS_HINT, canned_queries, save_query, show_query
     from drift_data.workspace import UserError, Workspace
 
     workspace = Workspace(work)
@@ -41,7 +41,7 @@ def query(
         sql = canned[name]
     assert sql is not None
     if out is None:
-        show_query(workspace, sql)
+        show_query(workspace, sql, hint=in_words_of_caller(ALL_ROWS_HINT))
     else:
         print(f"{out}: {save_query(workspace, sql, out):,} rows")
 
