@@ -35,8 +35,8 @@ def prepare(folder: Path, conversations: int) -> None:
 def measure(folder: Path) -> dict[str, float]:
     """Load, judge and label in this process; return seconds, turns and bytes."""
     from drift_data.judge.base import CONVERSATION_COLUMNS
-    from drift_data.judge.label_rule import Thresholds
     from drift_data.judge.local import LocalJudge
+    from drift_data.judge.options import Thresholds
     from drift_data.judge.stage import label
     from drift_data.workspace import Workspace
 

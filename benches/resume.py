@@ -52,7 +52,7 @@ def make(work: Path, conversations: int) -> dict[str, float]:
         write_wildchat(Path(logs), conversations, seed=0)
         convert(workspace, "wildchat", [logs], CleanOptions())
     turns = 0
-    for exchange in judge.exchanges(workspace.batches("conversations", CONVERSATION_COLUMNS)):
+    for exchange in judge.plan_exchanges(workspace.batches("conversations", CONVERSATION_COLUMNS)):
         schema = exchange.request.schema.schema["properties"]["turns"]["items"]["properties"]
         asked = schema["turn"]["enum"]
         turn = {"act": "other", "items": [], "evidence": "", "refusal": "no"}
@@ -64,7 +64,7 @@ def make(work: Path, conversations: int) -> dict[str, float]:
 
 def label_again(work: Path) -> dict[str, float]:
     """Label from the store; return seconds and bytes above the imports."""
-    from drift_data.judge.label_rule import Thresholds
+    from drift_data.judge.options import Thresholds
     from drift_data.judge.stage import label
 
     workspace, store, judge = opened(work)

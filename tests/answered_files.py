@@ -35,7 +35,7 @@ def write_answers(
     """
     columns = ["conversation_id", "messages"]
     with open_llm(workspace, recipe.label, "batch") as asked, path.open("w") as file:
-        for exchange in make_llm_judge(workspace, asked, recipe.label).exchanges(
+        for exchange in make_llm_judge(workspace, asked, recipe.label).plan_exchanges(
             workspace.batches("conversations", columns)
         ):
             if exchange.conversation not in conversations:

@@ -5,7 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from drift_data.judge.label_rule import Thresholds, decide
+from drift_data.judge.label_rule import decide_label
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
 from drift_data.schema import CONVERSATIONS, DROPPED, DROPPED_RAW, LABEL_ROWS
 from drift_data.workspace import Workspace
@@ -69,7 +70,7 @@ def write_labels(
             if thresholds is None
             else {
                 **row,
-                "label": decide(
+                "label": decide_label(
                     row["sat_score"], row["dsat_score"], [item["name"] for item in row["items"]], thresholds
                 ),
             }

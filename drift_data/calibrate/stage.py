@@ -38,7 +38,7 @@ from drift_data.calibrate.thresholds import (
     render_thresholds,
 )
 from drift_data.calibrate.training_overlap import LabelClassifier, find_classifier
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import NEUTRAL, TableName
 from drift_data.workspace import Manifest, Output, UserError, Workspace

@@ -19,7 +19,7 @@ from drift_data.calibrate.metrics import Counts, Floats, compute_f_score, comput
 from drift_data.calibrate.options import ThresholdOptions
 from drift_data.chats.order import GOLD_PART, is_one_in
 from drift_data.chats.safe_text import visible
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 
@@ -73,7 +73,7 @@ def has_change_item(change_items: Collection[str]) -> pl.Expr:
 def decide_labels(thresholds: Thresholds) -> pl.Expr:
     """Return an expression for the label of rows with `sat_score`, `dsat_score` and `change`.
 
-    The expression is `drift_data.judge.label_rule.decide` for whole columns.
+    The expression is `drift_data.judge.label_rule.decide_label` for whole columns.
     """
     satisfied, dissatisfied = pl.col("sat_score") >= thresholds.sat, pl.col("dsat_score") >= thresholds.dsat
     return (

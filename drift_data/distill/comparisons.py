@@ -10,7 +10,7 @@ import polars as pl
 from drift_data.calibrate.summary import Comparison, compare_labels
 from drift_data.calibrate.thresholds import decide_labels
 from drift_data.distill.thresholds import compute_precision_recall
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
 PHRASE_STRENGTH: Final = 5  # least strength of a phrase that makes a turn DSAT for the baseline of phrases

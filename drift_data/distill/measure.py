@@ -29,7 +29,7 @@ from drift_data.distill.summary import (
 from drift_data.distill.task import DistillTask
 from drift_data.distill.teacher import Teacher
 from drift_data.distill.thresholds import choose_dsat_threshold, find_operating_points
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.labels.tables import KEYS
 from drift_data.schema import LABELS
 

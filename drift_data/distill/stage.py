@@ -25,11 +25,11 @@ from drift_data.distill.page import render_distill_page
 from drift_data.distill.student import add_quality, train_student
 from drift_data.distill.task import DistillTask
 from drift_data.distill.teacher import Teacher, cap_turns, choose_default_name, read_teacher, read_truth
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import VERSION
 from drift_data.judge.local.model import DISTILLED, fingerprint, load_model
 from drift_data.judge.local.options import MODEL_FILE
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
 from drift_data.labels.tables import KEYS
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS, TableName

@@ -8,8 +8,8 @@ from drift_data.calibrate.options import ThresholdOptions
 from drift_data.distill.examples import WrittenTurns
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.teacher import Teacher
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import Model
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import Rubric
 
 

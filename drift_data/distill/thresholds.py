@@ -17,7 +17,7 @@ from drift_data.calibrate.options import ThresholdOptions
 from drift_data.calibrate.significance import revert_insignificant_moves
 from drift_data.calibrate.summary import compare_labels
 from drift_data.calibrate.thresholds import ThresholdChoice, ThresholdPoint, decide_labels
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT
 
 TARGET_PRECISIONS: Final = (0.6, 0.7, 0.8, 0.9)  # precisions for which the report names a threshold

@@ -1,4 +1,4 @@
-"""The interface of all judges: batches of conversations in, label rows out. Knows not how a judge works."""
+"""Defines what every judge has in common: it takes batches of conversations and returns label rows."""
 
 from __future__ import annotations
 
@@ -13,64 +13,64 @@ from drift_data.chats.turns import feedback_mask, message_starts
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import LABEL_ROWS
 
-# What a judge is shown of a conversation.
+# The columns of `conversations` that a judge reads.
 CONVERSATION_COLUMNS: Final = ("conversation_id", "messages")
-# What a judge says: the label table, but `label` may be null where the thresholds have to decide.
+# The rows that a judge returns: those of the label table, where a null `label` is left to the thresholds.
 JUDGED_ROWS: Final = pa.schema(
     [pa.field(f.name, f.type, f.name == "label" or f.nullable) for f in LABEL_ROWS]
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Unlabelled:
-    """A feedback turn that a judge could not label: it is dropped with this reason, never guessed."""
+class UnlabelledTurn:
+    """A feedback turn that a judge could not label. The label stage drops it with this reason and guesses nothing."""
 
     conversation_id: str
     turn: int
-    reason: str  # few distinct values, such as "invalid_answer": they are counted
+    reason: str  # one of few values, such as "invalid_answer", since the stage counts drops by reason
     detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """The answer to one batch of conversations: each of its feedback turns once, here or there."""
+class JudgedBatch:
+    """A judge's answer to one batch of conversations: each feedback turn is in `rows` or in `unlabelled`, once."""
 
-    rows: pa.Table  # JUDGED_ROWS, in the order of the conversations and turns
-    unlabelled: Sequence[Unlabelled] = field(default=())
+    rows: pa.Table  # schema `JUDGED_ROWS`, in the order of the conversations and their turns
+    unlabelled: Sequence[UnlabelledTurn] = field(default=())
 
 
 class Judge(Protocol):
-    """Whatever gives labels: rules, a classifier, an LLM, or the data set itself."""
+    """Labels feedback turns: a classifier, a language model, or the data set's own labels."""
 
     @property
     def name(self) -> str:
-        """Kind and model, such as "local:rules-1"; the part before the colon names the table."""
+        """Return kind and model, such as "local:rules-1"; the part before the colon names the label table."""
 
     @property
     def rubric(self) -> Rubric | None:
-        """What it looks for. None: its labels come with the data and stand, whatever the thresholds."""
+        """Return the items the judge looks for; None if its labels come with the data, so that no threshold applies."""
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """Everything else that determines its answers, as JSON: prompt version, sampling parameters."""
+        """Return everything else that determines the answers, as JSON: prompt version, sampling parameters."""
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Tables of the workspace it reads besides the conversations."""
+        """Return the names of the workspace tables that the judge reads besides `conversations`."""
 
-    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
-        """Judge batches with `CONVERSATION_COLUMNS`: one `Judged` a batch, in the same order.
+    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
+        """Judge batches with `CONVERSATION_COLUMNS`; yield one `JudgedBatch` for each, in the same order.
 
         A judge that has requests in flight may read some batches ahead of its answers; within a batch it
         may work in any order.
         """
 
     def report(self) -> Mapping[str, Any]:
-        """Return what the run took (requests, tokens, price) for the manifest; asked after the last batch."""
+        """Return what the run took (requests, tokens, price), for the manifest. Called after the last batch."""
 
 
-def feedback_keys(conversations: pa.RecordBatch) -> list[tuple[str, int]]:
-    """Return the keys (conversation_id, turn) of all feedback turns of a batch, in order."""
+def list_feedback_keys(conversations: pa.RecordBatch) -> list[tuple[str, int]]:
+    """Return the key (conversation_id, turn) of every feedback turn of a batch, in order."""
     starts = message_starts(conversations["messages"])
     at = np.flatnonzero(feedback_mask(conversations["messages"]))
     rows = np.searchsorted(starts, at, side="right") - 1

@@ -1,7 +1,7 @@
-"""The `cascade` judge: the local judge scores every turn, a language model those that it is uncertain about.
+"""The `cascade` judge: the local judge scores every turn; a language model rescores the uncertain ones.
 
-It knows not how either judges. A turn that the model was asked about has its answer or none: what the model could
-not label is dropped with its reason, and the local score never stands in for it.
+If the model cannot label a turn that it was asked about, the turn is dropped with the model's reason. The local score
+never replaces a missing answer.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from drift_data.judge.base import Judge, Judged, feedback_keys
+from drift_data.judge.base import Judge, JudgedBatch, list_feedback_keys
 from drift_data.judge.options import Band
-from drift_data.judge.spur.exchange import Exchange
-from drift_data.judge.spur.judge import ASKED, LLMJudge
-from drift_data.judge.spur.prompt import Prompts
+from drift_data.judge.spur.exchange import WindowExchange
+from drift_data.judge.spur.judge import ASKED_COLUMN, LLMJudge
+from drift_data.judge.spur.prompt import ScoringPrompts
 from drift_data.workspace import UserError
 
 
 class CascadeJudge:
-    """Asks a language model about the turns that a local judge is uncertain about.
+    """Asks a language model about the turns whose local score is uncertain.
 
-    The same thresholds decide on the scores of both.
+    The same thresholds turn the scores of both judges into labels.
 
     Args:
-        local: scores every turn; what it cannot label counts as uncertain.
-        llm: is asked about the uncertain turns, and sees the others of their conversations as context.
-        band: what is uncertain.
+        local: scores every turn; a turn that it cannot label counts as uncertain.
+        llm: judges the uncertain turns; its prompts show the other turns of the conversation as context.
+        band: the local scores that count as uncertain.
 
     Raises:
-        UserError: they have not the same rubric.
+        UserError: the two judges have different rubrics.
     """
 
     def __init__(self, local: Judge, llm: LLMJudge, band: Band) -> None:
@@ -56,61 +56,69 @@ class CascadeJudge:
         self._labelled = Counter[str]()
 
     @property
-    def prompts(self) -> Prompts:
-        """Return what makes the model's requests."""
+    def prompts(self) -> ScoringPrompts:
+        """Return the prompts of the language model's requests."""
         return self._llm.prompts
 
-    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
-        """Judge batches; as many are read ahead of the answers as the LLM judge reads."""
+    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
+        """Judge batches in order; as many batches are read ahead of the answers as the LLM judge reads ahead."""
         self._labelled.clear()
-        waiting: deque[_Certain] = deque()
-        for answered in self._llm.judge(self._uncertain(conversations, waiting)):
+        waiting: deque[_CertainTurns] = deque()
+        for judged in self._llm.judge(self._select_uncertain(conversations, waiting)):
             certain = waiting.popleft()
             self._labelled[self._local.name] += certain.rows.num_rows
-            self._labelled[self._llm.name] += answered.rows.num_rows
-            yield Judged(certain.with_answers(answered.rows), answered.unlabelled)
+            self._labelled[self._llm.name] += judged.rows.num_rows
+            yield JudgedBatch(certain.merge(judged.rows), judged.unlabelled)
 
-    def exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Exchange]:
-        """Yield the exchanges that conversations take, unasked: for estimates."""
-        return self._llm.exchanges(self._uncertain(conversations, deque()))
+    def plan_exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[WindowExchange]:
+        """Yield the exchanges that judging would take, without asking anything: for estimates."""
+        return self._llm.plan_exchanges(self._select_uncertain(conversations, deque()))
 
     def report(self) -> Mapping[str, Any]:
-        """Return what the model took, and how many turns each of the two labelled."""
+        """Return the reports of both judges, and how many turns each of them labelled."""
         return {**self._local.report(), **self._llm.report(), "labelled": dict(self._labelled)}
 
-    def _uncertain(
-        self, conversations: Iterable[pa.RecordBatch], waiting: deque[_Certain]
+    def _select_uncertain(
+        self, conversations: Iterable[pa.RecordBatch], waiting: deque[_CertainTurns]
     ) -> Iterator[pa.RecordBatch]:
-        """Yield of each batch the conversations to ask about, with the turns; what is certain goes to `waiting`."""
-        mine, theirs = tee(conversations)
-        for batch, local in zip(mine, self._local.judge(theirs), strict=True):
-            scores = local.rows["dsat_score"].to_numpy()  # float32, as which numpy compares the edges, too
+        """Yield the conversations of each batch that have uncertain turns, with these turns in `ASKED_COLUMN`.
+
+        The certain rows of each batch are appended to `waiting`.
+        """
+        batches, batches_to_score = tee(conversations)
+        for batch, local in zip(batches, self._local.judge(batches_to_score), strict=True):
+            scores = local.rows[
+                "dsat_score"
+            ].to_numpy()  # float32; NumPy compares the band's edges as float32, too
             rows = local.rows.filter(pa.array((scores < self._band.low) | (scores >= self._band.high)))
-            places = {key: place for place, key in enumerate(feedback_keys(batch))}
-            certain = [places.pop(key) for key in _keys(rows)]
-            waiting.append(_Certain(rows, certain, places))
+            positions = {key: position for position, key in enumerate(list_feedback_keys(batch))}
+            certain = [positions.pop(key) for key in _iter_keys(rows)]
+            waiting.append(_CertainTurns(rows, certain, positions))
             asked: dict[str, list[int]] = defaultdict(list)
-            for conversation, turn in places:
+            for conversation, turn in positions:
                 asked[conversation].append(turn)
             ids = batch["conversation_id"].to_pylist()
-            some = batch.filter(pa.array([name in asked for name in ids], pa.bool_()))
+            uncertain = batch.filter(pa.array([name in asked for name in ids], pa.bool_()))
             turns = [asked[name] for name in ids if name in asked]
-            yield some.append_column(ASKED, pa.array(turns, pa.list_(pa.int32())))
+            yield uncertain.append_column(ASKED_COLUMN, pa.array(turns, pa.list_(pa.int32())))
 
 
 @dataclass(frozen=True, slots=True)
-class _Certain:
-    """What the local judge is certain of in a batch."""
+class _CertainTurns:
+    """The turns of one batch whose local score is certain."""
 
-    rows: pa.Table
-    places: list[int]  # of the rows among all feedback turns of the batch
-    asked: Mapping[tuple[str, int], int]  # key → place of each other turn
+    rows: pa.Table  # schema `JUDGED_ROWS`
+    positions: list[int]  # position of each row among all feedback turns of the batch
+    asked: Mapping[
+        tuple[str, int], int
+    ]  # key → position, of each turn that the language model is asked about
 
-    def with_answers(self, answers: pa.Table) -> pa.Table:
-        """Return these rows and the model's, in the order of the batch."""
-        places = [*self.places, *(self.asked[key] for key in _keys(answers))]
-        return pa.concat_tables([self.rows, answers]).take(np.argsort(places))
+    def merge(self, answers: pa.Table) -> pa.Table:
+        """Return these rows and the language model's rows, in the order of the batch."""
+        positions = [*self.positions, *(self.asked[key] for key in _iter_keys(answers))]
+        return pa.concat_tables([self.rows, answers]).take(np.argsort(positions))
 
 
-def _keys(rows: pa.Table) -> Iterator[tuple[str, int]]:
+def _iter_keys(rows: pa.Table) -> Iterator[tuple[str, int]]:
+    """Yield the key (conversation_id, turn) of each row."""
     return zip(rows["conversation_id"].to_pylist(), rows["turn"].to_pylist(), strict=True)

@@ -1,30 +1,17 @@
-"""From scores to a label: the one decision rule that all judges and sources share. Knows no judge."""
+"""Turns the two scores of a feedback turn into its label, by the one rule that all judges and sources share."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
-# Items of the default rubric that ask for another version of the same reply.
+# Items of the default rubric with which the user asks for another version of the same reply.
 CHANGE_ITEMS = frozenset({"Revision", "Factual_Error", "Ignored", "Insufficient_Detail", "Style"})
 
 
-class Thresholds(BaseModel):
-    """How strong a side must be to count: a score at or above its threshold does.
-
-    Scores are sums of item strengths from 1 (weak) to 10 (explicit), so the defaults ask for one clear sign.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sat: float = Field(5.0, gt=0)
-    dsat: float = Field(5.0, gt=0)
-
-
-def decide(
+def decide_label(
     sat_score: float,
     dsat_score: float,
     items: Iterable[str],
@@ -33,15 +20,15 @@ def decide(
 ) -> str:
     """Return the label of a turn.
 
-    The two scores are not subtracted: praise does not take back a complaint. Where both sides are strong, the
-    turn is DSAT when one of the items asks for a change of the same reply, else NEUTRAL.
+    The scores are not subtracted from each other: praise does not take back a complaint. If both reach their
+    threshold, the turn is DSAT when one of the items asks for a change of the same reply, else NEUTRAL.
 
     Args:
         sat_score: summed strength of the satisfaction items.
         dsat_score: summed strength of the dissatisfaction items.
-        items: names of the items seen; read only when both sides are strong.
-        thresholds: what counts as strong.
-        change_items: item names that ask for a change.
+        items: names of the items seen; read only if both scores reach their threshold.
+        thresholds: the scores from which on a side counts.
+        change_items: names of the items that ask for a change.
     """
     satisfied, dissatisfied = sat_score >= thresholds.sat, dsat_score >= thresholds.dsat
     if satisfied and dissatisfied:

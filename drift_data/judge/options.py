@@ -9,7 +9,6 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.spur.options import ScoreOptions
 from drift_data.llm.options import (
@@ -25,8 +24,30 @@ LLMWay = Literal["openai", "vllm", "batch"]  # how a judge reaches a language mo
 _OURS: JsonDict = {"source": "ours"}
 
 
+class Thresholds(BaseModel):
+    """The score from which on each side counts.
+
+    Scores are sums of item strengths from 1 (weak) to 10 (explicit), so each default asks for one clear sign.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sat: float = Field(
+        5.0,
+        gt=0,
+        description="Lowest sat_score with which a turn counts as satisfied.",
+        json_schema_extra=_OURS,
+    )
+    dsat: float = Field(
+        5.0,
+        gt=0,
+        description="Lowest dsat_score with which a turn counts as dissatisfied.",
+        json_schema_extra=_OURS,
+    )
+
+
 class Band(BaseModel):
-    """The local `dsat_score` of a turn that the local judge is uncertain about: low ≤ score < high."""
+    """The local scores that are uncertain: the language model is asked where low ≤ dsat_score < high."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,7 +104,7 @@ class LabelOptions(BaseModel):
         json_schema_extra=_OURS,
     )
     thresholds: Thresholds = Field(
-        Thresholds(), description="Summed strengths from which on a turn counts as SAT or DSAT."
+        Thresholds(), description="Scores (summed item strengths) from which on a turn counts as SAT or DSAT."
     )
     cascade: CascadeOptions = Field(
         CascadeOptions(), description="Which turns a cascade asks a language model about."
@@ -94,7 +115,7 @@ class LabelOptions(BaseModel):
         "null: the one that ships.",
         json_schema_extra=_OURS,
     )
-    # All that follows is read by judges that ask a language model.
+    # Only judges that ask a language model read the options below.
     model: str | None = Field(
         None,
         description="Language model to ask: its name on the server; for vllm a folder or Hub id.",
@@ -139,23 +160,21 @@ class LabelOptions(BaseModel):
     def table(self) -> str:
         """Return the name of the label table: the judge's kind, with the classifier's name where one is given.
 
-        Labels of another classifier thus never take the place of those of the one that ships.
+        So labels of a distilled classifier never replace those of the one that ships.
         """
         if self.name is not None:
             return self.name
         if self.judge != "local" or self.classifier is None:
             return self.judge
         path = self.classifier
-        if (
-            path.name == MODEL_FILE
-        ):  # `make distill` writes distilled/<name>/model.npz: the folder has the name
-            path = path.parent
+        if path.name == MODEL_FILE:
+            path = path.parent  # `make distill` writes distilled/<name>/model.npz
         name = re.sub(r"[^\w.-]+", "-", path.name.removesuffix(".npz"))
         return f"local-{name.rstrip('-')}"
 
     @property
     def asks(self) -> LLMWay | None:
-        """How the judge reaches a language model; None where it asks none."""
+        """Return how the judge reaches a language model; None if it asks none."""
         match self.judge:
             case "local" | "dataset":
                 return None

@@ -1,7 +1,7 @@
-"""Puts log text into a prompt so that it stays data: bounded, disarmed, between fences that it cannot close.
+"""Quotes log text in a prompt so that it stays data: shortened, disarmed, and between fences.
 
-A fence is named by a code that occurs nowhere in the text it encloses, so no message can end its own fence and
-speak as the prompt. It cannot keep a model from believing what a message says: the prompt tells it not to.
+Each fence carries a code that occurs nowhere in the quoted text, so a message cannot close its own fence and pose as
+the prompt. A fence cannot keep a model from believing what a message says; the prompt has to tell the model not to.
 """
 
 from __future__ import annotations
@@ -15,66 +15,81 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from drift_data.chats.safe_text import visible
 
-# What chat templates read as control tokens: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
-_CONTROL = re.compile(
+# The start of what a chat template reads as a control token: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
+_CONTROL_TOKEN_START = re.compile(
     r"<(?=[|｜][^|｜<>\n]{1,60}[|｜]>|/?(?:s|think|tool_call|tool_response)>|<?/?SYS>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|sop)>|seed:[a-z_]{1,30}>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|gMASK)\])"
 )
-_CODE = 8  # hex digits
+_FENCE_CODE_DIGITS = 8  # hexadecimal
 
 
-class ShownOptions(BaseModel):
+class QuotingOptions(BaseModel):
     """How much of each message a prompt shows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    user_characters: int = Field(3_000, ge=200, description="of a user message; its middle is left out")
-    reply_characters: int = Field(1_200, ge=200, description="of an assistant's or system message")
+    user_characters: int = Field(
+        3_000,
+        ge=200,
+        description="Characters of a user message that are shown; the middle of a longer one is left out.",
+        json_schema_extra={"source": "ours", "unit": "characters"},
+    )
+    reply_characters: int = Field(
+        1_200,
+        ge=200,
+        description="Characters of an assistant's or a system message that are shown; the middle of a longer one is "
+        "left out.",
+        json_schema_extra={"source": "ours", "unit": "characters"},
+    )
 
-    def limit(self, role: str) -> int:
-        """Return how many characters of a message are shown."""
+    def max_characters(self, role: str) -> int:
+        """Return how many characters of a message with this role are shown."""
         return self.user_characters if role == "user" else self.reply_characters
 
 
-class Fenced(NamedTuple):
+class QuotedMessage(NamedTuple):
     """A message as a prompt shows it."""
 
-    heading: str  # ours, such as "[4] user"
-    text: str  # from the log, as `shown` returns it
+    heading: str  # our own words, such as "[4] user"
+    text: str  # log text as `quote_text` returns it
 
 
-def shown(text: str, limit: int) -> str:
-    """Return log text as a prompt may hold it.
+def quote_text(text: str, limit: int) -> str:
+    """Return log text in a form that is safe to put into a prompt.
 
-    Characters that act instead of being seen are spelled out, line ends apart; what a chat template would take
-    for a control token is broken by a space; and of a text longer than `limit` characters the middle is left out.
+    Invisible characters that act on the text around them are spelled out; line breaks and tabs stay. A space breaks
+    whatever a chat template would read as a control token. Of a text longer than `limit` characters, the middle is
+    left out.
     """
     text = text.replace("\r\n", "\n")
     if len(text) > limit:
         head, tail = limit - limit // 3, limit // 3
         text = f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[-tail:]}"
     if "<" in text or "[" in text:
-        text = _CONTROL.sub(lambda match: match[0] + " ", text)
+        text = _CONTROL_TOKEN_START.sub(lambda match: match[0] + " ", text)
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return visible(text, len(text), keep="\n\t")
 
 
-def fenced(messages: Iterable[Fenced]) -> str:
-    """Return messages one below the other, each under its heading and between fences.
+def quote_messages(messages: Iterable[QuotedMessage]) -> str:
+    """Return the messages one below the other, each under its heading and between fences.
 
-    The same messages always give the same text.
+    Equal messages give equal text, so that a request that is made again has the same key.
     """
     messages = list(messages)
-    code = _code([message.text for message in messages])
+    code = _choose_fence_code([message.text for message in messages])
     return "\n".join(f"{m.heading}\n<{code}>\n{m.text}\n</{code}>" for m in messages)
 
 
-def _code(texts: list[str]) -> str:
-    """Return a code that occurs in none of the texts; whoever wrote them could not foresee it."""
+def _choose_fence_code(texts: list[str]) -> str:
+    """Return a fence code that occurs in none of the texts.
+
+    The code is a hash of the texts, so their writer could not write it into them.
+    """
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
     while True:
-        code = digest.hexdigest()[:_CODE]
+        code = digest.hexdigest()[:_FENCE_CODE_DIGITS]
         if not any(code in text for text in texts):
             return code
         digest.update(b"again")

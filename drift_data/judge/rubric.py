@@ -1,4 +1,4 @@
-"""A rubric: the named signs of satisfaction and dissatisfaction that a judge looks for. Knows no judge."""
+"""Reads and writes rubrics: the named signs of satisfaction and dissatisfaction that a judge looks for."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from drift_data.chats.safe_text import visible
 from drift_data.workspace import UserError
 
-DEFAULT = "rubric.yaml"
+DEFAULT_RUBRIC_FILE = "rubric.yaml"
 
 
 class RubricItem(BaseModel):
-    """One sign: a name that goes into the label table, which way it points, and what it means."""
+    """One sign: its name in the label table, its polarity, and what it means."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
     polarity: Literal["SAT", "DSAT"]
     definition: str = Field(min_length=1)
-    asks_for_change: bool = False  # the user wants another version of the judged reply
+    asks_for_change: bool = False  # with this sign the user asks for another version of the judged reply
 
 
 class Rubric(BaseModel):
-    """A list of items with unique names."""
+    """Items with unique names, at least one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,13 +47,13 @@ class Rubric(BaseModel):
 
     @property
     def hash(self) -> str:
-        """Return 12 hex digits over the items; the name of the rubric and their order do not count."""
+        """Return 12 hex digits of a hash of the items; the rubric's name and the items' order do not change it."""
         items = sorted((item.model_dump() for item in self.items), key=lambda item: str(item["name"]))
         return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def polarities(self) -> dict[str, str]:
-        """Return polarity by item name."""
+        """Return the polarity of each item, by its name."""
         return {item.name: item.polarity for item in self.items}
 
     @property
@@ -63,25 +63,30 @@ class Rubric(BaseModel):
 
 
 def load_rubric(path: Path | None = None) -> Rubric:
-    """Read a rubric from a YAML file; without a path, the default of 9 + 9 items.
+    """Read a rubric from a YAML file; without a path, read the default one of 9 + 9 items.
 
     Raises:
-        UserError: the file is not there or no rubric; the message names the field.
+        UserError: the file cannot be read or holds no valid rubric; the message names the wrong field.
     """
     try:
-        text = (path or files(__package__) / DEFAULT).read_text(encoding="utf-8")
+        text = (path or files(__package__) / DEFAULT_RUBRIC_FILE).read_text(encoding="utf-8")
         return Rubric.model_validate(yaml.safe_load(text))
     except OSError as error:
         raise UserError(f"The rubric {path} cannot be read: {error.strerror}. Check RUBRIC=.") from error
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path or DEFAULT} is no rubric: {error}. It needs `name` and `items`, each with `name`, "
+            f"{path or DEFAULT_RUBRIC_FILE} is no rubric: {error}. It needs `name` and `items`, each with `name`, "
             "`polarity` (SAT or DSAT) and `definition`."
         ) from error
 
 
 def dump_rubric(rubric: Rubric, header: Sequence[str] = ()) -> str:
-    """Return a rubric as YAML for people to edit and `load_rubric` to read, below a header of comment lines."""
+    """Return a rubric as YAML that people can edit and `load_rubric` can read.
+
+    Args:
+        rubric: what to write.
+        header: lines that stand above it as comments.
+    """
     comments = "".join(f"# {visible(line, len(line))}\n" for line in header)
     items = [item.model_dump(exclude_defaults=True) for item in rubric.items]
     content = {"name": rubric.name, "items": items}

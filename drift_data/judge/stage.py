@@ -1,7 +1,6 @@
-"""The label stage: conversations × judge → labels/<judge>. It knows no judge, only what one has to answer.
+"""The stage `label`: a judge labels every feedback turn of `conversations`, into `labels/<judge>`.
 
-Labels and dropped turns together are exactly the feedback turns, each once; a judge that breaks this stops
-the stage.
+Labelled and dropped turns together are exactly the feedback turns, each once. The stage stops if a judge breaks this.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, Judged, Unlabelled, feedback_keys
-from drift_data.judge.label_rule import Thresholds, decide
+from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, JudgedBatch, UnlabelledTurn, list_feedback_keys
+from drift_data.judge.label_rule import decide_label
+from drift_data.judge.options import Thresholds
 from drift_data.labels.reviewer import PERSON
 from drift_data.labels.sample import Sample, choose_sample, conversation_batches, describe_earlier_sample
 from drift_data.labels.tables import SAMPLE, STAGE, copy_dropped, label_table
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS, TableName
 from drift_data.workspace import AccountingError, Manifest, Output, UserError, Workspace
 
-_BATCH = 1_000  # conversations
+_BATCH_CONVERSATIONS = 1_000  # conversations that a judge gets at once
 
 
 def label(
@@ -37,22 +37,26 @@ def label(
 ) -> bool:
     """Label every feedback turn of `conversations` and write `labels/<name>`.
 
-    When the table is there and only the thresholds differ, the labels are decided anew from its scores: the
+    If the table exists and only the thresholds differ, the labels are decided anew from the scores in it, and the
     judge is not asked again.
 
     Args:
         workspace: holds `conversations`.
         judge: gives scores, items and reasons.
-        thresholds: turn scores into labels; ignored by a judge without a rubric.
-        name: of the table; by default the kind of the judge.
-        sample: label this many conversations only, and write `labels/<name>-sample`. Which ones depends on
-            their ids alone, so a larger sample holds the smaller one. A sample that an earlier version drew goes on
-            in it, and is told.
-        again: ask for the turns without a label once more, although the table is there.
-        announce: called before the judge is asked, if it will be: to say what that will take.
+        thresholds: the scores from which on a turn counts as SAT or DSAT; ignored for a judge without a rubric.
+        name: of the label table; by default the kind of the judge.
+        sample: label only this many conversations, and write `labels/<name>-sample`. Their ids alone decide which
+            ones are drawn, so a larger sample contains the smaller one. The conversations
+            of a sample that an earlier version drew stay in the sample, and a warning on stderr says so.
+        again: ask once more for the turns that have no label, although the table exists.
+        announce: called right before the judge is asked, if it is asked at all: to print what that will cost.
 
     Returns:
-        False when the same labels were there already.
+        False if the same labels existed already.
+
+    Raises:
+        UserError: the name is reserved, or is that of a table that the judge reads.
+        AccountingError: the judge did not answer each feedback turn once and in order.
     """
     if name is not None and name.endswith(f"-{SAMPLE}"):
         raise UserError(f"NAME={name}: this ending is kept for labels of a sample (SAMPLE=). Choose another.")
@@ -79,23 +83,23 @@ def label(
         out, counts = outputs[output], Counter[str]()
         table = out.table(LABEL_ROWS)
         decide_only = judge.rubric is not None and not again
-        earlier = _with_other_thresholds(workspace, output, options, inputs) if decide_only else None
+        earlier = _find_with_other_thresholds(workspace, output, options, inputs) if decide_only else None
         if earlier is None:
             if announce is not None:
                 announce()
             out.rows_in = 0
-            for expected, judged in _answers(workspace, judge, drawn):
-                _check(judge.name, expected, judged)
+            for expected, judged in _ask_judge(workspace, judge, drawn):
+                _check_complete(judge.name, expected, judged)
                 out.rows_in += len(expected)
-                rows = _decided(judged.rows, thresholds, change_items)
+                rows = _decide_labels(judged.rows, thresholds, change_items)
                 counts.update(rows["label"].to_pylist())
                 table.write(rows)
-                out.drop([_dropped_row(turn) for turn in judged.unlabelled], DROPPED)
+                out.drop([_make_dropped_row(turn) for turn in judged.unlabelled], DROPPED)
             out.made_by = {"judge": judge.name, "rubric": rubric, **judge.report()}
         else:
             out.rows_in = earlier.rows_in
             for batch in workspace.batches(output):
-                rows = _decided(pa.Table.from_batches([batch]), thresholds, change_items)
+                rows = _decide_labels(pa.Table.from_batches([batch]), thresholds, change_items)
                 counts.update(rows["label"].to_pylist())
                 table.write(rows)
             copy_dropped(workspace, output, out)
@@ -109,17 +113,19 @@ def label(
     return made
 
 
-def _answers(
+def _ask_judge(
     workspace: Workspace, judge: Judge, sample: Sample | None
-) -> Iterator[tuple[list[tuple[str, int]], Judged]]:
-    """Yield the feedback turns of each batch with the judge's answer to it; it may read batches ahead."""
+) -> Iterator[tuple[list[tuple[str, int]], JudgedBatch]]:
+    """Yield the keys of each batch's feedback turns with the judge's answer; the judge may read batches ahead."""
     waiting: list[list[tuple[str, int]]] = []
     total = workspace.require(TableName.CONVERSATIONS).rows_out
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows, batch in conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH, sample):
+        for rows, batch in conversation_batches(
+            workspace, CONVERSATION_COLUMNS, _BATCH_CONVERSATIONS, sample
+        ):
             sizes.append(rows)
-            waiting.append(feedback_keys(batch))
+            waiting.append(list_feedback_keys(batch))
             yield batch
 
     sizes: list[int] = []
@@ -135,8 +141,8 @@ def _answers(
         )
 
 
-def _check(judge: str, expected: list[tuple[str, int]], judged: Judged) -> None:
-    """Raise unless the answer holds exactly the expected turns, each once, the labelled ones in order."""
+def _check_complete(judge: str, expected: list[tuple[str, int]], judged: JudgedBatch) -> None:
+    """Raise AccountingError unless the answer has exactly the expected turns, each once, the labelled ones in order."""
     labelled = list(
         zip(judged.rows["conversation_id"].to_pylist(), judged.rows["turn"].to_pylist(), strict=True)
     )
@@ -153,8 +159,11 @@ def _check(judge: str, expected: list[tuple[str, int]], judged: Judged) -> None:
     )
 
 
-def _decided(rows: pa.Table, thresholds: Thresholds, change_items: Collection[str] | None) -> pa.Table:
-    """Fill `label` by the thresholds; with `change_items` None the labels must be there."""
+def _decide_labels(rows: pa.Table, thresholds: Thresholds, change_items: Collection[str] | None) -> pa.Table:
+    """Return the rows with `label` decided by the thresholds.
+
+    Without `change_items` (a judge without a rubric) the labels must be in the rows already and are only checked.
+    """
     if change_items is None:
         bad = sorted({str(value) for value in rows["label"].unique().to_pylist() if value not in LABELS})
         if bad:
@@ -162,7 +171,7 @@ def _decided(rows: pa.Table, thresholds: Thresholds, change_items: Collection[st
         return rows.cast(LABEL_ROWS)
     changes, items = frozenset(change_items), rows["items"].combine_chunks()
     labels = [
-        decide(sat, dsat, _names(items, row), thresholds, changes)
+        decide_label(sat, dsat, _iter_item_names(items, row), thresholds, changes)
         for row, (sat, dsat) in enumerate(
             zip(rows["sat_score"].to_pylist(), rows["dsat_score"].to_pylist(), strict=True)
         )
@@ -171,12 +180,12 @@ def _decided(rows: pa.Table, thresholds: Thresholds, change_items: Collection[st
     return rows.set_column(at, LABEL_ROWS.field("label"), pa.array(labels, pa.string())).cast(LABEL_ROWS)
 
 
-def _names(items: pa.ListArray, row: int) -> Iterator[str]:
-    """Yield a row's item names; nothing is read before it is asked for, which is rare."""
+def _iter_item_names(items: pa.ListArray, row: int) -> Iterator[str]:
+    """Yield the item names of a row. The row is read only when a name is asked for, which is rare."""
     yield from (item["name"] for item in items[row].as_py() or ())
 
 
-def _dropped_row(turn: Unlabelled) -> dict[str, Any]:
+def _make_dropped_row(turn: UnlabelledTurn) -> dict[str, Any]:
     return {
         "conversation_id": turn.conversation_id,
         "turn": turn.turn,
@@ -185,10 +194,10 @@ def _dropped_row(turn: Unlabelled) -> dict[str, Any]:
     }
 
 
-def _with_other_thresholds(
+def _find_with_other_thresholds(
     workspace: Workspace, output: str, options: dict[str, Any], inputs: list[str]
 ) -> Manifest | None:
-    """Return the manifest of the table that is there if it differs from the wanted in thresholds only."""
+    """Return the manifest of the existing table if only its thresholds differ from the wanted ones, else None."""
     manifest = workspace.manifest(output)
     if manifest is None or {**manifest.options, "thresholds": None} != {**options, "thresholds": None}:
         return None

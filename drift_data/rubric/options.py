@@ -7,12 +7,12 @@ from typing import Final
 from pydantic import Field
 from pydantic.config import JsonDict
 
-from drift_data.judge.quoting import ShownOptions
+from drift_data.judge.quoting import QuotingOptions
 
 _OURS: Final[JsonDict] = {"source": "ours"}
 
 
-class LearnOptions(ShownOptions):
+class LearnOptions(QuotingOptions):
     """How many conversations are read, how much of each is shown, and how reasons become items."""
 
     per_label: int = Field(

@@ -9,7 +9,7 @@ from typing import Final
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from drift_data.judge.quoting import Fenced, fenced, shown
+from drift_data.judge.quoting import QuotedMessage, quote_messages, quote_text
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import Request, Sampling
 from drift_data.rubric.answer import (
@@ -77,7 +77,7 @@ class RubricPrompts:
         """Return the request for the reasons of one conversation."""
         first, messages = self._quote_conversation(example)
         user = self._extract_template.render(
-            first=first, feeling=_FEELING[example.label], faults=faults, conversation=fenced(messages)
+            first=first, feeling=_FEELING[example.label], faults=faults, conversation=quote_messages(messages)
         )
         return Request(
             self._system_messages[EXTRACT_PURPOSE, example.label],
@@ -87,17 +87,17 @@ class RubricPrompts:
             EXTRACT_PURPOSE,
         )
 
-    def _quote_conversation(self, example: RatedConversation) -> tuple[int, list[Fenced]]:
+    def _quote_conversation(self, example: RatedConversation) -> tuple[int, list[QuotedMessage]]:
         """Return the index of the first message that fits into a prompt, and the messages from there on, quoted."""
-        messages: list[Fenced] = []
+        messages: list[QuotedMessage] = []
         room = self._options.characters
         for at in reversed(range(len(example.messages))):
             message = example.messages[at]
-            text = shown(message["content"], self._options.limit(message["role"]))
+            text = quote_text(message["content"], self._options.max_characters(message["role"]))
             room -= len(text)
             if messages and room < 0:
                 return at + 1, messages[::-1]
-            messages.append(Fenced(f"[{at}] {message['role']}", text))
+            messages.append(QuotedMessage(f"[{at}] {message['role']}", text))
         return 0, messages[::-1]
 
     def make_fold(
@@ -119,13 +119,15 @@ class RubricPrompts:
             sampling: model and parameters.
             faults: what was wrong with earlier answers.
         """
-        material = [Fenced(f"The {len(reasons)} next reasons:", _render_list(reasons))]
+        material = [QuotedMessage(f"The {len(reasons)} next reasons:", _render_list(reasons))]
         if so_far:
             items = [f"{item.name}: {item.definition}{_render_change(item)}" for item in so_far]
             material.insert(
-                0, Fenced(f"The rubric so far, made from {covered} reasons:", _render_list(items))
+                0, QuotedMessage(f"The rubric so far, made from {covered} reasons:", _render_list(items))
             )
-        user = self._fold_template.render(so_far=bool(so_far), faults=faults, material=fenced(material))
+        user = self._fold_template.render(
+            so_far=bool(so_far), faults=faults, material=quote_messages(material)
+        )
         return Request(
             self._system_messages[FOLD_PURPOSE, polarity],
             user,
@@ -141,4 +143,4 @@ def _render_change(item: RubricItem) -> str:
 
 def _render_list(lines: Sequence[str]) -> str:
     text = "\n".join(f"- {line}" for line in lines)
-    return shown(text, len(text))
+    return quote_text(text, len(text))

@@ -26,9 +26,8 @@ from pipelines.options import (
 )
 
 if TYPE_CHECKING:
-    from drift_data.judge.label_rule import Thresholds
-    from drift_data.judge.options import LabelOptions
-    from drift_data.judge.spur.estimate import Asker
+    from drift_data.judge.options import LabelOptions, Thresholds
+    from drift_data.judge.spur.estimate import AskingJudge
     from drift_data.labels.sample import Sample
     from drift_data.workspace import Workspace
     from pipelines.judges import LLMAccess
@@ -133,7 +132,7 @@ def _label_by_llm(
         estimate_only: announce the price, and ask nothing.
         again: ask once more for turns without a label.
     """
-    from drift_data.judge.spur.estimate import paid_before
+    from drift_data.judge.spur.estimate import sum_stored_prices
     from drift_data.judge.stage import label as label_turns
     from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
     from drift_data.llm.server import read_key
@@ -154,7 +153,7 @@ def _label_by_llm(
         if (
             options.budget is not None and options.asks != "batch"
         ):  # the batch backend sees to its budget itself
-            access.spending.known_cached_price = paid_before(workspace, judge, access.store, drawn)
+            access.spending.known_cached_price = sum_stored_prices(workspace, judge, access.store, drawn)
 
     more = again or _has_new_budget(workspace, table, options) or _has_news(workspace, table, options)
     try:
@@ -178,14 +177,14 @@ def _label_by_llm(
 def _print_estimate(
     workspace: Workspace,
     access: LLMAccess,
-    judge: Asker,
+    judge: AskingJudge,
     options: LabelOptions,
     sample: Sample | None,
 ) -> None:
-    from drift_data.judge.spur.estimate import estimate
+    from drift_data.judge.spur.estimate import estimate_labelling
     from pipelines.judges import print_if_price_unknown
 
-    expected = estimate(
+    expected = estimate_labelling(
         workspace,
         judge,
         access.store,

@@ -13,7 +13,7 @@ from drift_data.distill.examples import is_held_out
 from drift_data.distill.student import check_enough, is_in_first_part
 from drift_data.distill.teacher import cap_turns
 from drift_data.distill.thresholds import compute_precision_recall
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.workspace import Manifest, UserError
 
 # One turn a conversation: score, the student's label, the teacher's, and what is so.

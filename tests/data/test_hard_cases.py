@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from drift_data.judge.label_rule import Thresholds, decide
+from drift_data.judge.label_rule import decide_label
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
-from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.exchange import WindowExchange
 from drift_data.judge.spur.options import WindowOptions
-from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import windows
+from drift_data.judge.spur.prompt import ScoringPrompts
+from drift_data.judge.spur.windows import cut_windows
 from drift_data.llm.cost import Spending
 from drift_data.llm.live.client import Client
 from drift_data.llm.options import ClientOptions, ServerOptions
@@ -39,23 +40,25 @@ TRAPS = (
 )
 
 
-def exchange(case: dict[str, Any], model: str = "test") -> Exchange:
+def exchange(case: dict[str, Any], model: str = "test") -> WindowExchange:
     messages = [
         {"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(case["chat"])
     ]
-    (window,) = windows(messages, WindowOptions())
+    (window,) = cut_windows(messages, WindowOptions())
     assert set(window.turns) == set(case["labels"])
-    return Exchange(window, Prompts(RUBRIC, WindowOptions()), RUBRIC, Sampling(model=model), tries=1)
+    return WindowExchange(
+        window, ScoringPrompts(RUBRIC, WindowOptions()), RUBRIC, Sampling(model=model), tries=1
+    )
 
 
-def labels(answered: Exchange) -> dict[int, str]:
+def labels(answered: WindowExchange) -> dict[int, str]:
     found = {}
     for turn, answer in answered.answers.items():
         scores = dict.fromkeys(("SAT", "DSAT"), 0)
         for item in answer.items:
             scores[RUBRIC.polarities[item.name]] += item.strength
         names = [item.name for item in answer.items]
-        found[turn] = decide(scores["SAT"], scores["DSAT"], names, Thresholds(), RUBRIC.change_items)
+        found[turn] = decide_label(scores["SAT"], scores["DSAT"], names, Thresholds(), RUBRIC.change_items)
     return found
 
 

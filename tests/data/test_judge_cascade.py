@@ -15,7 +15,7 @@ from llm_server import Body, LLMServer, Reply
 from llm_tasks import client
 from scoring_model import asked_messages, scoring_answer
 
-from drift_data.judge.base import JUDGED_ROWS, Judge, Judged, Unlabelled, feedback_keys
+from drift_data.judge.base import JUDGED_ROWS, Judge, JudgedBatch, UnlabelledTurn, list_feedback_keys
 from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.options import Band
@@ -36,7 +36,7 @@ class Told:
 
     name, options, inputs, rubric = "local:told", {}, (), RUBRIC
 
-    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
+    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
         for batch in conversations:
             texts = {
                 (row["conversation_id"], turn): row["messages"][turn]["content"].split()[0]
@@ -49,11 +49,13 @@ class Told:
                     **{"conversation_id": key[0], "turn": key[1], "dsat_score": float(texts[key])},
                     **{"sat_score": 0.0, "items": [], "judge": self.name, "rubric": RUBRIC.hash},
                 }
-                for key in feedback_keys(batch)
+                for key in list_feedback_keys(batch)
                 if texts[key] != "none"
             ]
-            without = [Unlabelled(*key, "unscored") for key in feedback_keys(batch) if texts[key] == "none"]
-            yield Judged(pa.Table.from_pylist(rows, schema=JUDGED_ROWS), without)
+            without = [
+                UnlabelledTurn(*key, "unscored") for key in list_feedback_keys(batch) if texts[key] == "none"
+            ]
+            yield JudgedBatch(pa.Table.from_pylist(rows, schema=JUDGED_ROWS), without)
 
     def report(self) -> dict[str, object]:
         return {}
@@ -73,7 +75,7 @@ def batch(*chats: list[str], first: int = 0) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=CONVERSATIONS).select(["conversation_id", "messages"])
 
 
-def judged(judge: Judge, *batches: pa.RecordBatch) -> tuple[list[tuple[str, int, str]], list[Unlabelled]]:
+def judged(judge: Judge, *batches: pa.RecordBatch) -> tuple[list[tuple[str, int, str]], list[UnlabelledTurn]]:
     """Return (conversation, turn, judge) of the rows, in order, and what has none."""
     answers = list(judge.judge(iter(batches)))
     assert len(answers) == len(batches)
@@ -130,7 +132,7 @@ def test_rows_of_other_turns_are_the_local_judges_own(tmp_path: Path) -> None:
         answer = next(cascade(backend, local=judge).judge([chats]))
         assert asked(server) == [{2: "shorter please"}, {6: "try again"}]
     rows = answer.rows.to_pylist()
-    assert [(row["conversation_id"], row["turn"]) for row in rows] == feedback_keys(chats)
+    assert [(row["conversation_id"], row["turn"]) for row in rows] == list_feedback_keys(chats)
     uncertain = {("c0", 6), ("c1", 2)}
     kept = [row for row in rows if (row["conversation_id"], row["turn"]) not in uncertain]
     assert kept == [row for row in local if (row["conversation_id"], row["turn"]) not in uncertain]
@@ -169,7 +171,7 @@ def test_batches_come_in_order_whatever_order_their_answers_have(tmp_path: Path)
         assert judge.report()["labelled"] == {"local:told": 7, "openai:test": 3}
         assert judged(judge, *some)[0] == rows and server.received == 3
         assert judge.report()["labelled"] == {"local:told": 7, "openai:test": 3}  # of the last pass only
-    assert [row[:2] for row in rows] == [key for one in some for key in feedback_keys(one)]
+    assert [row[:2] for row in rows] == [key for one in some for key in list_feedback_keys(one)]
 
 
 def test_a_turn_that_the_model_cannot_label_is_dropped_and_not_labelled_by_the_local_judge(
@@ -179,7 +181,7 @@ def test_a_turn_that_the_model_cannot_label_is_dropped_and_not_labelled_by_the_l
         rows, without = judged(cascade(backend), batch(["9 a", "5 b", "0 c"]))
         assert server.received == 3  # tries
     assert rows == [("c0", 2, "local:told"), ("c0", 6, "local:told")]
-    assert without == [Unlabelled("c0", 4, "invalid_answer", "not_json")]
+    assert without == [UnlabelledTurn("c0", 4, "invalid_answer", "not_json")]
 
 
 def test_a_turn_without_a_local_score_is_asked_about(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ class Offline:
 
 def exchanged(judge: LLMJudge | CascadeJudge, *batches: pa.RecordBatch) -> list[tuple[str, int]]:
     """Return key and number of turns of each request that would be made."""
-    found = list(judge.exchanges(batches))
+    found = list(judge.plan_exchanges(batches))
     assert all(one.request is not None for one in found)
     return [(one.request.key, one.turns) for one in found if one.request]
 

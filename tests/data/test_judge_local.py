@@ -13,7 +13,7 @@ import pytest
 from sklearn.ensemble import GradientBoostingClassifier
 
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.label_rule import Thresholds, decide
+from drift_data.judge.label_rule import decide_label
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import read_turns
@@ -21,6 +21,7 @@ from drift_data.judge.local.judge import reasons
 from drift_data.judge.local.model import Predicted, load_model
 from drift_data.judge.local.text import may_hold, patterns, searchable
 from drift_data.judge.local.trees import DEPTH, Trees
+from drift_data.judge.options import Thresholds
 from drift_data.schema import CONVERSATIONS, NEUTRAL
 from drift_data.workspace import UserError
 
@@ -54,7 +55,7 @@ def judged(*chats):
 
 def label(row):
     names = [item["name"] for item in row["items"]]
-    return decide(row["sat_score"], row["dsat_score"], names, Thresholds())
+    return decide_label(row["sat_score"], row["dsat_score"], names, Thresholds())
 
 
 def last_label(*chat):

@@ -1,6 +1,7 @@
 import pytest
 
-from drift_data.judge.label_rule import CHANGE_ITEMS, Thresholds, decide
+from drift_data.judge.label_rule import CHANGE_ITEMS, decide_label
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
 from drift_data.workspace import UserError
 
@@ -20,12 +21,12 @@ THRESHOLDS = Thresholds(sat=5, dsat=5)
     ],
 )
 def test_the_label_follows_the_thresholds_and_praise_with_a_change_asked_for_is_dsat(sat, dsat, items, label):
-    assert decide(sat, dsat, items, THRESHOLDS) == label
+    assert decide_label(sat, dsat, items, THRESHOLDS) == label
 
 
 def test_a_learned_rubric_brings_its_own_items_that_ask_for_change():
-    assert decide(9, 9, ["wants_redo"], THRESHOLDS) == "NEUTRAL"
-    assert decide(9, 9, ["wants_redo"], THRESHOLDS, {"wants_redo"}) == "DSAT"
+    assert decide_label(9, 9, ["wants_redo"], THRESHOLDS) == "NEUTRAL"
+    assert decide_label(9, 9, ["wants_redo"], THRESHOLDS, {"wants_redo"}) == "DSAT"
 
 
 def test_the_default_rubric_has_nine_items_of_each_polarity_and_agrees_with_the_decision_rule():

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from drift_data.chats.turns import feedback_turns
-from drift_data.judge.base import JUDGED_ROWS, Judge, Judged, Unlabelled, feedback_keys
-from drift_data.judge.dataset import DatasetJudge, carried_labels
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.base import JUDGED_ROWS, Judge, JudgedBatch, UnlabelledTurn, list_feedback_keys
+from drift_data.judge.dataset import DatasetJudge, find_labelled_source
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.stage import label
 from drift_data.labels.tables import latest_labels
@@ -97,15 +97,17 @@ class ScriptedJudge:
             yield self._answer(waiting.pop(0))
 
     def _answer(self, batch):
-        keys = feedback_keys(batch)
+        keys = list_feedback_keys(batch)
         self.asked += len(keys)
         rows = [
             row(*key, sat_score=self.scores.get(key, (0, 0))[0], dsat_score=self.scores.get(key, (0, 0))[1])
             for key in keys
             if key not in self.drop
         ]
-        left_out = [Unlabelled(*key, reason="no_answer", detail="why") for key in keys if key in self.drop]
-        return Judged(pa.Table.from_pylist(self.twist(rows), JUDGED_ROWS), left_out)
+        left_out = [
+            UnlabelledTurn(*key, reason="no_answer", detail="why") for key in keys if key in self.drop
+        ]
+        return JudgedBatch(pa.Table.from_pylist(self.twist(rows), JUDGED_ROWS), left_out)
 
     def report(self):
         return {"requests": self.asked}
@@ -226,7 +228,7 @@ def test_labels_that_the_data_carries_pass_through_untouched(tmp_path):
         row("a", 2, label="SAT", dsat_score=99.0, evidence="e", refusal=True, judge="wild:gpt", rubric="w"),
     ]
     workspace = make_workspace(tmp_path, labels=carried)
-    assert carried_labels(workspace) == "carried"
+    assert find_labelled_source(workspace) == "carried"
     judge: Judge = DatasetJudge(workspace)
     assert judge.name == "dataset:carried"
     label(workspace, judge, Thresholds())
@@ -239,7 +241,7 @@ def test_labels_that_the_data_carries_pass_through_untouched(tmp_path):
 def test_the_dataset_judge_says_so_when_the_data_carries_no_labels_or_strange_ones(tmp_path):
     workspace = make_workspace(tmp_path / "none")
     with pytest.raises(UserError, match="carries no labels"):
-        carried_labels(workspace)
+        find_labelled_source(workspace)
     workspace = make_workspace(tmp_path / "strange", labels=[row("a", 2, label="sat?")])
     with pytest.raises(UserError, match=r"sat\?"):
         label(workspace, DatasetJudge(workspace, "carried"), Thresholds())
@@ -262,7 +264,7 @@ def test_the_latest_labels_are_those_the_label_stage_made_last(tmp_path):
 
 def test_labels_that_came_with_earlier_conversations_do_not_count(tmp_path):
     workspace = make_workspace(tmp_path, labels=[row(*key, label="NEUTRAL") for key in KEYS])
-    assert (latest_labels(workspace), carried_labels(workspace)) == ("labels/carried", "carried")
+    assert (latest_labels(workspace), find_labelled_source(workspace)) == ("labels/carried", "carried")
 
     def others(outputs):
         outputs["conversations"].table(CONVERSATIONS)
@@ -271,7 +273,7 @@ def test_labels_that_came_with_earlier_conversations_do_not_count(tmp_path):
     with pytest.raises(UserError, match="make label"):
         latest_labels(workspace)
     with pytest.raises(UserError, match="carries no labels"):
-        carried_labels(workspace)
+        find_labelled_source(workspace)
     assert current_labels(workspace) is None
 
 

@@ -10,7 +10,7 @@ from quality_sample import PRESENT, RUBRIC, turn, write_conversations, write_gol
 from drift_data.calibrate.options import CalibrateOptions
 from drift_data.calibrate.stage import calibrate_labels, report_agreement
 from drift_data.calibrate.summary import Quality
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import Rubric
 from drift_data.workspace import UserError, Workspace
 from pipelines.stages import calibrate as stage

@@ -6,7 +6,7 @@ import pytest
 from drift_data.calibrate.options import ThresholdOptions
 from drift_data.calibrate.significance import revert_insignificant_moves
 from drift_data.calibrate.thresholds import choose_thresholds
-from drift_data.judge.label_rule import Thresholds
+from drift_data.judge.options import Thresholds
 
 PRESENT = Thresholds(sat=5, dsat=5)
 OPTIONS = ThresholdOptions(min_label=1, beta=1)

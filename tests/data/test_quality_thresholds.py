@@ -19,7 +19,8 @@ from drift_data.calibrate.thresholds import (
     read_thresholds,
     render_thresholds,
 )
-from drift_data.judge.label_rule import Thresholds, decide
+from drift_data.judge.label_rule import decide_label
+from drift_data.judge.options import Thresholds
 from drift_data.schema import ITEM, LABELS
 from drift_data.workspace import UserError
 
@@ -44,7 +45,7 @@ def test_the_rule_as_a_column_is_the_rule_row_by_row():
     rows = random_rows(500, [0, 1, 4.5, 5, 7])
     for thresholds in (PRESENT, Thresholds(sat=1, dsat=7), Thresholds(sat=4.5, dsat=0.5)):
         expected = [
-            decide(sat, dsat, ["Revision"] if change else ["Negative_Feedback"], thresholds)
+            decide_label(sat, dsat, ["Revision"] if change else ["Negative_Feedback"], thresholds)
             for _, sat, dsat, change in rows.iter_rows()
         ]
         assert rows.select(decide_labels(thresholds)).to_series().to_list() == expected

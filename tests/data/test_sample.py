@@ -18,10 +18,10 @@ from drift_data.chats.order import SAMPLE, rank, split_of
 from drift_data.distill.examples import is_held_out
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.stage import distill_labels
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.model import fingerprint, load_model
 from drift_data.judge.local.options import TrainOptions
+from drift_data.judge.options import Thresholds
 from drift_data.judge.stage import label
 from drift_data.mine.options import MineOptions
 from drift_data.mine.stage import mine

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from drift_data.judge.quoting import shown
+from drift_data.judge.quoting import quote_text
 from drift_data.judge.rubric import load_rubric
-from drift_data.judge.spur.answer import quotes, read_answer, schema
-from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.answer import is_quoted_from, make_answer_schema, read_answer
+from drift_data.judge.spur.exchange import WindowExchange
 from drift_data.judge.spur.options import WindowOptions
-from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import windows
+from drift_data.judge.spur.prompt import ScoringPrompts
+from drift_data.judge.spur.windows import cut_windows
 from drift_data.llm.request import LENGTH, Answer, Sampling
 
 RUBRIC = load_rubric()
@@ -83,7 +83,7 @@ def test_what_is_wrong_with_an_answer_is_said_turn_by_turn(text, expected):
     ],
 )
 def test_evidence_is_compared_without_case_white_space_and_the_shape_of_quotation_marks(evidence, there):
-    assert quotes(evidence, MESSAGES[2]) is there
+    assert is_quoted_from(evidence, MESSAGES[2]) is there
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_evidence_is_compared_without_case_white_space_and_the_shape_of_quotatio
     ],
 )
 def test_evidence_is_what_the_model_reads_whatever_its_bytes(evidence, message, there):
-    assert quotes(evidence, shown(message, 1_000)) is there
+    assert is_quoted_from(evidence, quote_text(message, 1_000)) is there
 
 
 def exchange(tries=3):
-    (window,) = windows(CHAT, WindowOptions())
-    return Exchange(
-        window, Prompts(RUBRIC, WindowOptions()), RUBRIC, Sampling(model="m", max_tokens=100), tries
+    (window,) = cut_windows(CHAT, WindowOptions())
+    return WindowExchange(
+        window, ScoringPrompts(RUBRIC, WindowOptions()), RUBRIC, Sampling(model="m", max_tokens=100), tries
     )
 
 
@@ -163,7 +163,7 @@ def test_what_would_come_out_the_same_again_is_not_asked_again(given, reason):
 
 
 def test_the_schema_names_the_turns_and_the_items_and_allows_nothing_else():
-    turns = schema(RUBRIC, [2, 4]).schema["properties"]["turns"]["items"]
+    turns = make_answer_schema(RUBRIC, [2, 4]).schema["properties"]["turns"]["items"]
     assert turns["properties"]["turn"]["enum"] == [2, 4]
     names = turns["properties"]["items"]["items"]["properties"]["name"]["enum"]
     assert names == [item.name for item in RUBRIC.items] and len(names) == 18

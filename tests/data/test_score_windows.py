@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from drift_data.chats.turns import feedback_turns
 from drift_data.judge.spur.options import WindowOptions
-from drift_data.judge.spur.windows import windows
+from drift_data.judge.spur.windows import cut_windows
 
 
 def chat(messages: int, size: int = 10) -> list[dict[str, str]]:
@@ -15,7 +15,7 @@ def chat(messages: int, size: int = 10) -> list[dict[str, str]]:
 def cut(messages, **options):
     return [
         (w.first, w.first + len(w.messages) - 1, list(w.turns))
-        for w in windows(messages, WindowOptions(**options))
+        for w in cut_windows(messages, WindowOptions(**options))
     ]
 
 
@@ -49,7 +49,7 @@ def test_characters_bound_a_window_but_one_turn_always_fits():
 )
 def test_every_feedback_turn_is_judged_once_and_shown_with_its_reply(roles, turns, context, characters):
     messages = [{"role": role, "content": "word " * 3} for role in roles]
-    found = list(windows(messages, WindowOptions(turns=turns, context=context, characters=characters)))
+    found = list(cut_windows(messages, WindowOptions(turns=turns, context=context, characters=characters)))
     assert [turn for window in found for turn in window.turns] == feedback_turns(messages)
     for window in found:
         assert list(window.messages) == messages[window.first : window.turns[-1] + 1]
@@ -61,7 +61,7 @@ def test_turns_that_are_not_asked_about_move_no_cut_and_are_shown_only_before_on
         options = WindowOptions(turns=3, context=2)
         return [
             (w.first, w.first + len(w.messages) - 1, list(w.turns))
-            for w in windows(chat(13), options, set(turns))
+            for w in cut_windows(chat(13), options, set(turns))
         ]
 
     assert asked(2, 4, 6, 8, 10, 12) == cut(chat(13), turns=3, context=2)

@@ -10,8 +10,8 @@ from real_chats import GOLD, LOGS, needs_data
 
 from drift_data.calibrate.summary import Quality
 from drift_data.calibrate.thresholds import read_thresholds
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.options import Thresholds
 from drift_data.judge.stage import label
 from drift_data.workspace import Workspace
 from pipelines.stages.calibrate import calibrate

@@ -15,9 +15,8 @@ from drift_data.distill.comparisons import PHRASES_TITLE, SHIPPED_TITLE, add_sco
 from drift_data.distill.examples import load_taught_turns
 from drift_data.distill.teacher import read_teacher
 from drift_data.distill.thresholds import find_operating_points
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local.model import load_model
-from drift_data.judge.options import Band
+from drift_data.judge.options import Band, Thresholds
 from drift_data.judge.rubric import load_rubric
 
 pytestmark = [pytest.mark.real, needs_data]

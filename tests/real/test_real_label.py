@@ -8,8 +8,8 @@ import pytest
 from real_chats import annotated, needs_data
 
 from drift_data.calibrate.agreement import measure_agreement
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.options import Thresholds
 from drift_data.judge.stage import label
 from drift_data.mine.options import MineOptions
 from drift_data.mine.stage import mine

@@ -6,8 +6,8 @@ from real_chats import LOGS, needs_data
 from review_page import chromium, needs_chromium, press, reviewing, watched
 
 from drift_data.calibrate.agreement import measure_agreement
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.stage import label
 from drift_data.labels.reviewer import reviewer

@@ -17,8 +17,8 @@ from real_chats import DATA
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, roc_auc_score
 
-from drift_data.judge.label_rule import Thresholds
 from drift_data.judge.local import LocalJudge
+from drift_data.judge.options import Thresholds
 from drift_data.schema import MESSAGES
 
 needs_asap = pytest.mark.skipif(not (DATA / "asap").is_dir(), reason=f"there is no {DATA}/asap")

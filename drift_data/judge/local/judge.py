@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from drift_data.judge.base import JUDGED_ROWS, Judged
+from drift_data.judge.base import JUDGED_ROWS, JudgedBatch
 from drift_data.judge.local.cues import Cues, load_cues
 from drift_data.judge.local.features import Turns, read_turns
 from drift_data.judge.local.model import Model, Predicted, load_model
@@ -68,9 +68,9 @@ class LocalJudge:
             "code": _CODE,
         }
 
-    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
+    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
         """Judge batch by batch; every feedback turn gets a row."""
-        waiting: deque[Future[Judged]] = deque()
+        waiting: deque[Future[JudgedBatch]] = deque()
         with ThreadPoolExecutor(_THREADS) as threads:  # NumPy and Polars work outside the interpreter's lock
             for batch in conversations:
                 waiting.append(threads.submit(self._judged, batch))
@@ -79,9 +79,9 @@ class LocalJudge:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _judged(self, batch: pa.RecordBatch) -> Judged:
+    def _judged(self, batch: pa.RecordBatch) -> JudgedBatch:
         turns = read_turns(batch, self._cues)
-        return Judged(self._rows(turns, self._model.predict(turns)))
+        return JudgedBatch(self._rows(turns, self._model.predict(turns)))
 
     def report(self) -> Mapping[str, Any]:
         """Return what the model is."""

@@ -1,1 +1,1 @@
-"""SPUR's third phase, turn by turn: what an LLM says about each feedback turn, by the items of a rubric."""
+"""The LLM judge: SPUR's third phase (arXiv 2403.12388), by which a language model scores each feedback turn."""

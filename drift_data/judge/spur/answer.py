@@ -1,7 +1,7 @@
-"""What a scoring answer must look like: its JSON schema, and the checks that no schema can make.
+"""Defines the JSON schema of a scoring answer, and checks in an answer what no schema can express.
 
-An answer is used turn by turn: a turn that passes counts, one that does not is asked again. An answer that
-speaks of a turn it was not asked about counts for nothing: its numbers cannot be trusted.
+An answer is used turn by turn: a turn that passes the checks is kept, and a turn that fails them is asked for again.
+An answer that names a turn it was not asked about is discarded as a whole, since its turn numbers cannot be trusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from drift_data.judge.rubric import Rubric
 from drift_data.llm.request import Schema, make_object_schema
 
-# What the user does in a message. Naming it first makes a judge tell a repair from an extension.
+# What the user does in a message. A judge that names the act first tells a repair from an extension more reliably.
 Act = Literal[
     "comment",
     "correct",
@@ -31,14 +31,14 @@ Act = Literal[
     "supply",
     "other",
 ]
-# Whether the judged reply refuses, and whether the request deserved it.
+# Whether the judged reply is a refusal, and whether the request deserved one.
 Refusal = Literal["no", "deserved", "undeserved"]
-MAX_EVIDENCE: Final = 300  # characters that are kept
-_STRENGTHS: Final = range(1, 11)
+MAX_EVIDENCE_CHARACTERS: Final = 300  # of the evidence that the label table keeps
+_STRENGTHS: Final = range(1, 11)  # of an item, from weak to said outright
 
 
 class ItemAnswer(BaseModel):
-    """An item that applies, and how strongly."""
+    """A rubric item that applies to a turn, and how strongly."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +47,10 @@ class ItemAnswer(BaseModel):
 
 
 class TurnAnswer(BaseModel):
-    """What one user message says about the reply before it."""
+    """What one user message says about the reply before it.
+
+    The prompt's section "What to answer" explains the fields.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,26 +62,26 @@ class TurnAnswer(BaseModel):
 
 
 class ScoringAnswer(BaseModel):
-    """A whole answer."""
+    """The whole answer to one request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     turns: list[TurnAnswer]
 
 
-_ANSWER = TypeAdapter(ScoringAnswer)
+_ANSWER_READER = TypeAdapter(ScoringAnswer)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What an answer gives: the turns that can be used, and what is wrong with the others."""
+class CheckedAnswer:
+    """What is left of an answer after the checks: each turn that was asked about is usable or has a fault."""
 
     turns: Mapping[int, TurnAnswer] = field(default_factory=dict)
-    faults: Mapping[int, str] = field(default_factory=dict)  # open turn → one of FAULTS' keys
+    faults: Mapping[int, str] = field(default_factory=dict)  # turn → a key of `FAULT_PHRASES`
 
 
-# Why a turn of an answer cannot be used → how the next request says so. Ours, never the model's words.
-FAULTS: Final[Mapping[str, str]] = {
+# Why a turn of an answer cannot be used → how the next request says so. The next request never quotes the model.
+FAULT_PHRASES: Final[Mapping[str, str]] = {
     "not_json": "it was not JSON of the given schema",
     "truncated": "it was cut off",
     "unknown_turn": "it judged a message that was not asked about",
@@ -89,11 +92,11 @@ FAULTS: Final[Mapping[str, str]] = {
 }
 
 
-def schema(rubric: Rubric, turns: Sequence[int]) -> Schema:
-    """Return the schema of an answer that judges these turns by this rubric.
+def make_answer_schema(rubric: Rubric, turns: Sequence[int]) -> Schema:
+    """Return the JSON schema of an answer that judges these turns by this rubric.
 
-    It uses only what every server with structured outputs knows: objects without further properties, all of
-    them required, arrays, and enumerations.
+    The schema uses only what every server with structured outputs supports: objects whose properties are all required
+    and without additional ones, arrays, and enumerations.
     """
     item = make_object_schema(
         name={"type": "string", "enum": [item.name for item in rubric.items]},
@@ -109,61 +112,66 @@ def schema(rubric: Rubric, turns: Sequence[int]) -> Schema:
     return Schema("satisfaction", make_object_schema(turns={"type": "array", "items": turn}))
 
 
-def read_answer(text: str, open_turns: Mapping[int, str], items: Mapping[str, str]) -> Reading:
-    """Check an answer.
+def read_answer(text: str, open_turns: Mapping[int, str], items: Mapping[str, str]) -> CheckedAnswer:
+    """Check the text of an answer.
 
     Args:
         text: the model's answer.
-        open_turns: turn → the message as the prompt showed it, of each turn that was asked about.
+        open_turns: turn → message as the prompt showed it, for each turn that was asked about.
         items: polarity by item name.
 
     Returns:
-        Each open turn once: usable or with its fault.
+        Each open turn once: usable, or with its fault.
     """
     try:
-        answer = _ANSWER.validate_json(text)
+        answer = _ANSWER_READER.validate_json(text)
     except ValidationError:
-        return Reading(faults=dict.fromkeys(open_turns, "not_json"))
+        return CheckedAnswer(faults=dict.fromkeys(open_turns, "not_json"))
     given = [turn.turn for turn in answer.turns]
     if not open_turns.keys() >= set(given):
-        return Reading(faults=dict.fromkeys(open_turns, "unknown_turn"))
+        return CheckedAnswer(faults=dict.fromkeys(open_turns, "unknown_turn"))
     turns: dict[int, TurnAnswer] = {}
     faults = {turn: "missing_turn" for turn in open_turns if turn not in given}
     for turn in answer.turns:
-        fault = "doubled_turn" if given.count(turn.turn) > 1 else _fault(turn, open_turns[turn.turn], items)
+        fault = (
+            "doubled_turn" if given.count(turn.turn) > 1 else _find_fault(turn, open_turns[turn.turn], items)
+        )
         if fault is None:
             turns[turn.turn] = turn
         else:
             faults[turn.turn] = fault
-    return Reading(turns, faults)
+    return CheckedAnswer(turns, faults)
 
 
-def _fault(turn: TurnAnswer, message: str, items: Mapping[str, str]) -> str | None:
+def _find_fault(turn: TurnAnswer, message: str, items: Mapping[str, str]) -> str | None:
+    """Return the key of `FAULT_PHRASES` that says why a turn cannot be used; None if it can."""
     if any(item.name not in items for item in turn.items):
         return "unknown_item"
-    if turn.items and not quotes(turn.evidence, message):
+    if turn.items and not is_quoted_from(turn.evidence, message):
         return "evidence_not_in_message"
     return None
 
 
-def quotes(evidence: str, message: str) -> bool:
-    """Say whether a span occurs in a message, whatever its case, white space, quotation marks and ends.
+def is_quoted_from(evidence: str, message: str) -> bool:
+    """Return whether the evidence occurs in a message.
 
-    How a character is encoded does not count, nor do characters that are not seen: a model copies what it reads.
+    Case, white space, the kind of quotation marks, and marks at both ends of the evidence are ignored, as are Unicode
+    variants and invisible characters: a model copies what it reads, not what is encoded.
     """
-    whole, plain = _plain(message), _plain(evidence)
+    whole, plain = _normalize(message), _normalize(evidence)
     span = plain.strip(" .\"'")
     return span in whole if span else bool(plain) and plain == whole
 
 
-_QUOTES: Final = str.maketrans("“”„«»‘’‚`", '"""""\'\'\'\'')
-_SPACE: Final = re.compile(r"\s+")
-# Characters that are not seen: as they are, and as the prompt spells them out.
-_UNSEEN: Final = re.compile(
+_QUOTATION_MARKS: Final = str.maketrans("“”„«»‘’‚`", '"""""\'\'\'\'')
+_WHITE_SPACE: Final = re.compile(r"\s+")
+# Invisible characters: as they are, and as the prompt spells them out.
+_INVISIBLE: Final = re.compile(
     r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|\\(?:r|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 )
 
 
-def _plain(text: str) -> str:
-    seen = unicodedata.normalize("NFKC", _UNSEEN.sub("", text.translate(_QUOTES)))
-    return _SPACE.sub(" ", seen).casefold().strip()
+def _normalize(text: str) -> str:
+    """Return text as `is_quoted_from` compares it."""
+    seen = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text.translate(_QUOTATION_MARKS)))
+    return _WHITE_SPACE.sub(" ", seen).casefold().strip()

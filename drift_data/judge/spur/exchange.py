@@ -1,52 +1,52 @@
-"""The exchange with the model over one window: ask, check the answer, ask again for what cannot be used."""
+"""Judges one window with the model: asks, checks the answer, and asks again for turns without a usable answer."""
 
 from __future__ import annotations
 
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.spur.answer import TurnAnswer, read_answer
-from drift_data.judge.spur.prompt import Prompts
+from drift_data.judge.spur.prompt import ScoringPrompts
 from drift_data.judge.spur.windows import Window
 from drift_data.llm.request import DECLINED, INVALID, LENGTH, Answer, Request, Sampling
 
 
-class Exchange:
-    """A `Task`: judges the turns of one window.
+class WindowExchange:
+    """The exchange with the model about the turns of one window; a `Task` for a backend.
 
     Args:
-        window: what to judge; without turns there is nothing to ask, and the exchange is over.
-        prompts: makes the requests.
-        rubric: the items that an answer may name.
-        sampling: model and parameters of the first request; after a cut-off answer the limit is doubled.
-        tries: answers that are asked for at most.
+        window: what to judge; an exchange about a window without turns is finished from the start.
+        prompts: composes the requests.
+        rubric: holds the items that an answer may name.
+        sampling: model and parameters of the first request; `max_tokens` is doubled after an answer that was cut off.
+        tries: most answers that are asked for.
     """
 
     is_needed = False  # a turn may stay without a label
 
     def __init__(
-        self, window: Window, prompts: Prompts, rubric: Rubric, sampling: Sampling, tries: int
+        self, window: Window, prompts: ScoringPrompts, rubric: Rubric, sampling: Sampling, tries: int
     ) -> None:
         self.answers: dict[int, TurnAnswer] = {}
         self.unlabelled: dict[int, tuple[str, str | None]] = {}  # turn → reason and detail
         self._window, self._prompts, self._sampling = window, prompts, sampling
         self._items = rubric.polarities
-        self._texts, self._tries, self._attempt = prompts.shown(window), tries, 1
+        self._texts, self._tries, self._attempt = prompts.quote_window(window), tries, 1
         self._open = {turn: self._texts[turn] for turn in window.turns}
         self._request: Request | None = None
         if self._open:
-            self._request = prompts.request(window, self._texts, self._open, sampling)
+            self._request = prompts.make_request(window, self._texts, self._open, sampling)
 
     @property
     def request(self) -> Request | None:
-        """Return what to ask next; None when each turn has an answer or a reason why not."""
+        """Return what to ask next; None once each turn has an answer or a reason for having none."""
         return self._request
 
     @property
     def turns(self) -> int:
-        """Return how many turns are still open."""
+        """Return how many turns have no usable answer yet."""
         return len(self._open)
 
     def receive(self, answer: Answer) -> None:
-        """Take what is usable of an answer; ask for the rest again, while tries are left."""
+        """Keep the usable turns of an answer, and ask for the other turns again while tries are left."""
         self._request, self._attempt = None, self._attempt + 1
         if answer.error is not None:
             return self._give_up(answer.error, answer.detail)
@@ -56,14 +56,14 @@ class Exchange:
         if answer.finish_reason == LENGTH:
             self._sampling = self._sampling.model_copy(update={"max_tokens": self._sampling.max_tokens * 2})
         else:
-            reading = read_answer(answer.text, self._open, self._items)
-            self.answers |= reading.turns
-            self._open = {turn: text for turn, text in self._open.items() if turn in reading.faults}
-            faults = dict(reading.faults)
+            checked = read_answer(answer.text, self._open, self._items)
+            self.answers |= checked.turns
+            self._open = {turn: text for turn, text in self._open.items() if turn in checked.faults}
+            faults = dict(checked.faults)
         if not self._open:
             return None
         if self._attempt <= self._tries:
-            self._request = self._prompts.request(
+            self._request = self._prompts.make_request(
                 self._window, self._texts, self._open, self._sampling, self._attempt, faults.values()
             )
             return None
@@ -72,4 +72,5 @@ class Exchange:
         return None
 
     def _give_up(self, reason: str, detail: str | None) -> None:
+        """Leave all open turns unlabelled, with this reason."""
         self.unlabelled |= dict.fromkeys(self._open, (reason, detail))

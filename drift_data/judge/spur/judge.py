@@ -1,6 +1,6 @@
-"""The LLM judge: SPUR's third phase (arXiv 2403.12388), made for single turns. It knows not how requests travel.
+"""The LLM judge: a language model scores single feedback turns, as in SPUR's third phase (arXiv 2403.12388).
 
-Several conversations are under way at once; the answers are put back into the order of the table.
+Many conversations are being judged at the same time; their answers are put back into the order of the table.
 """
 
 from __future__ import annotations
@@ -12,24 +12,32 @@ from typing import Any, Final
 import pyarrow as pa
 
 from drift_data.chats.safe_text import visible
-from drift_data.judge.base import JUDGED_ROWS, Judged, Unlabelled
+from drift_data.judge.base import JUDGED_ROWS, JudgedBatch, UnlabelledTurn
 from drift_data.judge.rubric import Rubric
-from drift_data.judge.spur.answer import MAX_EVIDENCE, TurnAnswer
-from drift_data.judge.spur.exchange import Exchange
+from drift_data.judge.spur.answer import MAX_EVIDENCE_CHARACTERS, TurnAnswer
+from drift_data.judge.spur.exchange import WindowExchange
 from drift_data.judge.spur.options import ScoreOptions
-from drift_data.judge.spur.prompt import Prompts
-from drift_data.judge.spur.windows import Window, windows
+from drift_data.judge.spur.prompt import ScoringPrompts
+from drift_data.judge.spur.windows import Window, cut_windows
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
 from drift_data.schema import DSAT, SAT, make_label_row
 
-ASKED: Final = "asked"  # column of a batch, list<int32>: the feedback turns to judge; without it, all of them
-_DETAIL = 300  # characters
-_NOTHING = Window(0, (), ())
+# Column of a batch, list<int32>: the feedback turns to judge. Without this column, all of them are judged.
+ASKED_COLUMN: Final = "asked"
+_MAX_DETAIL_CHARACTERS = 300  # of the detail of an unlabelled turn that are kept
+_EMPTY_WINDOW = Window(0, (), ())
 
 
 class LLMJudge:
-    """Scores each feedback turn by the items of a rubric that a language model finds in it."""
+    """Scores each feedback turn by the rubric items that a language model finds in it.
+
+    Args:
+        backend: sends the requests.
+        sampling: model and parameters.
+        rubric: the items to look for.
+        options: how conversations are cut into requests, and how often one is repeated.
+    """
 
     inputs: Sequence[str] = ()
 
@@ -45,60 +53,66 @@ class LLMJudge:
         self._polarities, self._rubric_hash = rubric.polarities, rubric.hash
         self._backend, self._sampling, self._tries = backend, sampling, options.tries
         self._window = options.window
-        self.prompts = Prompts(rubric, options.window)
+        self.prompts = ScoringPrompts(rubric, options.window)
         self.options: Mapping[str, Any] = {
             "prompt": self.prompts.version,
             "sampling": sampling.model_dump(),
             **options.model_dump(),
         }
 
-    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Judged]:
-        """Judge batches with many requests in flight; batches are read ahead of their answers.
+    def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
+        """Judge batches in order, with many requests in flight; batches are read ahead of their answers.
 
-        A batch with the column `ASKED` is asked about those turns only, and only they are answered.
+        In a batch with the column `ASKED_COLUMN` only the turns in that column are judged and returned.
         """
-        waiting: deque[_Batch] = deque()
-        for exchange in self._backend.run(self._exchanges(conversations, waiting)):
-            exchange.batch.take(exchange)
+        waiting: deque[_PendingBatch] = deque()
+        for exchange in self._backend.run(self._make_exchanges(conversations, waiting)):
+            exchange.batch.add_answers(exchange)
             while waiting and waiting[0].complete:
-                yield self._judged(waiting.popleft())
+                yield self._make_judged(waiting.popleft())
         while waiting and waiting[0].complete:
-            yield self._judged(waiting.popleft())
+            yield self._make_judged(waiting.popleft())
 
-    def exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[Exchange]:
-        """Yield the exchanges that conversations take, unasked: for estimates."""
-        return (one for one in self._exchanges(conversations, deque()) if one.request is not None)
+    def plan_exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[WindowExchange]:
+        """Yield the exchanges that judging would take, without asking anything: for estimates."""
+        return (one for one in self._make_exchanges(conversations, deque()) if one.request is not None)
 
     def report(self) -> Mapping[str, Any]:
-        """Return requests, tokens and price."""
+        """Return how many requests and tokens the run took, and their price."""
         return self._backend.report()
 
-    def _exchanges(
-        self, conversations: Iterable[pa.RecordBatch], waiting: deque[_Batch]
-    ) -> Iterator[_Exchange]:
+    def _make_exchanges(
+        self, conversations: Iterable[pa.RecordBatch], waiting: deque[_PendingBatch]
+    ) -> Iterator[_PlacedExchange]:
+        """Yield an exchange for each window; append a pending batch for each batch to `waiting`."""
         for batch in conversations:
-            state = _Batch()
-            waiting.append(state)
+            pending = _PendingBatch()
+            waiting.append(pending)
             ids = batch["conversation_id"].to_pylist()
-            asked = batch[ASKED].to_pylist() if ASKED in batch.schema.names else [None] * len(ids)
+            asked = (
+                batch[ASKED_COLUMN].to_pylist() if ASKED_COLUMN in batch.schema.names else [None] * len(ids)
+            )
             for row, messages in enumerate(batch["messages"].to_pylist()):
-                for window in windows(messages or (), self._window, asked[row]):
-                    yield self._exchange(window, state, row, ids[row])
-            state.asked = True
-            if not state.open:  # comes back at once, so that the batch is handed on before others are read
-                yield self._exchange(_NOTHING, state, 0, "")
+                for window in cut_windows(messages or (), self._window, asked[row]):
+                    yield self._make_exchange(window, pending, row, ids[row])
+            pending.all_asked = True
+            if not pending.open:
+                # The backend returns an empty exchange at once, so this batch is yielded before others are read.
+                yield self._make_exchange(_EMPTY_WINDOW, pending, 0, "")
 
-    def _exchange(self, window: Window, batch: _Batch, place: int, conversation: str) -> _Exchange:
-        exchange = _Exchange(window, self.prompts, self.rubric, self._sampling, self._tries)
-        exchange.batch, exchange.place, exchange.conversation = batch, place, conversation
+    def _make_exchange(
+        self, window: Window, batch: _PendingBatch, row: int, conversation: str
+    ) -> _PlacedExchange:
+        exchange = _PlacedExchange(window, self.prompts, self.rubric, self._sampling, self._tries)
+        exchange.batch, exchange.row, exchange.conversation = batch, row, conversation
         batch.open += 1
         return exchange
 
-    def _judged(self, batch: _Batch) -> Judged:
-        return Judged(pa.Table.from_pylist(batch.rows(self), schema=JUDGED_ROWS), batch.unlabelled)
+    def _make_judged(self, batch: _PendingBatch) -> JudgedBatch:
+        return JudgedBatch(pa.Table.from_pylist(batch.make_rows(self), schema=JUDGED_ROWS), batch.unlabelled)
 
-    def row(self, conversation: str, answer: TurnAnswer) -> dict[str, Any]:
-        """Return a row of the label table, its label open."""
+    def make_row(self, conversation: str, answer: TurnAnswer) -> dict[str, Any]:
+        """Return the row of one turn, schema `JUDGED_ROWS`; its label is null, for the thresholds to decide."""
         strengths: dict[str, int] = {}
         for item in answer.items:
             strengths[item.name] = max(item.strength, strengths.get(item.name, 0))
@@ -114,7 +128,7 @@ class LLMJudge:
             dsat_score=scores[DSAT],
             items=[(name, polarity[name], strength) for name, strength in strengths.items()],
             reason=answer.act,
-            evidence=visible(answer.evidence, MAX_EVIDENCE) if strengths else None,
+            evidence=visible(answer.evidence, MAX_EVIDENCE_CHARACTERS) if strengths else None,
             refusal=answer.refusal != "no",
             correct_refusal=None if answer.refusal == "no" else answer.refusal == "deserved",
             judge=self.name,
@@ -122,41 +136,46 @@ class LLMJudge:
         )
 
 
-class _Exchange(Exchange):
-    """An exchange that knows where its answers belong."""
+class _PlacedExchange(WindowExchange):
+    """An exchange that carries where its answers belong."""
 
-    batch: _Batch
-    place: int  # row of the conversation in its batch
+    batch: _PendingBatch
+    row: int  # of the conversation in its batch
     conversation: str
 
 
-class _Batch:
-    """The answers to a batch of conversations, as they come."""
+class _PendingBatch:
+    """Collects the answers to one batch of conversations as they come."""
 
     def __init__(self) -> None:
-        self.open, self.asked = 0, False  # exchanges under way; all have been handed out
-        self._unlabelled: list[tuple[int, Unlabelled]] = []
-        self._answers: list[tuple[int, str, TurnAnswer]] = []
+        self.open = 0  # exchanges that are not finished
+        self.all_asked = False  # whether all exchanges of the batch have been given to the backend
+        self._unlabelled: list[tuple[int, UnlabelledTurn]] = []  # row of the conversation, turn
+        self._answers: list[tuple[int, str, TurnAnswer]] = []  # row and id of the conversation, answer
 
     @property
     def complete(self) -> bool:
-        return self.asked and self.open == 0
+        """Return whether all exchanges of the batch are finished."""
+        return self.all_asked and self.open == 0
 
-    def take(self, exchange: _Exchange) -> None:
+    def add_answers(self, exchange: _PlacedExchange) -> None:
+        """Keep the answers of a finished exchange."""
         self.open -= 1
         self._answers += [
-            (exchange.place, exchange.conversation, answer) for answer in exchange.answers.values()
+            (exchange.row, exchange.conversation, answer) for answer in exchange.answers.values()
         ]
         for turn, (reason, detail) in exchange.unlabelled.items():
-            shown = visible(detail, _DETAIL) if detail else None
-            self._unlabelled.append((exchange.place, Unlabelled(exchange.conversation, turn, reason, shown)))
+            detail = visible(detail, _MAX_DETAIL_CHARACTERS) if detail else None
+            self._unlabelled.append(
+                (exchange.row, UnlabelledTurn(exchange.conversation, turn, reason, detail))
+            )
 
     @property
-    def unlabelled(self) -> list[Unlabelled]:
-        """Return the turns without a label, in order."""
+    def unlabelled(self) -> list[UnlabelledTurn]:
+        """Return the unlabelled turns in the order of conversations and turns."""
         return [turn for _, turn in sorted(self._unlabelled, key=lambda entry: (entry[0], entry[1].turn))]
 
-    def rows(self, judge: LLMJudge) -> list[dict[str, Any]]:
+    def make_rows(self, judge: LLMJudge) -> list[dict[str, Any]]:
         """Return the label rows in the order of conversations and turns."""
         self._answers.sort(key=lambda answer: (answer[0], answer[2].turn))
-        return [judge.row(conversation, answer) for _, conversation, answer in self._answers]
+        return [judge.make_row(conversation, answer) for _, conversation, answer in self._answers]

@@ -1,7 +1,7 @@
-"""Cuts a conversation into windows: the feedback turns that one request judges, and the messages it shows.
+"""Cuts a conversation into windows: the feedback turns that one request judges, and the messages that it shows.
 
-A window ends with the last message it judges, since what comes later says nothing about an earlier reply.
-Neighbours overlap: each shows some messages from before its first judged reply. It knows no prompt.
+A window ends with the last message that it judges, since later messages say nothing about an earlier reply.
+Neighbouring windows overlap: each shows some messages from before its first judged reply.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ from drift_data.judge.spur.options import WindowOptions
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Some messages of a conversation and which of them to judge."""
+    """Consecutive messages of a conversation, and which of them to judge."""
 
     first: int  # index in the conversation of the first message shown
     messages: Sequence[Mapping[str, str]]
     turns: Sequence[int]  # indices in the conversation of the judged messages, ascending
 
 
-def windows(
+def cut_windows(
     messages: Sequence[Mapping[str, str]], options: WindowOptions, asked: Collection[int] | None = None
 ) -> Iterator[Window]:
-    """Yield the windows of a conversation; each turn that is asked about is judged in exactly one.
+    """Yield the windows of a conversation; each turn in `asked` is judged in exactly one of them.
 
     Args:
-        messages: of one conversation, with `role` and `content`.
-        options: sizes.
-        asked: the feedback turns to judge; None: all. They do not move the cuts: a window that is asked about
-            whole is the same, whatever the others are asked; other turns are shown as context only.
+        messages: the messages of one conversation, with `role` and `content`.
+        options: how large a window may be.
+        asked: the feedback turns to judge; None: all. `asked` does not move the cuts between windows, so a window all
+            of whose turns are asked about is the same for every choice of the other turns. Turns that are not in
+            `asked` are shown as context only.
     """
     turns = feedback_turns(messages)
     if not turns:
         return
-    sizes = [min(len(message["content"] or ""), options.limit(message["role"])) for message in messages]
+    sizes = [
+        min(len(message["content"] or ""), options.max_characters(message["role"])) for message in messages
+    ]
     while turns:
         first = max(0, turns[0] - 1 - options.context)
         taken = 1
