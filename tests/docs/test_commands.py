@@ -144,8 +144,10 @@ def drift_arguments(command: Command) -> list[str] | None:
         text=True,
         check=True,
     )
-    python, dash, package, *arguments = shlex.split(shown.stdout.replace("\\\n", " "))
-    assert (python, dash, package) == (".venv/bin/python", "-m", "pipelines")
+    words_shown = shlex.split(shown.stdout.replace("\\\n", " "))
+    start = words_shown.index(".venv/bin/python")  # behind variables of the environment
+    assert words_shown[start + 1 : start + 3] == ["-m", "pipelines"]
+    arguments = words_shown[start + 3 :]
     return [command.variables["SQL"] if word == "$SQL" else word for word in arguments]
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_every_name_of_the_code_that_a_page_for_developers_uses_is_in_the_code(p
     named |= set(re.findall(r"\b(?:[A-Z][a-z]+){1,}\b|\b[a-z]+(?:_[a-z]+)+\b", blocks))
     words = {word for name in named for word in name.split(".")}
     assert sorted(words - words_of_the_code() - EXAMPLES_OF_NAMES) == []
+
+
+def test_the_page_of_the_architecture_has_the_layers_of_the_linter() -> None:
+    page = (ROOT / "docs/develop/architecture.md").read_text(encoding="utf-8")
+    borders = page[page.index("## Borders") : page.index("## Tables")]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    for contract in settings["contracts"]:
+        if contract["type"] == "layers":
+            places = [borders.find(f"  {layer}") for layer in contract["layers"]]
+            assert -1 not in places and places == sorted(places), contract["name"]
 
 
 @cache
