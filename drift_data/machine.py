@@ -24,7 +24,7 @@ def hide_key(text: str, key: str) -> str:
     return text.replace(key, "…") if len(key) > _PLACEHOLDER_KEY_LENGTH else text
 
 
-def vllm_cpu_settings(max_num_batched_tokens: int) -> dict[str, Any]:
+def prepare_vllm_for_cpu(max_num_batched_tokens: int) -> dict[str, Any]:
     """Prepare the environment for vLLM on a CPU and return the arguments of `vllm.LLM` that a CPU needs.
 
     Call it before `vllm.LLM` is made. A KV cache size that the user has set (`VLLM_CPU_KVCACHE_SPACE`, GiB) stays.

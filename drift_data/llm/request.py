@@ -38,7 +38,7 @@ class Sampling(LLMSamplingOptions):
     @property
     def text(self) -> str:
         """Return the fields as canonical JSON."""
-        return canonical_json(self.model_dump())
+        return to_canonical_json(self.model_dump())
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Schema:
     @cached_property
     def text(self) -> str:
         """Return name and schema as canonical JSON."""
-        return canonical_json({"name": self.name, "schema": self.schema})
+        return to_canonical_json({"name": self.name, "schema": self.schema})
 
 
 def make_object_schema(**properties: object) -> dict[str, object]:
@@ -142,6 +142,6 @@ def _encode_with_length(text: str) -> bytes:
 _CANONICAL_ENCODER: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def canonical_json(value: Any) -> str:
+def to_canonical_json(value: Any) -> str:
     """Return JSON text that is the same for equal values: keys sorted, no white space."""
     return _CANONICAL_ENCODER.encode(value)

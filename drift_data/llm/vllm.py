@@ -20,7 +20,7 @@ from drift_data.llm.cost import Spending
 from drift_data.llm.options import VllmOptions
 from drift_data.llm.request import LENGTH, STOP, Answer, Request
 from drift_data.llm.store import Store
-from drift_data.machine import vllm_cpu_settings
+from drift_data.machine import prepare_vllm_for_cpu
 from drift_data.workspace import UserError
 
 
@@ -179,7 +179,7 @@ def _start_engine(model: str, options: VllmOptions) -> Any:
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if current_platform.is_cpu():
-        settings |= vllm_cpu_settings(options.max_model_len)
+        settings |= prepare_vllm_for_cpu(options.max_model_len)
     try:
         return LLM(**(settings | options.engine))
     except (OSError, ValueError) as error:

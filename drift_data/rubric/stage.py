@@ -28,7 +28,7 @@ from drift_data.rubric.summary import (
     count_results,
     describe_rubric,
     make_rubric,
-    print_line,
+    print_rubric_line,
     write_folds,
     write_reasons,
 )
@@ -157,11 +157,11 @@ def _print_drawn(drawn: DrawnConversations) -> None:
     """Print how many conversations are read for each label, and warn where there are none."""
     read = Counter(example.label for example in drawn.examples)
     for label, feeling in _FEELING.items():
-        print_line(
+        print_rubric_line(
             f"{feeling}: {read[label]:,} conversations read, thumbs there are {drawn.available.get(label, 0):,}"
         )
         if not read[label]:
-            print_line(
+            print_rubric_line(
                 f"WARNING: no conversation shows {feeling}, so the rubric will have no {label} item, and a judge "
                 f"that uses it will never say {label}. Add such conversations, or write items by hand."
             )
@@ -188,7 +188,7 @@ def _run_folds(
             "No conversation gave a reason: to the model, the users' messages show nothing. Look into its "
             "answers (the store's requests with purpose extract), or give other conversations."
         )
-    print_line(f"folding {sum(map(len, reasons.values())):,} reasons in {steps} steps")
+    print_rubric_line(f"folding {sum(map(len, reasons.values())):,} reasons in {steps} steps")
     for fold in backend.run(list(folds.values())):
         _check_fold(fold)
     names = {label: {item.name.lower() for item in fold.items} for label, fold in folds.items()}
@@ -200,7 +200,9 @@ def _run_folds(
         for step in fold.steps:
             if step.problem is not None:
                 feeling = _FEELING[fold.polarity]
-                print_line(f"WARNING: step {step.number} of {feeling} gave no usable items ({step.problem})")
+                print_rubric_line(
+                    f"WARNING: step {step.number} of {feeling} gave no usable items ({step.problem})"
+                )
     return folds
 
 

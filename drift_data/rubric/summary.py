@@ -68,7 +68,9 @@ def make_rubric(folds: Mapping[str, Fold]) -> Rubric:
         while name.lower() in taken:
             name += f"_{DSAT}"
         if name != item.name:
-            print_line(f"WARNING: the model gave two items the name {item.name}: one of them is now {name}")
+            print_rubric_line(
+                f"WARNING: the model gave two items the name {item.name}: one of them is now {name}"
+            )
         taken.add(name.lower())
         items.append(item.model_copy(update={"name": name}))
     return Rubric(name="learned", items=tuple(items))
@@ -107,6 +109,6 @@ def count_results(drawn: DrawnConversations, extractions: Sequence[Extraction]) 
     return {SAT: of(SAT), DSAT: of(DSAT), "without_thumb": drawn.unmarked}
 
 
-def print_line(text: str) -> None:
+def print_rubric_line(text: str) -> None:
     """Print a line about the rubric stage, beside the progress bars."""
     print(f"rubric: {text}", file=sys.stderr)

@@ -38,7 +38,7 @@ from drift_data.llm.request import Answer, Request
 from drift_data.llm.store import Store
 from drift_data.workspace import UserError
 
-KIND: Final = "batch"
+_KIND: Final = "batch"  # how the store and manifests name this way of asking
 
 
 @dataclass
@@ -64,7 +64,7 @@ class BatchBackend:
         options: how large files may be, who sends them, and when to stop.
     """
 
-    kind = KIND
+    kind = _KIND
 
     def __init__(
         self, store: Store, spending: Spending, folder: Path, server: ServerOptions, options: BatchOptions
@@ -231,7 +231,7 @@ class BatchBackend:
         if not usage:
             answer = self._spending.estimate_tokens(request, answer)
         answer = replace(answer, price=self._spending.price_of(answer))
-        self._store.put(request, answer, backend=KIND)
+        self._store.put(request, answer, backend=_KIND)
         progress.mark(request.key, ASKED | COUNTED)
         self._spending.record(request, answer)
         return answer

@@ -75,11 +75,11 @@ class Round:
 
     def result_paths(self, file: RequestFile) -> tuple[Path, Path]:
         """Return where the answers to a file's requests go, and where the failures go."""
-        number = _file_number(file)
+        number = _read_file_number(file)
         return self.folder / f"results-{number}.jsonl", self.folder / f"errors-{number}.jsonl"
 
 
-def _file_number(file: RequestFile) -> str:
+def _read_file_number(file: RequestFile) -> str:
     return file.name.removeprefix("requests-").removesuffix(".jsonl")
 
 

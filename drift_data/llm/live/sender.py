@@ -30,7 +30,7 @@ from drift_data.llm.response import PROMPT_TOO_LONG, Completion
 from drift_data.llm.server import read_key
 from drift_data.llm.store import Store
 
-BACKEND: Final = "openai"  # how the store names this way of asking
+_KIND: Final = "openai"  # how the store names this way of asking
 _CONNECT_SECONDS: Final = 10.0  # time to reach the server
 _KEEP_ALIVE_SECONDS: Final = 4.0  # less than the 5 seconds after which most servers close an idle connection
 # Once the server is known to answer such requests, this many times `breaker` failures in a row end the run.
@@ -149,7 +149,7 @@ class Sender:
         try:
             answer = await self._read_reply(request, slot)
             answer = replace(answer, price=self._spending.price_of(answer))
-            self._store.put(request, answer, backend=BACKEND, seconds=time.monotonic() - (slot.taken or 0.0))
+            self._store.put(request, answer, backend=_KIND, seconds=time.monotonic() - (slot.taken or 0.0))
         except BaseException as error:
             self._release_slot(slot, error)
             raise

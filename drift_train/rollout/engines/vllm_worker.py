@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from drift_data.machine import end_process, leave_with_parent, vllm_cpu_settings
+from drift_data.machine import end_process, leave_with_parent, prepare_vllm_for_cpu
 from drift_train.rollout.engines.vllm import ENGINE_UP, REPLIES_CAME, SHARD_DONE
 
 
@@ -34,7 +34,7 @@ def start_engine(job: dict[str, Any]) -> Any:
         "disable_log_stats": True,
     }
     if current_platform.is_cpu():
-        settings |= vllm_cpu_settings(max(2048, job["max_model_len"]))
+        settings |= prepare_vllm_for_cpu(max(2048, job["max_model_len"]))
     from vllm import LLM
 
     return LLM(**{**settings, **job["llm"]})
