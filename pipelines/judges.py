@@ -10,7 +10,7 @@ from drift_data.judge.base import Judge
 from drift_data.judge.cascade import CascadeJudge
 from drift_data.judge.dataset import DatasetJudge
 from drift_data.judge.local import LocalJudge
-from drift_data.judge.local.model import DISTILLED, load_model
+from drift_data.judge.local.model import DISTILLED_FOLDER, load_classifier
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.options import LabelOptions
 from drift_data.judge.rubric import load_rubric
@@ -120,8 +120,8 @@ def make_local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
     """
     path = options.classifier
     if path is not None and path.name == str(path) and path.suffix != ".npz":  # the name of a distilled one
-        path = workspace.path(DISTILLED) / path / MODEL_FILE
-    return LocalJudge(None if path is None else load_model(path))
+        path = workspace.path(DISTILLED_FOLDER) / path / MODEL_FILE
+    return LocalJudge(None if path is None else load_classifier(path))
 
 
 def make_llm_judge(workspace: Workspace, access: LLMAccess, options: LabelOptions) -> LLMJudge | CascadeJudge:

@@ -3,7 +3,7 @@
 import re
 
 from drift_data.judge.local.cues import load_cues
-from drift_data.judge.local.text import patterns
+from drift_data.judge.local.text import expand_cues
 from drift_data.simulate import users
 
 LONGEST_SHARED = 3  # words; "i asked for" is nobody's property, a sentence is
@@ -15,7 +15,7 @@ def words(text: str) -> str:
 
 def judge_phrases() -> set[str]:
     cues = [cue for sign in load_cues().signs for cue in sign.cues]
-    return {words(pattern) for pattern in patterns(cues)["pattern"].to_list()} - {""}
+    return {words(pattern) for pattern in expand_cues(cues)["pattern"].to_list()} - {""}
 
 
 def user_phrases() -> set[str]:

@@ -12,7 +12,12 @@ from typing import Final
 
 import polars as pl
 
-from drift_data.judge.local.model import DISTILLED, Card, fingerprint, load_model
+from drift_data.judge.local.model import (
+    DISTILLED_FOLDER,
+    ClassifierCard,
+    fingerprint_conversation,
+    load_classifier,
+)
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.workspace import Manifest, UserError, Workspace
 
@@ -29,7 +34,7 @@ class LabelClassifier:
 
     judge: str  # the judge's name in the manifest
     hash: str  # the classifier's hash in the manifest
-    card: Card | None  # None: neither the shipped classifier nor one of the workspace has this hash
+    card: ClassifierCard | None  # None: neither the shipped classifier nor one of the workspace has this hash
 
     def has_seen(self, conversations: pl.Series) -> pl.Series:
         """Return for each conversation whether the classifier is known to have learned from it.
@@ -42,7 +47,7 @@ class LabelClassifier:
         """
         learned = _read_fingerprints(self.card)
         names = conversations.unique()
-        seen = pl.Series([fingerprint(name) in learned for name in names], dtype=pl.Boolean)
+        seen = pl.Series([fingerprint_conversation(name) in learned for name in names], dtype=pl.Boolean)
         return conversations.replace_strict(names, seen, return_dtype=pl.Boolean)
 
     def describe_overlap(self, labels: str, matched: pl.DataFrame, without: str) -> str | None:
@@ -56,7 +61,7 @@ class LabelClassifier:
         if not _read_fingerprints(self.card):
             return (
                 f"{WARNING_PREFIX} which conversations the classifier of {labels} ({self.judge}, {self.hash}) has learned from is "
-                f"not known: it is neither the one that ships nor in {DISTILLED}/, or older than this record. On "
+                f"not known: it is neither the one that ships nor in {DISTILLED_FOLDER}/, or older than this record. On "
                 "turns that it has learned from its figures are too good."
             )
         names = matched["conversation_id"]
@@ -87,13 +92,13 @@ def find_classifier(workspace: Workspace, manifest: Manifest) -> LabelClassifier
     return LabelClassifier(judge, wanted, card)
 
 
-def _iter_models(workspace: Workspace) -> Iterator[tuple[str, Card]]:
+def _iter_models(workspace: Workspace) -> Iterator[tuple[str, ClassifierCard]]:
     """Yield (hash, card) of the classifier that ships and of those of the workspace."""
-    shipped = load_model()
+    shipped = load_classifier()
     yield shipped.hash, shipped.card
-    for path in sorted(workspace.path(DISTILLED).glob(f"*/{MODEL_FILE}")):
+    for path in sorted(workspace.path(DISTILLED_FOLDER).glob(f"*/{MODEL_FILE}")):
         try:
-            model = load_model(path)
+            model = load_classifier(path)
         except (
             UserError
         ):  # another version of the toolkit made it; labels by it count as an unknown classifier's
@@ -101,6 +106,6 @@ def _iter_models(workspace: Workspace) -> Iterator[tuple[str, Card]]:
         yield model.hash, model.card
 
 
-def _read_fingerprints(card: Card | None) -> Collection[str]:
+def _read_fingerprints(card: ClassifierCard | None) -> Collection[str]:
     """Return the fingerprints of the training conversations that a card lists."""
     return frozenset(card.data.get("learned_from", ())) if card is not None else frozenset()

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from drift_data.chats.order import HOLD_OUT, HOLD_OUT_EVEN, is_one_in
-from drift_data.judge.local.corpus import Example, read_corpus
+from drift_data.judge.local.corpus import WrittenConversation, read_corpus
 from drift_data.judge.local.cues import Cues, load_cues
-from drift_data.judge.local.features import Turns, join_turns, read_turns
-from drift_data.judge.local.model import Model
-from drift_data.judge.local.train import Examples
+from drift_data.judge.local.features import FeedbackTurns, join_turns, read_turns
+from drift_data.judge.local.model import Classifier
+from drift_data.judge.local.train import LabelledTurns
 from drift_data.judge.rubric import Rubric
 from drift_data.labels.tables import KEYS
 from drift_data.schema import DSAT, MESSAGES, SAT, TableName
@@ -43,14 +43,14 @@ class TaughtTurns:
             DSAT by the classifier that ships) and `shipped_item`.
     """
 
-    turns: Turns
+    turns: FeedbackTurns
     rows: pl.DataFrame
 
-    def select_examples(self, chosen: pl.Series) -> Examples:
+    def select_examples(self, chosen: pl.Series) -> LabelledTurns:
         """Return the chosen turns as training examples; `chosen` has one flag a turn."""
         at = np.flatnonzero(chosen.to_numpy())
         rows = self.rows[at]
-        return Examples(self.turns.take(at), rows["gold_label"].to_list(), rows["item"].to_list())
+        return LabelledTurns(self.turns.take(at), rows["gold_label"].to_list(), rows["item"].to_list())
 
 
 def is_held_out(conversation: str, one_in: int | None) -> bool:
@@ -65,7 +65,7 @@ def is_held_out(conversation: str, one_in: int | None) -> bool:
 
 
 def load_taught_turns(
-    workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped: Model
+    workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped: Classifier
 ) -> TaughtTurns | None:
     """Return the feedback turns of a workspace that a teacher has labelled; None when there is none.
 
@@ -103,7 +103,7 @@ def load_taught_turns(
 class WrittenTurns:
     """Turns that we wrote ourselves, with the phrases of many languages."""
 
-    examples: Examples
+    examples: LabelledTurns
     conversations: int
     languages: int
     digest: str  # hash of the texts
@@ -134,28 +134,28 @@ def load_written_turns(rubric: Rubric, with_items: bool) -> WrittenTurns:
     )
     turns, rows = _join_labels(read_turns(table.combine_chunks().to_batches()[0], load_cues()), marks)
     return WrittenTurns(
-        Examples(_drop_texts(turns), rows["label"].to_list(), rows["item"].to_list()),
+        LabelledTurns(_drop_texts(turns), rows["label"].to_list(), rows["item"].to_list()),
         len(corpus),
         len({example.language for example in corpus}),
         _hash_corpus(corpus),
     )
 
 
-def _join_labels(turns: Turns, rows: pl.DataFrame) -> tuple[Turns, pl.DataFrame]:
+def _join_labels(turns: FeedbackTurns, rows: pl.DataFrame) -> tuple[FeedbackTurns, pl.DataFrame]:
     """Return the turns that have a label, and their ids, labels and items in the same order."""
     found = turns.frame.select("at", *KEYS).join(rows, on=KEYS, how="inner", maintain_order="left")
     return turns.take(found["at"].to_numpy()), found.select(*KEYS, "label", "item")
 
 
-def _drop_texts(turns: Turns) -> Turns:
+def _drop_texts(turns: FeedbackTurns) -> FeedbackTurns:
     """Return turns with their features only: the texts are not needed any more, and take memory."""
-    return Turns(turns.frame.select("at", *KEYS), turns.numbers, turns.names, turns.grams)
+    return FeedbackTurns(turns.frame.select("at", *KEYS), turns.numbers, turns.names, turns.grams)
 
 
-def _predict_with_baselines(turns: Turns, cues: Cues, shipped: Model) -> pl.DataFrame:
+def _predict_with_baselines(turns: FeedbackTurns, cues: Cues, shipped: Classifier) -> pl.DataFrame:
     """Return the answers of the phrase list and of the classifier that ships: see `TaughtTurns.rows`."""
-    satisfied = cues.signs_in(turns.frame, SAT).group_by("at").agg(sat_score=pl.col("strength").sum())
-    dissatisfied = cues.signs_in(turns.frame, DSAT).group_by("at").agg(keyword=pl.col("strength").max())
+    satisfied = cues.find_signs(turns.frame, SAT).group_by("at").agg(sat_score=pl.col("strength").sum())
+    dissatisfied = cues.find_signs(turns.frame, DSAT).group_by("at").agg(keyword=pl.col("strength").max())
     phrases = (
         turns.frame.select("at")
         .join(satisfied, on="at", how="left", maintain_order="left")
@@ -165,7 +165,7 @@ def _predict_with_baselines(turns: Turns, cues: Cues, shipped: Model) -> pl.Data
     return phrases.select(
         pl.col("sat_score", "keyword").fill_null(0).cast(pl.Float64),
         shipped=pl.Series(predicted.dsat, dtype=pl.Float64),
-        shipped_item=name_items(list(shipped.card.items), shipped.named(turns)),
+        shipped_item=name_items(list(shipped.card.items), shipped.choose_items(turns)),
     )
 
 
@@ -180,6 +180,6 @@ def name_items(items: Sequence[str], at: np.ndarray) -> pl.Series:
     return pl.Series(names, dtype=pl.String)
 
 
-def _hash_corpus(corpus: Sequence[Example]) -> str:
+def _hash_corpus(corpus: Sequence[WrittenConversation]) -> str:
     """Return 12 hex digits that change with the texts or their marks."""
     return hashlib.sha256(repr(corpus).encode()).hexdigest()[:12]

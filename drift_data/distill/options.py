@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.judge.local.options import TrainOptions
+from drift_data.judge.local.options import ClassifierOptions
 
 
 class Ceiling(BaseModel):
@@ -74,7 +74,7 @@ class DistillOptions(BaseModel):
         description="How well those who made the labels agree among themselves, if that is known.",
         json_schema_extra={"source": "ours"},
     )
-    train: TrainOptions = Field(TrainOptions(), description="How the classifier is trained.")
+    train: ClassifierOptions = Field(ClassifierOptions(), description="How the classifier is trained.")
     seed: int = Field(
         0, description="Random seed of the bootstrap resamples.", json_schema_extra={"source": "ours"}
     )

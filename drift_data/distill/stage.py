@@ -26,8 +26,8 @@ from drift_data.distill.student import add_quality, train_student
 from drift_data.distill.task import DistillTask
 from drift_data.distill.teacher import Teacher, cap_turns, choose_default_name, read_teacher, read_truth
 from drift_data.judge.local.cues import load_cues
-from drift_data.judge.local.features import VERSION
-from drift_data.judge.local.model import DISTILLED, fingerprint, load_model
+from drift_data.judge.local.features import FEATURES_VERSION
+from drift_data.judge.local.model import DISTILLED_FOLDER, fingerprint_conversation, load_classifier
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
@@ -73,12 +73,12 @@ def distill_labels(
     truth = read_truth(workspace, gold) if labels is not None and gold is not None else None
     if truth is not None and truth.name == teacher.name:
         raise UserError(f"GOLD={gold} is the teacher itself. Leave it out, or give other labels.")
-    rubric, shipped = load_rubric(), load_model()
+    rubric, shipped = load_rubric(), load_classifier()
     other_items = tuple(sorted({*teacher.rows["item"].drop_nulls()} - {*rubric.polarities}))
     own = load_written_turns(rubric, not other_items) if options.written else None
     name = name or choose_default_name(teacher)
     task = DistillTask(name, teacher, truth, own, other_items, thresholds, choosing, options, rubric, shipped)
-    folder = f"{DISTILLED}/{name}"
+    folder = f"{DISTILLED_FOLDER}/{name}"
 
     def build(outputs: Mapping[str, Output]) -> None:
         out = outputs[folder]
@@ -128,7 +128,7 @@ def distill_labels(
         "choosing": choosing.model_dump(include={*ThresholdOptions.model_fields}),
         "distill": options.model_dump(),
         "written": own.digest if own else None,
-        "features": VERSION,
+        "features": FEATURES_VERSION,
         "cues": load_cues().hash,
         "shipped": shipped.hash,
     }
@@ -192,7 +192,7 @@ def _describe_data(workspace: Workspace, task: DistillTask, turns: TaughtTurns) 
         "labels_of": task.teacher.name,
         "turns": learned.height,
         "conversations": learned["conversation_id"].n_unique(),
-        "learned_from": sorted(map(fingerprint, learned["conversation_id"].unique())),
+        "learned_from": sorted(map(fingerprint_conversation, learned["conversation_id"].unique())),
         "labels": {label: int((learned["gold_label"] == label).sum()) for label in LABELS},
         "hold_out": options.hold_out,
         "held_out": turns.rows.height - learned.height,

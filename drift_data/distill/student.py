@@ -14,8 +14,8 @@ from tqdm import tqdm
 from drift_data.chats.order import LEARNING_CURVE, rank
 from drift_data.distill.examples import TaughtTurns, name_items
 from drift_data.distill.options import DistillOptions
-from drift_data.judge.local.model import Model
-from drift_data.judge.local.train import Examples, Fitted, steps, train
+from drift_data.judge.local.model import Classifier
+from drift_data.judge.local.train import LabelledTurns, TrainedClassifier, count_steps, train_classifier
 from drift_data.schema import DSAT
 from drift_data.workspace import UserError
 
@@ -36,7 +36,7 @@ class Student:
             None if the share has too few turns.
     """
 
-    model: Model
+    model: Classifier
     rows: pl.DataFrame
     parts: Mapping[float, pl.DataFrame | None]
 
@@ -44,7 +44,7 @@ class Student:
 def train_student(
     name: str,
     taught: TaughtTurns,
-    written: Examples | None,
+    written: LabelledTurns | None,
     options: DistillOptions,
     data: Mapping[str, Any],
 ) -> Student:
@@ -65,24 +65,26 @@ def train_student(
     shares = LEARNING_CURVE_SHARES if options.learning_curve else ()
     held_out = taught.select_examples(~learned)
 
-    def predict(fitted: Fitted, chosen: pl.Series) -> pl.DataFrame:
+    def predict(fitted: TrainedClassifier, chosen: pl.Series) -> pl.DataFrame:
         """Return the turns a model was trained on, predicted out of fold, and then all held-out turns."""
         predicted = fitted.model.predict(held_out.turns)
         unseen = taught.rows.filter(~learned).with_columns(
             probability=pl.Series(predicted.dsat, dtype=pl.Float64),
-            guessed=name_items(list(fitted.model.card.items), fitted.model.named(held_out.turns)),
+            guessed=name_items(list(fitted.model.card.items), fitted.model.choose_items(held_out.turns)),
         )
         return pl.concat([_add_out_of_fold(taught.rows.filter(chosen), fitted), unseen])
 
-    with tqdm(total=steps() * (1 + len(shares)), desc=f"distill {name}", unit=" fit", file=sys.stderr) as bar:
+    with tqdm(
+        total=count_steps() * (1 + len(shares)), desc=f"distill {name}", unit=" fit", file=sys.stderr
+    ) as bar:
 
         def step() -> None:
             bar.update()
 
-        def fit(chosen: pl.Series) -> Fitted:
+        def fit(chosen: pl.Series) -> TrainedClassifier:
             # With two threads, sums are taken in another order and other trees grow: 1 % of the labels changed.
             with threadpool_limits(1):
-                return train(
+                return train_classifier(
                     f"local:{name}", taught.select_examples(chosen), written, options.train, data, step
                 )
 
@@ -98,7 +100,7 @@ def train_student(
                 parts[share] = predict(fit(chosen), chosen)
             except (UserError, ValueError):
                 parts[share] = None
-                bar.update(steps())
+                bar.update(count_steps())
     return Student(whole.model, predict(whole, learned), parts)
 
 
@@ -119,12 +121,12 @@ def check_enough(rows: pl.DataFrame) -> None:
         )
 
 
-def add_quality(model: Model, quality: Mapping[str, Any]) -> Model:
+def add_quality(model: Classifier, quality: Mapping[str, Any]) -> Classifier:
     """Return the model with the metrics of its measurement on its card."""
     return replace(model, card=model.card.model_copy(update={"quality": dict(quality)}))
 
 
-def _add_out_of_fold(rows: pl.DataFrame, fitted: Fitted) -> pl.DataFrame:
+def _add_out_of_fold(rows: pl.DataFrame, fitted: TrainedClassifier) -> pl.DataFrame:
     """Return the rows a model was trained on, with the answers of its cross-validation."""
     return rows.with_columns(
         probability=pl.Series(fitted.out_of_fold, dtype=pl.Float64),

@@ -8,7 +8,7 @@ from drift_data.calibrate.options import ThresholdOptions
 from drift_data.distill.examples import WrittenTurns
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.teacher import Teacher
-from drift_data.judge.local.model import Model
+from drift_data.judge.local.model import Classifier
 from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import Rubric
 
@@ -28,4 +28,4 @@ class DistillTask:
     choosing: ThresholdOptions  # when one threshold is better than another
     options: DistillOptions
     rubric: Rubric  # rubric that ships
-    shipped: Model  # classifier that ships, a baseline
+    shipped: Classifier  # classifier that ships, a baseline

@@ -16,15 +16,15 @@ from drift_data.distill.stage import distill_labels
 from drift_data.distill.summary import DistillReport
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import train
-from drift_data.judge.local.model import load_model
-from drift_data.judge.local.options import TrainOptions
+from drift_data.judge.local.model import load_classifier
+from drift_data.judge.local.options import ClassifierOptions
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import UserError, Workspace
 
 NAMES = [f"c{n}" for n in range(80)]  # enough that items can be named
 SAID = {2: "that is wrong, not what I asked", 4: "tell me about rivers", 6: "shorter please, cut it"}
 ITEMS = {2: f"a{ATTACK}", 6: "Revision"}
-FEW = TrainOptions(trees=3)
+FEW = ClassifierOptions(trees=3)
 OPTIONS = DistillOptions(written=False, hold_out=5, train=FEW)
 
 
@@ -65,7 +65,7 @@ def run(workspace: Workspace, options: DistillOptions = OPTIONS, labels: str | N
 
 def test_the_teachers_labels_are_joined_by_key_and_not_by_position(workspace: Workspace) -> None:
     rows = read_teacher(workspace, "test", None).rows
-    found = load_taught_turns(workspace, rows, None, load_model())
+    found = load_taught_turns(workspace, rows, None, load_classifier())
     assert found is not None and found.rows.height == 240 == len(found.turns)
     assert found.rows["conversation_id"].to_list() == [name for name in NAMES for _ in SAID]
     assert found.rows["turn"].to_list() == [*SAID] * len(NAMES)
@@ -96,7 +96,7 @@ def test_the_report_is_of_models_that_have_not_seen_the_turn_and_shows_hostile_n
     assert_inert(page, html)
     assert "<script>alert(1)</script>" in page.text and "1 turns of labels/test are left out" in page.text
     assert page.row("student alone")
-    card = load_model(folder / "model.npz").card
+    card = load_classifier(folder / "model.npz").card
     assert card.data["teacher"] == "test:1" and card.data["held_out"] == 3 * len(held)
     manifest = workspace.require("distilled/test")
     assert (manifest.rows_in, manifest.rows_out, sum(manifest.dropped.values())) == (241, 240, 1)
@@ -125,7 +125,7 @@ def test_the_learning_curve_is_measured_on_the_held_out_turns_too_and_the_ceilin
     page = Page(html)
     assert_inert(page, html)
     assert "Ceiling: κ of DSAT against the rest 0.910 (0.820–0.960), two passes" in page.text
-    data = load_model(folder / "model.npz").card.data
+    data = load_classifier(folder / "model.npz").card.data
     assert (data["about"], data["hold_out"], data["written"]) == ("conversations of a test", 5, None)
 
 
@@ -136,7 +136,7 @@ def test_a_second_run_is_up_to_date_and_a_changed_option_or_label_makes_it_anew(
     first, made = path.read_bytes(), path.stat().st_mtime_ns
     run(workspace)
     assert path.stat().st_mtime_ns == made
-    run(workspace, OPTIONS.model_copy(update={"train": TrainOptions(trees=4)}))
+    run(workspace, OPTIONS.model_copy(update={"train": ClassifierOptions(trees=4)}))
     again = path.stat().st_mtime_ns
     assert again != made and json.loads(path.read_bytes())["model"] != json.loads(first)["model"]
     run(workspace)
@@ -184,6 +184,6 @@ def test_a_linear_model_that_has_not_converged_is_used_and_said(
     generator = np.random.default_rng(0)
     matrix = sparse.csr_matrix(generator.normal(size=(60, 5)))
     true = generator.random(60) < 0.5
-    weights, _ = train._logistic(matrix, true, np.ones(60), 100.0, "a text")
+    weights, _ = train._fit_logistic(matrix, true, np.ones(60), 100.0, "a text")
     assert np.isfinite(weights).all()
     assert "The linear model of a text has not converged after 1 steps" in capsys.readouterr().err

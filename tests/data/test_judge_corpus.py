@@ -2,7 +2,7 @@
 
 import pytest
 
-from drift_data.judge.local.corpus import Mark, read_corpus, read_examples
+from drift_data.judge.local.corpus import WrittenLabel, read_corpus, read_corpus_file
 from drift_data.judge.rubric import load_rubric
 
 ITEMS = {"DSAT:Style", "SAT:Praise"}
@@ -12,7 +12,7 @@ GOOD = "=== en poems\nU: Write a poem\nA: Roses are red\nU[DSAT Style 2]: Too sh
 def read(folder, text):
     path = folder / "poems.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(read_examples(path, ITEMS))
+    return list(read_corpus_file(path, ITEMS))
 
 
 def test_a_file_is_read_with_places_labels_and_lines_that_go_on(tmp_path):
@@ -27,8 +27,8 @@ def test_a_file_is_read_with_places_labels_and_lines_that_go_on(tmp_path):
         {"role": "assistant", "content": "Nein"},
         {"role": "user", "content": "\nUnd jetzt: U: 🤬"},
     ]
-    assert (first.marks, first.refusals) == ({2: Mark("NEUTRAL")}, {1})
-    assert (second.name, second.marks) == ("poems.txt:12", {2: Mark("DSAT", "Style", 2)})
+    assert (first.marks, first.refusals) == ({2: WrittenLabel("NEUTRAL")}, {1})
+    assert (second.name, second.marks) == ("poems.txt:12", {2: WrittenLabel("DSAT", "Style", 2)})
     assert read(tmp_path, "") == []
 
 

@@ -17,9 +17,9 @@ from drift_data.judge.label_rule import decide_label
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.cues import load_cues
 from drift_data.judge.local.features import read_turns
-from drift_data.judge.local.judge import reasons
-from drift_data.judge.local.model import Predicted, load_model
-from drift_data.judge.local.text import may_hold, patterns, searchable
+from drift_data.judge.local.judge import explain_scores
+from drift_data.judge.local.model import Prediction, load_classifier
+from drift_data.judge.local.text import expand_cues, mark_searchable, may_hold
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.judge.options import Thresholds
 from drift_data.schema import CONVERSATIONS, NEUTRAL
@@ -186,8 +186,8 @@ def test_every_turn_that_is_likely_dsat_has_a_reason_in_words():
 
 def test_where_no_sign_stands_out_the_reason_says_so():
     turns, told = read_turns(batch_of(["Write", PLAIN, "Thanks"]), load_cues()), np.array([True])
-    calm = Predicted(np.array([0.9]), {"said": np.array([-1.0])})
-    assert reasons(turns, calm, told).to_list()[0].startswith("no single sign: ")
+    calm = Prediction(np.array([0.9]), {"said": np.array([-1.0])})
+    assert explain_scores(turns, calm, told).to_list()[0].startswith("no single sign: ")
 
 
 def test_a_conversation_gets_the_same_scores_alone_and_among_others():
@@ -265,7 +265,7 @@ def test_hostile_text_costs_bounded_time_and_is_no_pattern():
 
 
 def test_a_cue_is_matched_as_whole_words_with_its_anchors():
-    table = patterns(["^{no,nope}", "not good", "thanks$", "不对"])
+    table = expand_cues(["^{no,nope}", "not good", "thanks$", "不对"])
     assert table["cue"].to_list() == [0, 0, 1, 2, 3]
     assert table["pattern"].to_list() == [
         "\x02 \x01 no ",
@@ -275,12 +275,12 @@ def test_a_cue_is_matched_as_whole_words_with_its_anchors():
         "不对",
     ]
     with pytest.raises(ValueError, match="no words"):
-        patterns(["^!!"])
+        expand_cues(["^!!"])
 
 
 def test_a_look_at_the_raw_text_misses_no_phrase_and_saves_most_of_the_folding():
     cues, rng = load_cues(), np.random.default_rng(0)
-    phrases = [pattern for pattern in patterns(cues.refusal)["pattern"] if pattern.isascii()]
+    phrases = [pattern for pattern in expand_cues(cues.refusal)["pattern"] if pattern.isascii()]
     between = [" ", " ", " ", "  ", ", ", "-", "\n", ".", "'", "`", "' ", " x ", "\x01", "_"]
     texts = []
     for number in range(4_000):
@@ -289,18 +289,18 @@ def test_a_look_at_the_raw_text_misses_no_phrase_and_saves_most_of_the_folding()
         texts.append("".join(f"{gap}{word[:1]}'{word[1:]}" for gap, word in zip(gaps, words, strict=True)))
     frame = pl.DataFrame({"text": [*texts, "", "café", "Sorry, me"]})
     found = frame.select(
-        held=searchable(pl.col("text")).str.contains_any(phrases), may=may_hold(pl.col("text"), phrases)
+        held=mark_searchable(pl.col("text")).str.contains_any(phrases), may=may_hold(pl.col("text"), phrases)
     )
     assert found.filter("held").height > 500 and found.filter(pl.col("held") & ~pl.col("may")).is_empty()
     assert found.filter(~pl.col("held") & pl.col("may")).height < 800  # a sentence ends within the phrase
     assert found["may"].to_list()[-3:] == [False, True, False]
-    assert cues.refusals(frame["text"]).to_list() == found["held"].to_list()
+    assert cues.find_refusals(frame["text"]).to_list() == found["held"].to_list()
 
 
 def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):
-    model, path = load_model(), tmp_path / "model.npz"
+    model, path = load_classifier(), tmp_path / "model.npz"
     model.save(path)
-    again = load_model(path)
+    again = load_classifier(path)
     assert again.hash == model.hash and again.card == model.card
     again.save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
@@ -313,9 +313,9 @@ def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match="no classifier of this toolkit"):
-            load_model(tmp_path / name)
+            load_classifier(tmp_path / name)
     with pytest.raises(UserError, match="make distill"):
-        load_model(tmp_path / "absent.npz")
+        load_classifier(tmp_path / "absent.npz")
 
 
 @pytest.mark.parametrize(
@@ -327,18 +327,18 @@ def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(tmp_path, change, said):
-    model = load_model()
+    model = load_classifier()
     if change.get("texts") == "nan":
         change = {"texts": {field: np.full_like(w, np.nan) for field, w in model.texts.items()}}
     if change.get("card") == "features":
         change = {"card": model.card.model_copy(update={"features": 0})}
     replace(model, **change).save(tmp_path / "m.npz")
     with pytest.raises(UserError, match=said):
-        load_model(tmp_path / "m.npz")
+        load_classifier(tmp_path / "m.npz")
 
 
 def test_another_model_has_other_options():
-    model = load_model()
+    model = load_classifier()
     slope, offset = model.calibration
     other = LocalJudge(replace(model, calibration=(slope, offset + 1)))
     assert other.options != JUDGE.options
@@ -349,7 +349,9 @@ def test_trees_say_what_scikit_learn_says():
     numbers = rng.normal(size=(600, 5)).astype(np.float32)
     target = numbers[:, 0] * numbers[:, 1] > 0
     fitted = GradientBoostingClassifier(n_estimators=20, max_depth=DEPTH, random_state=0).fit(numbers, target)
-    assert Trees.of(fitted).log_odds(numbers) == pytest.approx(fitted.decision_function(numbers), abs=1e-5)
+    assert Trees.from_sklearn(fitted).log_odds(numbers) == pytest.approx(
+        fitted.decision_function(numbers), abs=1e-5
+    )
 
 
 def test_labelling_needs_no_scikit_learn():

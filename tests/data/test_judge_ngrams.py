@@ -8,8 +8,16 @@ import pyarrow as pa
 import pytest
 
 from drift_data.judge.local.cues import load_cues
-from drift_data.judge.local.features import NONE, join_turns, read_turns
-from drift_data.judge.local.ngrams import Ragged, Texts, common_ends, join_grams, overlap, runs, without
+from drift_data.judge.local.features import MISSING, join_turns, read_turns
+from drift_data.judge.local.ngrams import (
+    FoldedTexts,
+    Ragged,
+    count_common_ends,
+    count_shared,
+    hash_word_runs,
+    join_grams,
+    remove_known,
+)
 from drift_data.schema import CONVERSATIONS
 
 BASE, LIMIT = 0x9E3779B97F4A7C15, 1 << 64
@@ -85,24 +93,27 @@ WORDS = {
 @pytest.mark.parametrize("text", WORDS)
 def test_words_are_folded_and_hashed_alone_and_among_others(text):
     wanted = [hashed(word) for word in WORDS[text]]
-    assert lists(Texts([text], 400).words()) == [wanted]
-    assert lists(Texts(["Ünd'", text, "", text, "x"], 400).words())[1:4] == [wanted, [], wanted]
+    assert lists(FoldedTexts([text], 400).hash_words()) == [wanted]
+    assert lists(FoldedTexts(["Ünd'", text, "", text, "x"], 400).hash_words())[1:4] == [wanted, [], wanted]
 
 
 def test_the_hash_of_a_word_never_changes():
-    [found] = lists(Texts(["Again, 中!"], 9).words())
+    [found] = lists(FoldedTexts(["Again, 中!"], 9).hash_words())
     assert found == [0x5413D2399938250D, 0x60E3BD26DAE6516D, 0xC67949C3A864283C]
 
 
 def test_no_texts_have_no_words_and_no_ngrams():
-    empty = Texts([], 9)
+    empty = FoldedTexts([], 9)
     assert (
-        lists(empty.words()) == [] == all_grams(empty.characters(3, 5)) == all_grams(runs(empty.words(), 3))
+        lists(empty.hash_words())
+        == []
+        == all_grams(empty.hash_characters(3, 5))
+        == all_grams(hash_word_runs(empty.hash_words(), 3))
     )
 
 
 def test_of_a_long_text_both_ends_are_read_apart():
-    assert lists(Texts(["abc defg hij", "abcdef"], 3).words()) == [
+    assert lists(FoldedTexts(["abc defg hij", "abcdef"], 3).hash_words()) == [
         [hashed("abc"), hashed("hij")],
         [hashed("abcdef")],
     ]
@@ -113,12 +124,12 @@ def test_a_long_text_has_the_same_hashes_wherever_a_block_of_the_work_ends():
     words = ["".join(rng.choice([*"abcdé"], size)) for size in rng.integers(1, 60, 4_000)]
     plain = [unicodedata.normalize("NFD", word).replace("\u0301", "") for word in words]
     texts = ["x", " ".join(words), "y"]
-    found = Texts(texts, 1_000_000)
+    found = FoldedTexts(texts, 1_000_000)
     keys = [hashed(word) for word in plain]
-    assert lists(found.words()) == [[hashed("x")], keys, [hashed("y")]]
-    assert all_grams(found.characters(3, 5))[1] == character_grams(" ".join(plain) + " ")
+    assert lists(found.hash_words()) == [[hashed("x")], keys, [hashed("y")]]
+    assert all_grams(found.hash_characters(3, 5))[1] == character_grams(" ".join(plain) + " ")
     wanted = sorted(polynomial(keys[at : at + n], n) for n in (1, 2, 3) for at in range(len(keys) - n + 1))
-    assert all_grams(runs(found.words(), 3))[1] == wanted
+    assert all_grams(hash_word_runs(found.hash_words(), 3))[1] == wanted
 
 
 @pytest.mark.parametrize(
@@ -134,23 +145,23 @@ def test_a_long_text_has_the_same_hashes_wherever_a_block_of_the_work_ends():
     ],
 )
 def test_characters_run_over_words_with_one_space_after_each(text, read):
-    texts = Texts([text, "zz", text, "", text], 9)
+    texts = FoldedTexts([text, "zz", text, "", text], 9)
     wanted = character_grams(read)
-    assert all_grams(texts.characters(3, 5)) == [wanted, character_grams("zz "), wanted, [], wanted]
-    assert all_grams(texts.characters(1, 2))[0] == character_grams(read, 1, 2)
+    assert all_grams(texts.hash_characters(3, 5)) == [wanted, character_grams("zz "), wanted, [], wanted]
+    assert all_grams(texts.hash_characters(1, 2))[0] == character_grams(read, 1, 2)
 
 
 def test_the_last_text_of_a_batch_has_the_ngrams_that_it_has_elsewhere():
     # Once it lost the separator after its last word, and with it the n-grams that tell a word's end.
     texts = ["that is wrong", "thanks"]
-    ahead, behind = Texts(texts, 99), Texts(texts[::-1], 99)
-    assert all_grams(ahead.characters(3, 5)) == all_grams(behind.characters(3, 5))[::-1]
-    assert hashed("ks ") in all_grams(ahead.characters(3, 5))[1]
-    assert lists(ahead.words()) == lists(behind.words())[::-1]
+    ahead, behind = FoldedTexts(texts, 99), FoldedTexts(texts[::-1], 99)
+    assert all_grams(ahead.hash_characters(3, 5)) == all_grams(behind.hash_characters(3, 5))[::-1]
+    assert hashed("ks ") in all_grams(ahead.hash_characters(3, 5))[1]
+    assert lists(ahead.hash_words()) == lists(behind.hash_words())[::-1]
 
 
 def test_runs_are_of_one_text_and_of_every_length():
-    found = runs(ragged([5, 6, 7], [], [5], [6, 7]), 3)
+    found = hash_word_runs(ragged([5, 6, 7], [], [5], [6, 7]), 3)
     assert [part.lengths.tolist() for part in found] == [[3, 0, 1, 2], [2, 0, 0, 1], [1, 0, 0, 0]]
     assert all_grams(found) == [
         sorted(polynomial(run, len(run)) for run in ([5], [6], [7], [5, 6], [6, 7], [5, 6, 7])),
@@ -161,7 +172,7 @@ def test_runs_are_of_one_text_and_of_every_length():
 
 
 def test_grams_are_taken_joined_and_summed_text_by_text():
-    ones, twos = runs(ragged([5, 6, 7], [], [8], [9, 5]), 2)
+    ones, twos = hash_word_runs(ragged([5, 6, 7], [], [8], [9, 5]), 2)
     order = np.array([3, 1, 0])
     for grams in (ones, twos):
         [before], taken = [all_grams([grams])], grams.take(order)
@@ -169,9 +180,9 @@ def test_grams_are_taken_joined_and_summed_text_by_text():
         assert len(taken.hashes) == taken.lengths.sum()
         again = join_grams([taken, grams, grams.take(order[:0])])
         assert all_grams([again]) == all_grams([taken]) + before
-    assert ones.sums(np.array([1.0, 2, 4, 8, 16, 32])).tolist() == [7, 0, 8, 48]
-    assert twos.sums(np.array([1.0, 2, 100, 100, 16])).tolist() == [3, 0, 0, 16]  # 100: of two texts
-    assert twos.take(order[1:2]).sums(np.zeros(0)).tolist() == [0]
+    assert ones.sum_weights(np.array([1.0, 2, 4, 8, 16, 32])).tolist() == [7, 0, 8, 48]
+    assert twos.sum_weights(np.array([1.0, 2, 100, 100, 16])).tolist() == [3, 0, 0, 16]  # 100: of two texts
+    assert twos.take(order[1:2]).sum_weights(np.zeros(0)).tolist() == [0]
 
 
 def test_lists_are_taken_compared_and_subtracted_row_by_row():
@@ -181,15 +192,15 @@ def test_lists_are_taken_compared_and_subtracted_row_by_row():
     assert lists(ragged().take(np.array([-1]))) == [[]]
     assert left.lengths.tolist() == [4, 0, 2, 1] and left.rows().tolist() == [0, 0, 0, 0, 2, 2, 3]
     assert lists(left.unique()) == [[a, b, c], [], [a, d], [b]]
-    assert overlap(left.unique(), right.unique()).tolist() == [2, 0, 2, 0]
-    assert lists(without(left, right)) == [[b], [], [], [b]]
-    assert lists(without(left, ragged([], [], [], []))) == lists(left)
+    assert count_shared(left.unique(), right.unique()).tolist() == [2, 0, 2, 0]
+    assert lists(remove_known(left, right)) == [[b], [], [], [b]]
+    assert lists(remove_known(left, ragged([], [], [], []))) == lists(left)
 
 
 def test_common_ends_count_words_from_both_sides():
     left = ragged([1, 2, 3, 4], [1, 2], [1], [], [1, 1, 2])
     right = ragged([1, 2, 9, 9, 4], [1, 2], [2], [1], [1, 2])
-    head, tail = common_ends(left, right)
+    head, tail = count_common_ends(left, right)
     assert (head.tolist(), tail.tolist()) == ([2, 2, 0, 0, 1], [1, 2, 0, 0, 2])
 
 
@@ -219,10 +230,10 @@ def test_the_reply_before_and_the_message_before_are_of_the_same_conversation(op
         *[("c1", 1)] * first,
         ("c1", 2 + first),
     ]
-    assert number["redoing_kept"] == [NONE, 1, *[NONE] * first, 0 if opening else NONE]
-    assert number["before_kept"] == [1, 0, *[NONE] * first, 1]
-    assert number["earlier_kept"] == [NONE, 0, *[NONE] * first, NONE]
-    assert number["repeated_ago"] == [1, NONE, *[NONE] * first, 1]
+    assert number["redoing_kept"] == [MISSING, 1, *[MISSING] * first, 0 if opening else MISSING]
+    assert number["before_kept"] == [1, 0, *[MISSING] * first, 1]
+    assert number["earlier_kept"] == [MISSING, 0, *[MISSING] * first, MISSING]
+    assert number["repeated_ago"] == [1, MISSING, *[MISSING] * first, 1]
 
 
 def test_turns_read_in_parts_are_those_read_at_once():

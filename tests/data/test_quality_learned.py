@@ -9,7 +9,7 @@ from quality_sample import RUBRIC, turn, write_conversations, write_gold, write_
 from drift_data.calibrate.options import CalibrateOptions
 from drift_data.calibrate.stage import calibrate_labels, report_agreement
 from drift_data.calibrate.summary import Quality
-from drift_data.judge.local.model import fingerprint, load_model
+from drift_data.judge.local.model import fingerprint_conversation, load_classifier
 from drift_data.schema import PREDICTIONS
 from drift_data.workspace import Workspace
 
@@ -21,10 +21,10 @@ def measured(tmp_path: Path, learned: list[str] | None, llm: bool = False) -> tu
     """Return the report on a classifier that scores what it has learned at 9, other complaints at 1, and its page."""
     workspace = Workspace(tmp_path / "work")
     write_conversations(workspace, dict.fromkeys(NAMES, 2))
-    model = load_model()
+    model = load_classifier()
     if learned is not None:
         slope, offset = model.calibration
-        data = {**model.card.data, "learned_from": [fingerprint(name) for name in learned]}
+        data = {**model.card.data, "learned_from": [fingerprint_conversation(name) for name in learned]}
         model = replace(
             model, calibration=(slope, offset + 1), card=model.card.model_copy(update={"data": data})
         )
@@ -89,5 +89,5 @@ def test_agreement_of_a_classifier_with_its_teacher_has_the_note_too(tmp_path: P
 
 
 def test_the_classifier_that_ships_knows_what_it_has_learned_from() -> None:
-    data = load_model().card.data
+    data = load_classifier().card.data
     assert len(set(data["learned_from"])) == data["conversations"] == 209

@@ -19,8 +19,8 @@ from drift_data.distill.examples import is_held_out
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.stage import distill_labels
 from drift_data.judge.local import LocalJudge
-from drift_data.judge.local.model import fingerprint, load_model
-from drift_data.judge.local.options import TrainOptions
+from drift_data.judge.local.model import fingerprint_conversation, load_classifier
+from drift_data.judge.local.options import ClassifierOptions
 from drift_data.judge.options import Thresholds
 from drift_data.judge.stage import label
 from drift_data.mine.options import MineOptions
@@ -50,7 +50,7 @@ EARLIER = sorted(
     NAMES, key=lambda name: hashlib.sha256(name.encode()).digest()
 )  # the order of earlier samples
 TABLE, DRAWN_EARLIER = "labels/openai-sample", "an earlier version of this toolkit drew"
-FEW = DistillOptions(written=False, train=TrainOptions(trees=3))
+FEW = DistillOptions(written=False, train=ClassifierOptions(trees=3))
 
 
 @pytest.fixture
@@ -193,8 +193,8 @@ def run(workspace: Workspace, options: DistillOptions = FEW, labels: str = "open
 
 def learned_in_test(folder: Path) -> tuple[int, int]:
     """Return from how many conversations of the test split, and from how many in all, a classifier has learned."""
-    learned = load_model(folder / "model.npz").card.data["learned_from"]
-    return len({*map(fingerprint, IN_TEST)} & {*learned}), len(learned)
+    learned = load_classifier(folder / "model.npz").card.data["learned_from"]
+    return len({*map(fingerprint_conversation, IN_TEST)} & {*learned}), len(learned)
 
 
 def test_a_classifier_distilled_from_a_sample_learns_from_the_test_split_by_chance_only(
@@ -252,7 +252,7 @@ def test_conversations_held_out_by_an_even_number_reach_the_reporting_half_of_ca
     label(workspace, judge(), PRESENT, "openai")
     even = FEW.model_copy(update={"hold_out": 2})
     folder = run(workspace, even, "openai")
-    label(workspace, LocalJudge(load_model(folder / "model.npz")), PRESENT, "local-x")
+    label(workspace, LocalJudge(load_classifier(folder / "model.npz")), PRESENT, "local-x")
     rows = [(name, at, "DSAT" if dsat else "NEUTRAL") for (name, at), (_, dsat) in SCORES.items()]
     gold = write_gold(tmp_path / "gold.csv", rows)
     quality = reported(workspace, gold)

@@ -17,7 +17,7 @@ from drift_data.distill.stage import distill_labels
 from drift_data.distill.summary import DistillReport
 from drift_data.distill.teacher import read_teacher
 from drift_data.judge.local import model
-from drift_data.judge.local.model import load_model
+from drift_data.judge.local.model import load_classifier
 from pipelines.recipe import load_recipe
 
 RECIPE = Path(model.__file__).with_name("shipped.yaml")
@@ -44,7 +44,7 @@ def test_the_two_commands_of_the_readme_make_the_classifier_that_ships(tmp_path:
         print(row)
     for step in found.cascade:
         print(step.low, step.high, step.share_turns, step.share_requests, step.teacher.figures["kappa_dsat"])
-    made, shipped = load_model(folder / "model.npz"), load_model()
+    made, shipped = load_classifier(folder / "model.npz"), load_classifier()
     # Another release of scikit-learn, or of a BLAS, may move last digits: labels must hardly notice.
     print(made.hash, shipped.hash)
     assert made.card.data == shipped.card.data and made.card.names == shipped.card.names

@@ -15,7 +15,7 @@ from drift_data.distill.comparisons import PHRASES_TITLE, SHIPPED_TITLE, add_sco
 from drift_data.distill.examples import load_taught_turns
 from drift_data.distill.teacher import read_teacher
 from drift_data.distill.thresholds import find_operating_points
-from drift_data.judge.local.model import load_model
+from drift_data.judge.local.model import load_classifier
 from drift_data.judge.options import Band, Thresholds
 from drift_data.judge.rubric import load_rubric
 
@@ -28,7 +28,7 @@ USUAL = "NEUTRAL"
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     """The annotated turns of the held-out third that `convert` keeps, with the scores of the shipped classifier."""
     workspace = converted(tmp_path_factory.mktemp("real"), "wildchat", LOGS)
-    found = load_taught_turns(workspace, read_teacher(workspace, None, str(GOLD)).rows, 3, load_model())
+    found = load_taught_turns(workspace, read_teacher(workspace, None, str(GOLD)).rows, 3, load_classifier())
     assert found is not None
     held = found.rows.filter("held_out")
     return add_scores(held, held["shipped"], held["shipped_item"], CHANGE)

@@ -1,6 +1,6 @@
-"""Reads the conversations written for this project, with their labels. Knows no feature and no model.
+"""Reads the labelled conversations that were written for this project.
 
-A file holds conversations in plain text, made for people to read and extend:
+A file holds conversations as plain text that people can read and extend:
 
     === en coding
     U: Write a function that …
@@ -9,9 +9,9 @@ A file holds conversations in plain text, made for people to read and extend:
     A: Sorry, …
     U[NEUTRAL]: Now the tests.
 
-`===` opens a conversation with its language (ISO 639-1) and a topic; a message goes on over the following lines until
-the next `U` or `A`. Every user message after the first is a feedback turn and carries its label in brackets: SAT or
-DSAT with the item and the strength (1 weak, 2 clear, 3 in so many words), or NEUTRAL. `A(refusal):` marks a refusal.
+`===` opens a conversation and names its language (ISO 639-1) and topic. A message continues over the following lines up
+to the next `U` or `A`. Every user message after the first is a feedback turn and carries its label in brackets: SAT or
+DSAT with an item and its strength (1 weak, 2 clear, 3 in so many words), or NEUTRAL. `A(refusal):` marks a refusal.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from typing import Final
 
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
-FOLDER: Final = "corpus"
+CORPUS_FOLDER: Final = "corpus"
 _OPENING: Final = re.compile(r"=== (?P<language>[a-z]{2}) (?P<topic>\S.*)")
 _MESSAGE: Final = re.compile(
     r"(?:(?P<user>U)(?:\[(?P<label>NEUTRAL|(?:DSAT|SAT) \w+ [123])\])?|(?P<reply>A)(?P<refusal>\(refusal\))?): ?(?P<text>.*)"
 )
-# A line that means to open something and is misspelt must not become part of the message before it.
-_NEARLY: Final = re.compile(r"===|[UA] ?(?:\[[^]]*]|\([^)]*\))? ?:")
+# A misspelt opening of a conversation or a message; it must not become part of the message before it.
+_ALMOST_OPENING: Final = re.compile(r"===|[UA] ?(?:\[[^]]*]|\([^)]*\))? ?:")
 
 
 @dataclass(frozen=True)
-class Mark:
-    """The label of one feedback turn."""
+class WrittenLabel:
+    """The label of one feedback turn, as the corpus states it."""
 
     label: str
     item: str | None = None
@@ -44,47 +44,47 @@ class Mark:
 
 
 @dataclass
-class Example:
-    """One conversation."""
+class WrittenConversation:
+    """One conversation of the corpus, with its labels."""
 
-    name: str  # file and line
-    language: str
+    name: str  # file and line where the conversation begins
+    language: str  # ISO 639-1
     topic: str
     messages: list[dict[str, str]] = field(default_factory=list)  # role, content
-    marks: dict[int, Mark] = field(default_factory=dict)  # index of the feedback message → label
-    refusals: set[int] = field(default_factory=set)  # indices of replies
+    marks: dict[int, WrittenLabel] = field(default_factory=dict)  # index of the feedback message → label
+    refusals: set[int] = field(default_factory=set)  # indices of the replies that are refusals
 
 
-def read_corpus(items: frozenset[str] | set[str]) -> list[Example]:
-    """Return all conversations of the package, file by file.
+def read_corpus(items: frozenset[str] | set[str]) -> list[WrittenConversation]:
+    """Return all conversations of the corpus, file by file.
 
     Args:
-        items: names that a rubric knows, as `SAT:Praise` or `DSAT:Style`.
+        items: the items that a rubric has, as `SAT:Praise` or `DSAT:Style`.
 
     Raises:
-        ValueError: a line that is none of the format, with its place.
+        ValueError: a line does not follow the format; the message has its file and number.
     """
-    found: list[Example] = []
-    for path in sorted((files(__package__) / FOLDER).iterdir(), key=lambda path: path.name):
+    found: list[WrittenConversation] = []
+    for path in sorted((files(__package__) / CORPUS_FOLDER).iterdir(), key=lambda path: path.name):
         if path.name.endswith(".txt"):
-            found.extend(read_examples(path, items))
+            found.extend(read_corpus_file(path, items))
     return found
 
 
-def read_examples(path: Traversable, items: frozenset[str] | set[str]) -> Iterator[Example]:
-    """Yield the conversations of one file, each checked."""
-    example: Example | None = None
-    for number, line in enumerate(_text(path).splitlines(), 1):
+def read_corpus_file(path: Traversable, items: frozenset[str] | set[str]) -> Iterator[WrittenConversation]:
+    """Yield the conversations of one file, each of them checked; arguments and errors as for `read_corpus`."""
+    example: WrittenConversation | None = None
+    for number, line in enumerate(_read_utf8(path).splitlines(), 1):
         place = f"{path.name}:{number}"
         if opening := _OPENING.fullmatch(line):
             if example is not None:
-                yield _checked(example)
-            example = Example(place, opening["language"], opening["topic"].strip())
+                yield _check_conversation(example)
+            example = WrittenConversation(place, opening["language"], opening["topic"].strip())
         elif message := _MESSAGE.fullmatch(line):
             if example is None:
                 raise ValueError(f"{place}: a message before the first ===")
-            _add(example, message, place, items)
-        elif _NEARLY.match(line):
+            _add_message(example, message, place, items)
+        elif _ALMOST_OPENING.match(line):
             raise ValueError(
                 f"{place}: neither `=== language topic` nor a message with a known label: {line[:40]!r}"
             )
@@ -94,10 +94,10 @@ def read_examples(path: Traversable, items: frozenset[str] | set[str]) -> Iterat
             expected = "`=== language topic`" if example is None else "`U:` after ==="
             raise ValueError(f"{place}: expected {expected}, not {line[:40]!r}")
     if example is not None:
-        yield _checked(example)
+        yield _check_conversation(example)
 
 
-def _text(path: Traversable) -> str:
+def _read_utf8(path: Traversable) -> str:
     content = path.read_bytes()
     try:
         return content.decode()
@@ -106,14 +106,16 @@ def _text(path: Traversable) -> str:
         raise ValueError(f"{path.name}:{line}: not UTF-8 ({error.reason})") from error
 
 
-def _add(example: Example, message: re.Match[str], place: str, items: frozenset[str] | set[str]) -> None:
+def _add_message(
+    example: WrittenConversation, message: re.Match[str], place: str, items: frozenset[str] | set[str]
+) -> None:
     role, at = ("user" if message["user"] else "assistant"), len(example.messages)
     if role != ("user", "assistant")[at % 2]:
         raise ValueError(f"{place}: two messages of one side in a row")
     if role == "user" and (message["label"] is None) != (at == 0):
         raise ValueError(f"{place}: every user message but the first carries a label, such as U[NEUTRAL]:")
     if role == "user" and at:
-        mark = _mark(message["label"])
+        mark = _parse_label(message["label"])
         if mark.item is not None and f"{mark.label}:{mark.item}" not in items:
             raise ValueError(f"{place}: the rubric has no {mark.label} item {mark.item}")
         example.marks[at] = mark
@@ -122,13 +124,13 @@ def _add(example: Example, message: re.Match[str], place: str, items: frozenset[
     example.messages.append({"role": role, "content": message["text"]})
 
 
-def _mark(text: str) -> Mark:
+def _parse_label(text: str) -> WrittenLabel:
     label, *rest = text.split()
     assert label in (SAT, DSAT, NEUTRAL)
-    return Mark(label, rest[0], int(rest[1])) if rest else Mark(label)
+    return WrittenLabel(label, rest[0], int(rest[1])) if rest else WrittenLabel(label)
 
 
-def _checked(example: Example) -> Example:
+def _check_conversation(example: WrittenConversation) -> WrittenConversation:
     for message in example.messages:
         message["content"] = message["content"].rstrip()
         if not message["content"]:

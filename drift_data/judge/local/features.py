@@ -1,8 +1,8 @@
-"""What the classifier reads of each feedback turn: numbers, and hashed n-grams of four texts. Knows no label.
+"""Computes what the classifier reads of each feedback turn: numbers, and hashed n-grams of four texts.
 
-The numbers compare the message with the user's earlier ones (a request made again, a templated series), with the
-judged reply and with the reply that follows. Of replies only the opening is read: there a reply refuses, apologises,
-or begins like the one before. All of it is NumPy over whole batches.
+The numbers compare the message with the user's earlier messages (a request made again, a templated series), with the
+judged reply and with the reply that follows. Only the opening of a reply is read: there it refuses, apologises, or begins
+like the reply before. Everything is computed in NumPy over whole batches.
 """
 
 from __future__ import annotations
@@ -19,61 +19,65 @@ import pyarrow as pa
 from drift_data.chats.turns import feedback_mask, message_starts
 from drift_data.judge.local.cues import Cues
 from drift_data.judge.local.ngrams import (
+    FoldedTexts,
     Grams,
     Ints,
     Ragged,
-    Texts,
-    common_ends,
+    count_common_ends,
+    count_shared,
+    hash_word_runs,
     join_grams,
-    overlap,
-    runs,
-    without,
+    remove_known,
 )
 from drift_data.judge.local.trees import Float32s
 
-VERSION: Final = 1  # raised when the code below changes what comes out
-COMPARED: Final = 4_000  # characters at each end of a user's message that are compared with other messages
-SAID: Final = 200  # characters at each end of the judged message that are read as n-grams
-OPENING: Final = 160  # characters of a reply
-FIELDS: Final = ("said", "added", "reply", "next")  # texts that are read as n-grams
-NONE: Final = -1.0  # a number that there is not: no earlier message, no next reply
+FEATURES_VERSION: Final = 1  # raise it when a change of the code below changes any feature
+COMPARED_CHARACTERS: Final = 4_000  # at each end of a user's message that are compared with other messages
+MESSAGE_END_CHARACTERS: Final = 200  # at each end of the judged message that are read as n-grams
+OPENING_CHARACTERS: Final = 160  # at the beginning of a reply that are read
+# The texts that are read as n-grams: the judged message, its words that the message before lacks, the opening of the
+# judged reply, and the opening of the next reply.
+TEXT_FIELDS: Final = ("said", "added", "reply", "next")
+MISSING: Final = (
+    -1.0
+)  # value of a number that cannot be computed, such as one of an earlier message that is missing
 
 
 @dataclass(frozen=True)
-class Turns:
+class FeedbackTurns:
     """The feedback turns of a batch, in order."""
 
     frame: pl.DataFrame  # at, conversation_id, turn, text, reply, refusal, code
-    numbers: Float32s  # (turns, len(names))
-    names: tuple[str, ...]
-    grams: Mapping[str, Sequence[Grams]]  # field → n-grams, one item a length
+    numbers: Float32s  # (turns, names)
+    names: tuple[str, ...]  # of the numbers
+    grams: Mapping[str, Sequence[Grams]]  # text field → n-grams, one element for each length
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def take(self, rows: Ints) -> Turns:
-        """Return some of the turns, each once, in the given order."""
+    def take(self, rows: Ints) -> FeedbackTurns:
+        """Return some of the turns in the given order; each row number may occur once."""
         grams = {field: [part.take(rows) for part in parts] for field, parts in self.grams.items()}
         frame = self.frame[rows].with_columns(at=np.arange(len(rows)))
-        return Turns(frame, self.numbers[rows], self.names, grams)
+        return FeedbackTurns(frame, self.numbers[rows], self.names, grams)
 
 
-def join_turns(parts: Sequence[Turns]) -> Turns:
-    """Return the turns of all parts, of which there is at least one, in their order."""
+def join_turns(parts: Sequence[FeedbackTurns]) -> FeedbackTurns:
+    """Return the turns of all parts in their order; there must be at least one part."""
     grams = {
         field: [join_grams(same) for same in zip(*(part.grams[field] for part in parts), strict=True)]
-        for field in FIELDS
+        for field in TEXT_FIELDS
     }
     frame = pl.concat([part.frame for part in parts]).with_columns(at=pl.int_range(pl.len()))
-    return Turns(frame, np.concatenate([part.numbers for part in parts]), parts[0].names, grams)
+    return FeedbackTurns(frame, np.concatenate([part.numbers for part in parts]), parts[0].names, grams)
 
 
-def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
+def read_turns(conversations: pa.RecordBatch, cues: Cues) -> FeedbackTurns:
     """Return the feedback turns of conversations.
 
     Args:
-        conversations: with `conversation_id` and `messages`.
-        cues: know the openings of refusals.
+        conversations: batch with `conversation_id` and `messages`.
+        cues: finds the replies that open like a refusal.
     """
     messages = conversations["messages"]
     starts, flat = message_starts(messages), messages.flatten()
@@ -83,23 +87,23 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
     assistant = (role == "assistant").fill_null(False).to_numpy()
     row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     at = np.flatnonzero(feedback_mask(messages))
-    order = np.cumsum(user) - 1  # number of a user's message among all of them
-    first = order[starts[row[at]]] + ~user[starts[row[at]]]  # the first one of the same conversation
+    order = np.cumsum(user) - 1  # number of each user message among those of the batch
+    first = order[starts[row[at]]] + ~user[starts[row[at]]]  # number of the conversation's first user message
     now = order[at]
-    before = _within(now - 1, first)
-    earlier = _within(now - 2, first)
+    before = _keep_from(now - 1, first)
+    earlier = _keep_from(now - 2, first)
     replies = np.cumsum(assistant) - 1
     reply = replies[at - 1]
     first_reply = replies[starts[row[at]]] + ~assistant[starts[row[at]]]
-    previous = _within(reply - 1, first_reply)
+    previous = _keep_from(reply - 1, first_reply)
     after = np.minimum(at + 1, len(user) - 1)
     following = np.where((at + 1 < starts[row[at] + 1]) & assistant[after], replies[after], -1)
 
     said = text.filter(pl.Series(user)).to_list()
-    given = text.filter(pl.Series(assistant)).str.slice(0, OPENING).to_list()
-    words = Texts(said, COMPARED).words()
-    opening = Texts(given, OPENING).words()
-    ends = Texts([said[number] for number in now], SAID)
+    given = text.filter(pl.Series(assistant)).str.slice(0, OPENING_CHARACTERS).to_list()
+    words = FoldedTexts(said, COMPARED_CHARACTERS).hash_words()
+    opening = FoldedTexts(given, OPENING_CHARACTERS).hash_words()
+    ends = FoldedTexts([said[number] for number in now], MESSAGE_END_CHARACTERS)
 
     frame = pl.DataFrame(
         {
@@ -113,55 +117,60 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> Turns:
         }
     )
     frame = frame.with_columns(
-        refusal=cues.refusals(frame["reply"]), code=frame["reply"].str.contains("```", literal=True)
+        refusal=cues.find_refusals(frame["reply"]), code=frame["reply"].str.contains("```", literal=True)
     )
-    users, openings = _Sets(words), _Sets(opening)
-    to_before = _related("before", users, now, users, before)
+    users, openings = _WordSets(words), _WordSets(opening)
+    to_before = _compare_texts("before", users, now, users, before)
     numbers = {
         **to_before,
-        **_related("earlier", users, now, users, earlier),
-        **_related("first", users, now, users, np.where(now - first >= 3, first, -1)),
-        **_related("quoted", users, now, openings, reply),
-        **_related("redone", openings, following, openings, reply),
-        **_related("redoing", openings, reply, openings, previous),
-        **_related("answered", openings, following, users, now),
-        **_shifted(to_before, row[at]),
-        **_repeated(said, now, first),
-        **_plain(frame, now - first, following),
+        **_compare_texts("earlier", users, now, users, earlier),
+        **_compare_texts("first", users, now, users, np.where(now - first >= 3, first, -1)),
+        **_compare_texts("quoted", users, now, openings, reply),
+        **_compare_texts("redone", openings, following, openings, reply),
+        **_compare_texts("redoing", openings, reply, openings, previous),
+        **_compare_texts("answered", openings, following, users, now),
+        **_shift_to_neighbours(to_before, row[at]),
+        **_find_repeats(said, now, first),
+        **_measure_messages(frame, now - first, following),
     }
-    added = without(words.take(now), users.unique.take(before))
+    added = remove_known(words.take(now), users.unique.take(before))
     grams = {
-        "said": [*runs(ends.words(), 3), *ends.characters(3, 5)],
-        "added": runs(added, 1),
-        "reply": runs(opening.take(reply), 3),
-        "next": runs(opening.take(following), 3),
+        "said": [*hash_word_runs(ends.hash_words(), 3), *ends.hash_characters(3, 5)],
+        "added": hash_word_runs(added, 1),
+        "reply": hash_word_runs(opening.take(reply), 3),
+        "next": hash_word_runs(opening.take(following), 3),
     }
     columns = np.column_stack([*numbers.values()]).astype(np.float32)
-    return Turns(frame, columns, tuple(numbers), grams)
+    return FeedbackTurns(frame, columns, tuple(numbers), grams)
 
 
-class _Sets:
-    """Words of many texts, in order and as sets."""
+class _WordSets:
+    """The words of many texts, in order and as sets."""
 
     def __init__(self, words: Ragged) -> None:
         self.words, self.unique = words, words.unique()
 
 
-def _within(numbers: Ints, first: Ints) -> Ints:
+def _keep_from(numbers: Ints, first: Ints) -> Ints:
+    """Return the numbers, with -1 (no text) where a number is before `first`."""
     return np.where(numbers >= first, numbers, -1)
 
 
-def _related(name: str, left: _Sets, a: Ints, right: _Sets, b: Ints) -> dict[str, npt.NDArray[np.float64]]:
-    """Return how text a of the left relates to text b of the right; -1 stands for no text.
+def _compare_texts(
+    name: str, left: _WordSets, a: Ints, right: _WordSets, b: Ints
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return how each text `a` of the left relates to text `b` of the right; -1 stands for no text.
 
-    Shares of a's and of b's words that the other has, what a adds and lacks, common beginning and end, lengths.
+    The numbers are the share of a's words that b has (`known`) and of b's words that a has (`kept`), how many words a
+    adds and lacks, the length of the common beginning and end, and the ratio of the lengths. Their names begin with
+    `name`.
     """
     there = (a >= 0) & (b >= 0)
     a, b = np.where(there, a, -1), np.where(there, b, -1)
     sets_a, sets_b = left.unique.take(a), right.unique.take(b)
     words_a, words_b = left.words.take(a), right.words.take(b)
-    size_a, size_b, shared = sets_a.lengths, sets_b.lengths, overlap(sets_a, sets_b)
-    head, tail = common_ends(words_a, words_b)
+    size_a, size_b, shared = sets_a.lengths, sets_b.lengths, count_shared(sets_a, sets_b)
+    head, tail = count_common_ends(words_a, words_b)
     shorter = np.maximum(1, np.minimum(words_a.lengths, words_b.lengths))
     longer = np.maximum(1, np.maximum(words_a.lengths, words_b.lengths))
     found = {
@@ -175,28 +184,28 @@ def _related(name: str, left: _Sets, a: Ints, right: _Sets, b: Ints) -> dict[str
         "frame": np.minimum(head + tail, longer) / longer,
         "longer": np.log((words_a.lengths + 1) / (words_b.lengths + 1)),
     }
-    return {f"{name}_{key}": np.where(there, value, NONE) for key, value in found.items()}
+    return {f"{name}_{key}": np.where(there, value, MISSING) for key, value in found.items()}
 
 
-def _shifted(
+def _shift_to_neighbours(
     to_before: Mapping[str, npt.NDArray[np.float64]], row: Ints
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return how the turn before, and the turn after, relate to their own earlier message."""
+    """Return, for each turn, how the turn before it and the turn after it relate to the message before them."""
     found: dict[str, npt.NDArray[np.float64]] = {}
     for key in ("before_known", "before_kept", "before_added"):
         values = to_before[key]
         same = row[1:] == row[:-1]
-        back, ahead = np.full(len(values), NONE), np.full(len(values), NONE)
-        back[1:] = np.where(same, values[:-1], NONE)
-        ahead[:-1] = np.where(same, values[1:], NONE)
+        back, ahead = np.full(len(values), MISSING), np.full(len(values), MISSING)
+        back[1:] = np.where(same, values[:-1], MISSING)
+        ahead[:-1] = np.where(same, values[1:], MISSING)
         found |= {f"previous_{key}": back, f"next_{key}": ahead}
     return found
 
 
-def _repeated(said: Sequence[str], now: Ints, first: Ints) -> dict[str, npt.NDArray[np.float64]]:
-    """Return whether the very same text was sent before, and how many messages ago."""
+def _find_repeats(said: Sequence[str], now: Ints, first: Ints) -> dict[str, npt.NDArray[np.float64]]:
+    """Return how many of the user's messages ago the very same text was sent, at most 5; `MISSING` if never."""
     latest: dict[tuple[int, str], int] = {}
-    ago = np.full(len(said), NONE)
+    ago = np.full(len(said), MISSING)
     beginnings = dict(zip(now.tolist(), first.tolist(), strict=True))
     for number, text in enumerate(said):
         beginning = beginnings.get(number, number)
@@ -207,7 +216,16 @@ def _repeated(said: Sequence[str], now: Ints, first: Ints) -> dict[str, npt.NDAr
     return {"repeated_ago": np.minimum(ago[now], 5)}
 
 
-def _plain(frame: pl.DataFrame, position: Ints, following: Ints) -> dict[str, npt.NDArray[np.float64]]:
+def _measure_messages(
+    frame: pl.DataFrame, position: Ints, following: Ints
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return numbers of the message and the judged reply alone, such as lengths and marks.
+
+    Args:
+        frame: `text`, `reply`, `refusal`, `code` of each turn.
+        position: how many of the user's messages come before, in the conversation.
+        following: number of the next reply; -1 if there is none.
+    """
     text, reply = pl.col("text"), pl.col("reply")
     head = text.str.slice(0, 400)
     beginning = text.str.slice(0, 1_000)

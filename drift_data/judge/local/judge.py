@@ -1,8 +1,8 @@
-"""The `local` judge: the shipped classifier, or one that `make distill` made. Needs no key, GPU or download.
+"""The `local` judge: labels with the shipped classifier, or one that `make distill` made, without key, GPU or download.
 
-`dsat_score` is ten times the probability that the turn is DSAT, so a threshold of 5 asks for even odds. SAT is left
-to a rule, the phrases of `cues.yaml`: real logs have too few examples to learn it from. A label is about the reply;
-whether the reply is right is not asked.
+`dsat_score` is ten times the probability that the turn is DSAT, so a threshold of 5 asks for even odds. Satisfaction is
+found by a rule, the phrases of `cues.yaml`, because real logs have too few examples to learn it from. A label says how the
+user took the reply, not whether the reply is right.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import pyarrow as pa
 
 from drift_data.judge.base import JUDGED_ROWS, JudgedBatch
 from drift_data.judge.local.cues import Cues, load_cues
-from drift_data.judge.local.features import Turns, read_turns
-from drift_data.judge.local.model import Model, Predicted, load_model
+from drift_data.judge.local.features import FeedbackTurns, read_turns
+from drift_data.judge.local.model import Classifier, Prediction, load_classifier
 from drift_data.judge.rubric import Rubric, load_rubric
 from drift_data.schema import DSAT, SAT
 
-_CODE: Final = 1  # raised when the code below changes what is labelled
-_TOLD: Final = 2.0  # dsat_score from which an item and a reason are given
-_THREADS: Final = 2
-_EVIDENCE: Final = 200  # characters
-# What a reason says of numbers: name, from which value, text.
-_NUMBERS: Final = (
+_CODE_VERSION: Final = 1  # raise it when a change of the code below changes labels
+_MIN_EXPLAINED_SCORE: Final = 2.0  # lowest dsat_score that gets an item and a reason
+_THREAD_COUNT: Final = 2
+_EVIDENCE_CHARACTERS: Final = 200  # of the message that are given as evidence
+# What a reason says about numbers of a turn: name of the number, lowest value at which the text holds, text.
+_NUMBER_REASONS: Final = (
     ("repeated_ago", 1.0, "the very same message was sent before"),
     ("before_known", 0.9, "nearly all its words are in the message before"),
     ("redone_kept", 0.7, "the next reply begins like the judged one"),
@@ -36,61 +36,61 @@ _NUMBERS: Final = (
     ("refused", 1.0, "the judged reply is a refusal"),
     ("trace", 1.0, "it shows an error message"),
 )
-# What it says of texts whose words speak for DSAT.
-_TEXTS: Final = {
+# What a reason calls the texts whose words speak for DSAT.
+_TEXT_NAMES: Final = {
     "said": "the message",
     "added": "what it adds to the one before",
     "reply": "the opening of the judged reply",
     "next": "the opening of the next reply",
 }
-_TOGETHER: Final = (
+_NO_SINGLE_SIGN: Final = (
     "no single sign: how the message relates to those before it and to the replies, taken together"
 )
 
 
 class LocalJudge:
-    """Scores each feedback turn by a trained model.
+    """Scores each feedback turn by a trained classifier.
 
     Args:
-        model: by default the one that ships.
+        model: the classifier; by default the one that ships.
     """
 
     inputs: Sequence[str] = ()
 
-    def __init__(self, model: Model | None = None) -> None:
-        self._model = model or load_model()
+    def __init__(self, model: Classifier | None = None) -> None:
+        self._model = model or load_classifier()
         self._cues: Cues = load_cues()
         self.rubric: Rubric = load_rubric()
         self.name = self._model.card.name
         self.options: Mapping[str, Any] = {
             "model": self._model.hash,
             "cues": self._cues.hash,
-            "code": _CODE,
+            "code": _CODE_VERSION,
         }
 
     def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
-        """Judge batch by batch; every feedback turn gets a row."""
+        """Judge batches in order; every feedback turn gets a row."""
         waiting: deque[Future[JudgedBatch]] = deque()
-        with ThreadPoolExecutor(_THREADS) as threads:  # NumPy and Polars work outside the interpreter's lock
+        with ThreadPoolExecutor(_THREAD_COUNT) as threads:  # NumPy and Polars release the interpreter's lock
             for batch in conversations:
-                waiting.append(threads.submit(self._judged, batch))
-                if len(waiting) > _THREADS:
+                waiting.append(threads.submit(self._judge_batch, batch))
+                if len(waiting) > _THREAD_COUNT:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _judged(self, batch: pa.RecordBatch) -> JudgedBatch:
+    def _judge_batch(self, batch: pa.RecordBatch) -> JudgedBatch:
         turns = read_turns(batch, self._cues)
-        return JudgedBatch(self._rows(turns, self._model.predict(turns)))
+        return JudgedBatch(self._make_rows(turns, self._model.predict(turns)))
 
     def report(self) -> Mapping[str, Any]:
-        """Return what the model is."""
+        """Return which classifier was used, and the items that it can name."""
         return {"model": self._model.hash, "items": list(self._model.card.items)}
 
-    def _rows(self, turns: Turns, predicted: Predicted) -> pa.Table:
+    def _make_rows(self, turns: FeedbackTurns, predicted: Prediction) -> pa.Table:
         scores = np.round(10 * predicted.dsat, 3)
-        told = scores >= _TOLD
-        signs = self._signs(turns, predicted, scores, told)
+        explained = scores >= _MIN_EXPLAINED_SCORE
+        signs = self._find_signs(turns, predicted, scores, explained)
         polarity = pl.col("items").struct.field("polarity")
         strength = pl.col("items").struct.field("strength").cast(pl.Float32)
         by_turn = (
@@ -99,7 +99,7 @@ class LocalJudge:
             .agg("items", sat_score=strength.filter(polarity == SAT).sum())
         )
         frame = turns.frame.with_columns(
-            dsat_score=pl.Series(scores, dtype=pl.Float32), reason=reasons(turns, predicted, told)
+            dsat_score=pl.Series(scores, dtype=pl.Float32), reason=explain_scores(turns, predicted, explained)
         )
         rows = frame.join(by_turn, on="at", how="left", maintain_order="left").select(
             "conversation_id",
@@ -109,7 +109,9 @@ class LocalJudge:
             "dsat_score",
             pl.col("items").fill_null([]),
             "reason",
-            evidence=pl.when(pl.col("items").is_not_null()).then(pl.col("text").str.head(_EVIDENCE)),
+            evidence=pl.when(pl.col("items").is_not_null()).then(
+                pl.col("text").str.head(_EVIDENCE_CHARACTERS)
+            ),
             refusal="refusal",
             correct_refusal=pl.lit(None, pl.Boolean),
             judge=pl.lit(self.name),
@@ -117,22 +119,26 @@ class LocalJudge:
         )
         return rows.to_arrow().select(JUDGED_ROWS.names).cast(JUDGED_ROWS)
 
-    def _signs(
-        self, turns: Turns, predicted: Predicted, scores: np.ndarray, told: np.ndarray
+    def _find_signs(
+        self, turns: FeedbackTurns, predicted: Prediction, scores: np.ndarray, explained: np.ndarray
     ) -> pl.DataFrame:
-        """Return `at`, `name`, `polarity`, `strength`: phrases of satisfaction, and the item of a likely DSAT turn."""
-        satisfied = self._cues.signs_in(turns.frame, SAT).select(
+        """Return the items of the turns: satisfaction by its phrases, and one item for each turn with a high score.
+
+        Returns:
+            `at` (number of the turn), `name`, `polarity`, `strength`.
+        """
+        satisfied = self._cues.find_signs(turns.frame, SAT).select(
             "at",
             pl.col("item").alias("name"),
             pl.lit(SAT).alias("polarity"),
             pl.col("strength").cast(pl.Int8),
         )
-        at = np.flatnonzero(told) if self._model.card.items else np.empty(0, np.intp)
+        at = np.flatnonzero(explained) if self._model.card.items else np.empty(0, np.intp)
         names = np.array([*self._model.card.items, ""])
         dissatisfied = pl.DataFrame(
             {
                 "at": at,
-                "name": names[self._model.named(turns.take(at))],
+                "name": names[self._model.choose_items(turns.take(at))],
                 "polarity": [DSAT] * len(at),
                 "strength": np.clip(np.round(scores[at]), 1, 10).astype(np.int8),
             },
@@ -141,17 +147,28 @@ class LocalJudge:
         return pl.concat([dissatisfied, satisfied]).sort("at", maintain_order=True)
 
 
-def reasons(turns: Turns, predicted: Predicted, told: np.ndarray) -> pl.Series:
-    """Return what speaks for DSAT, of turns whose score says so: what the numbers show, and whose words, the loudest first."""
+def explain_scores(turns: FeedbackTurns, predicted: Prediction, explained: np.ndarray) -> pl.Series:
+    """Return what speaks for DSAT in each explained turn: what its numbers show, then the texts worded like complaints.
+
+    The texts stand in the order of their log-odds, the highest first.
+
+    Args:
+        turns: the turns of a batch.
+        predicted: their predictions.
+        explained: whether a turn is to be explained, (turns,).
+
+    Returns:
+        One text for each explained turn, null for the others.
+    """
     found: list[str | None] = [None] * len(turns)
-    columns = {name: turns.numbers[:, turns.names.index(name)] for name, _, _ in _NUMBERS}
-    for at in np.flatnonzero(told):
-        seen = [text for name, least, text in _NUMBERS if columns[name][at] >= least]
-        loud = sorted(
-            ((odds[at], field) for field, odds in predicted.said.items() if odds[at] > 0), reverse=True
+    columns = {name: turns.numbers[:, turns.names.index(name)] for name, _, _ in _NUMBER_REASONS}
+    for at in np.flatnonzero(explained):
+        seen = [text for name, least, text in _NUMBER_REASONS if columns[name][at] >= least]
+        complaining = sorted(
+            ((odds[at], field) for field, odds in predicted.text_odds.items() if odds[at] > 0), reverse=True
         )
-        if loud:
-            words = ", ".join(f"{_TEXTS[field]} ({odds:+.1f})" for odds, field in loud)
+        if complaining:
+            words = ", ".join(f"{_TEXT_NAMES[field]} ({odds:+.1f})" for odds, field in complaining)
             seen.append(f"wording as in complaints: {words}")
-        found[at] = "; ".join(seen) or _TOGETHER
+        found[at] = "; ".join(seen) or _NO_SINGLE_SIGN
     return pl.Series(found, dtype=pl.String)

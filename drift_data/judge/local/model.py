@@ -1,7 +1,8 @@
-"""The classifier as it is stored and applied: arrays and a card in one file, read without pickle. Knows no training.
+"""Stores and applies the classifier: arrays and a card in one file, which is read without pickle.
 
-Four linear models read hashed n-grams of four texts; boosted trees read what they say together with the numbers of
-`features`; a logistic calibration makes a probability of it. A second linear model names the item of a DSAT turn.
+Four linear models read the hashed n-grams of four texts. Boosted trees read these models' scores together with the
+numbers of `features`. A logistic calibration turns the trees' log-odds into a probability. Further linear models, one for
+each item, name the item of a DSAT turn.
 """
 
 from __future__ import annotations
@@ -20,88 +21,92 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from drift_data.judge.local.features import FIELDS, VERSION, Turns
+from drift_data.judge.local.features import FEATURES_VERSION, TEXT_FIELDS, FeedbackTurns
 from drift_data.judge.local.ngrams import Grams
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.workspace import UserError
 
-DISTILLED: Final = "distilled"  # folder of a workspace: one of these files in each of its folders
-BITS: Final = 17  # of the hash: n-grams fall into 2**BITS buckets
-_LARGEST: Final = 64 << 20  # bytes of a file, unpacked
+DISTILLED_FOLDER: Final = "distilled"  # folder of a workspace; each of its folders holds one classifier
+HASH_BITS: Final = 17  # leading bits of an n-gram's hash that number its bucket: there are 2**HASH_BITS
+_MAX_UNPACKED_BYTES: Final = 64 << 20  # a larger file is refused
 
-Floats = npt.NDArray[np.float64]
+Float64s = npt.NDArray[np.float64]
 
 
-class Card(BaseModel):
-    """What a model is made of and how good it was; kept inside its file."""
+class ClassifierCard(BaseModel):
+    """What a classifier is made of and how good it was. The card is kept inside the classifier's file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str  # of the judge, such as "local:shipped-1"
-    features: int  # version of what it reads
-    names: tuple[str, ...]  # of the numbers
+    name: str  # name of the judge, such as "local:shipped-1"
+    features: int  # `FEATURES_VERSION` of the features that it reads
+    names: tuple[str, ...]  # names of the numbers that it reads, in their order
     data: dict[str, Any]  # what it was trained on: sources, turns, labels, fingerprints of the conversations
     training: dict[str, Any]  # options, library versions
-    items: dict[str, int]  # items it can name → examples of each
-    quality: dict[str, Any]  # figures and where they come from
+    items: dict[str, int]  # item that it can name → number of examples it learned the item from
+    quality: dict[str, Any]  # figures, and where they come from
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What the model says of each turn."""
+class Prediction:
+    """What the classifier predicts for each turn."""
 
-    dsat: Floats  # probability
-    said: Mapping[str, Floats]  # text → log-odds of its n-grams
+    dsat: Float64s  # probability of DSAT, (turns,)
+    text_odds: Mapping[str, Float64s]  # text → log-odds of its n-grams, (turns,)
 
 
 @dataclass(frozen=True)
-class Model:
+class Classifier:
     """A trained classifier."""
 
-    card: Card
-    texts: Mapping[str, npt.NDArray[np.float16]]  # text → weight of each bucket
-    text_bias: Mapping[str, float]
+    card: ClassifierCard
+    texts: Mapping[str, npt.NDArray[np.float16]]  # text → weight of each bucket, (buckets,)
+    text_bias: Mapping[str, float]  # text → bias of its linear model
     trees: Trees
-    calibration: tuple[float, float]  # slope and offset of the log-odds
-    item_texts: npt.NDArray[np.float16]  # (items, buckets)
-    item_numbers: npt.NDArray[np.float32]  # (items, numbers + 1): the last is the bias
+    calibration: tuple[float, float]  # slope and offset that are applied to the trees' log-odds
+    item_texts: npt.NDArray[np.float16]  # weights of the message's n-grams, (items, buckets)
+    item_numbers: npt.NDArray[np.float32]  # weights of the numbers and, last, the bias, (items, numbers + 1)
 
     @cached_property
     def hash(self) -> str:
-        """Return 12 hex digits over everything that determines an answer."""
+        """Return 12 hex digits of a hash of everything that determines a prediction."""
         digest = hashlib.sha256(repr((self.card.features, self.card.names, self.calibration)).encode())
         for _, array in sorted(self._arrays().items()):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:12]
 
     @cached_property
-    def _fast_texts(self) -> dict[str, Floats]:
+    def _fast_texts(self) -> dict[str, Float64s]:
         return {field: weights.astype(np.float64) for field, weights in self.texts.items()}
 
     @cached_property
-    def _fast_items(self) -> Floats:
+    def _fast_items(self) -> Float64s:
         return self.item_texts.astype(np.float64)
 
-    def predict(self, turns: Turns) -> Predicted:
-        """Return what the model says of turns."""
+    def predict(self, turns: FeedbackTurns) -> Prediction:
+        """Return the predictions for turns."""
         said = {
-            field: text_scores(turns.grams[field], weights, self.text_bias[field])
+            field: score_texts(turns.grams[field], weights, self.text_bias[field])
             for field, weights in self._fast_texts.items()
         }
-        numbers = with_texts(turns.numbers, said)
+        numbers = append_text_scores(turns.numbers, said)
         slope, offset = self.calibration
         odds = slope * self.trees.log_odds(numbers) + offset
-        return Predicted(1 / (1 + np.exp(-odds)), said)
+        return Prediction(1 / (1 + np.exp(-odds)), said)
 
-    def named(self, turns: Turns) -> npt.NDArray[np.intp]:
-        """Return the item that fits a turn best if it is DSAT, by its place in `card.items`; 0 when there is none."""
+    def choose_items(self, turns: FeedbackTurns) -> npt.NDArray[np.intp]:
+        """Return the item that fits each turn best if the turn is DSAT.
+
+        Returns:
+            Positions in `card.items`, (turns,); 0 for every turn if the card has no items.
+        """
         if not self.card.items or not len(turns):
             return np.zeros(len(turns), np.intp)
         said = turns.grams["said"]
-        cells, sizes = [buckets(grams) for grams in said], _sizes(said)
+        cells, sizes = [find_buckets(grams) for grams in said], _scale_lengths(said)
         scores = [
-            sum(grams.sums(text[cell]) for grams, cell in zip(said, cells, strict=True)) / sizes
+            sum(grams.sum_weights(text[cell]) for grams, cell in zip(said, cells, strict=True)) / sizes
             + turns.numbers @ numbers[:-1]
             + numbers[-1]
             for text, numbers in zip(self._fast_items, self.item_numbers, strict=True)
@@ -113,7 +118,7 @@ class Model:
         texts = {f"text_{field}": weights for field, weights in self.texts.items()}
         return {
             **texts,
-            "text_bias": np.array([self.text_bias[field] for field in FIELDS], np.float64),
+            "text_bias": np.array([self.text_bias[field] for field in TEXT_FIELDS], np.float64),
             "tree_features": self.trees.features,
             "tree_thresholds": self.trees.thresholds,
             "tree_leaves": self.trees.leaves,
@@ -124,7 +129,7 @@ class Model:
         }
 
     def save(self, path: Path) -> None:
-        """Write the model; the same model makes the same bytes."""
+        """Write the classifier to a file; equal classifiers make equal bytes."""
         card = np.frombuffer(self.card.model_dump_json().encode(), np.uint8)
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for name, array in {"card": card, **self._arrays()}.items():
@@ -133,53 +138,53 @@ class Model:
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED)
 
 
-def fingerprint(conversation: str) -> str:
-    """Return by which a card knows a conversation that was learned from: 16 hex digits of its id's SHA-256."""
+def fingerprint_conversation(conversation: str) -> str:
+    """Return the fingerprint under which a card lists a training conversation: 16 hex digits of its id's SHA-256."""
     return hashlib.sha256(conversation.encode()).hexdigest()[:16]
 
 
-def load_model(path: Path | None = None) -> Model:
-    """Read a model that `save` wrote; without a path, the one that ships.
+def load_classifier(path: Path | None = None) -> Classifier:
+    """Read a classifier that `save` wrote; without a path, read the one that ships.
 
     Raises:
-        UserError: the file is not there, is no model, or reads other features than this version makes.
+        UserError: the file is missing, holds no classifier, or reads other features than this version makes.
     """
     source = files(__package__) / MODEL_FILE if path is None else path
     try:
         with source.open("rb") as file:
-            arrays = _read(file)
+            arrays = _read_arrays(file)
     except FileNotFoundError as error:
         raise UserError(f"No classifier at {source}. `make distill` makes one.") from error
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{source} is no classifier of this toolkit: {error}") from error
     try:
-        card = Card.model_validate_json(arrays["card"].tobytes())
-        if card.features != VERSION:
+        card = ClassifierCard.model_validate_json(arrays["card"].tobytes())
+        if card.features != FEATURES_VERSION:
             raise UserError(
-                f"{source} was made for features {card.features}, this version makes {VERSION}. "
+                f"{source} was made for features {card.features}, this version makes {FEATURES_VERSION}. "
                 "Run `make distill` again."
             )
-        return _checked(_model(card, arrays))
+        return _check_arrays(_make_classifier(card, arrays))
     except (KeyError, ValueError, TypeError, IndexError, ValidationError) as error:
         raise UserError(f"{source} is no classifier of this toolkit: {error}") from error
 
 
-def _read(file: Any) -> dict[str, npt.NDArray[Any]]:
+def _read_arrays(file: Any) -> dict[str, npt.NDArray[Any]]:
     with zipfile.ZipFile(file) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
-            raise ValueError(f"it holds more than {_LARGEST >> 20} MB")
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
+            raise ValueError(f"it holds more than {_MAX_UNPACKED_BYTES >> 20} MB")
         return {
             entry.filename.removesuffix(".npy"): np.load(io.BytesIO(archive.read(entry)), allow_pickle=False)
             for entry in archive.infolist()
         }
 
 
-def _model(card: Card, arrays: Mapping[str, npt.NDArray[Any]]) -> Model:
+def _make_classifier(card: ClassifierCard, arrays: Mapping[str, npt.NDArray[Any]]) -> Classifier:
     slope, offset = arrays["calibration"].tolist()
-    return Model(
+    return Classifier(
         card=card,
-        texts={field: arrays[f"text_{field}"] for field in FIELDS},
-        text_bias=dict(zip(FIELDS, arrays["text_bias"].tolist(), strict=True)),
+        texts={field: arrays[f"text_{field}"] for field in TEXT_FIELDS},
+        text_bias=dict(zip(TEXT_FIELDS, arrays["text_bias"].tolist(), strict=True)),
         trees=Trees(
             arrays["tree_features"],
             arrays["tree_thresholds"],
@@ -192,19 +197,19 @@ def _model(card: Card, arrays: Mapping[str, npt.NDArray[Any]]) -> Model:
     )
 
 
-def _checked(model: Model) -> Model:
-    """Raise ValueError where arrays do not fit one another: a damaged file must not label anything."""
+def _check_arrays(model: Classifier) -> Classifier:
+    """Return the classifier, or raise ValueError if its arrays do not fit together: a damaged file must not label."""
     items, numbers, trees = len(model.card.items), len(model.card.names), model.trees
     inner, leaves = 2**DEPTH - 1, 2**DEPTH
     fits = (
-        all(weights.shape == (1 << BITS,) for weights in model.texts.values())
-        and model.item_texts.shape == (items, 1 << BITS)
+        all(weights.shape == (1 << HASH_BITS,) for weights in model.texts.values())
+        and model.item_texts.shape == (items, 1 << HASH_BITS)
         and model.item_numbers.shape == (items, numbers + 1)
         and trees.features.shape == trees.thresholds.shape == (len(trees.leaves), inner)
         and trees.leaves.shape[1] == leaves
         and (
             trees.features.size == 0
-            or 0 <= trees.features.min() <= trees.features.max() < numbers + len(FIELDS)
+            or 0 <= trees.features.min() <= trees.features.max() < numbers + len(TEXT_FIELDS)
         )
     )
     if not fits:
@@ -220,24 +225,26 @@ def _checked(model: Model) -> Model:
     return model
 
 
-def buckets(grams: Grams) -> npt.NDArray[np.int64]:
-    """Return the bucket of each n-gram."""
-    return (grams.hashes >> np.uint64(64 - BITS)).astype(np.int64)
+def find_buckets(grams: Grams) -> npt.NDArray[np.int64]:
+    """Return the number of each n-gram's bucket."""
+    return (grams.hashes >> np.uint64(64 - HASH_BITS)).astype(np.int64)
 
 
-def text_scores(said: Sequence[Grams], weights: Floats, bias: float) -> Floats:
-    """Return the log-odds of each turn's n-grams: the sum of their weights over the square root of their number."""
-    sums = sum(grams.sums(weights[buckets(grams)]) for grams in said)
-    scores: Floats = sums / _sizes(said) + bias
+def score_texts(said: Sequence[Grams], weights: Float64s, bias: float) -> Float64s:
+    """Return the log-odds of each turn's n-grams: the sum of their weights divided by the square root of their number."""
+    sums = sum(grams.sum_weights(weights[find_buckets(grams)]) for grams in said)
+    scores: Float64s = sums / _scale_lengths(said) + bias
     return scores
 
 
-def _sizes(said: Sequence[Grams]) -> Floats:
+def _scale_lengths(said: Sequence[Grams]) -> Float64s:
     """Return the square root of how many n-grams each turn has."""
-    sizes: Floats = np.sqrt(np.maximum(sum(grams.lengths for grams in said), 1))
+    sizes: Float64s = np.sqrt(np.maximum(sum(grams.lengths for grams in said), 1))
     return sizes
 
 
-def with_texts(numbers: npt.NDArray[np.float32], said: Mapping[str, Floats]) -> npt.NDArray[np.float32]:
-    """Return what the trees read: (turns, numbers + texts)."""
-    return np.column_stack([numbers, *(said[field] for field in FIELDS)]).astype(np.float32)
+def append_text_scores(
+    numbers: npt.NDArray[np.float32], said: Mapping[str, Float64s]
+) -> npt.NDArray[np.float32]:
+    """Return the columns that the trees read: the numbers, then the log-odds of each text, (turns, numbers + texts)."""
+    return np.column_stack([numbers, *(said[field] for field in TEXT_FIELDS)]).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Text as the embedded judge compares it: folded case and marks, words apart, hostile lengths cut.
+"""Prepares messages for the search for cues: long ones are cut, and case, accents and punctuation are folded.
 
-Everything here is a Polars expression over a column of raw messages, linear in what it reads.
+The functions build Polars expressions over a column of raw messages. Their cost is linear in the text that they read.
 """
 
 from __future__ import annotations
@@ -12,47 +12,53 @@ from typing import Final
 
 import polars as pl
 
-HEAD_TAIL: Final = 400  # characters at each end that are searched for cues: praise and complaint stand there
-COMPARED: Final = 2_000  # characters at each end that are compared with earlier messages
+SEARCHED_CHARACTERS: Final = 400  # at each end of a message, where praise and complaints stand
 
-SENTENCE: Final = "\x01"
-START: Final = "\x02"
-END: Final = "\x03"
-_KEPT: Final = rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"  # inside of [ ]
-# Scripts written without spaces between words: a cue may stand anywhere in them.
+# Marks in searchable text.
+SENTENCE: Final = "\x01"  # the end of a sentence
+START: Final = "\x02"  # the start of the message
+END: Final = "\x03"  # the end of the message
+_KEPT_CHARACTERS: Final = rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"  # that folding keeps; for use inside of [ ]
+# Scripts that are written without spaces between words: there a cue may begin and end anywhere.
 UNSPACED: Final = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{So}]"
 
 
-def ends(text: pl.Expr, characters: int) -> pl.Expr:
-    """Return the first and last characters of each text, or all of it where it is shorter."""
+def cut_to_ends(text: pl.Expr, characters: int) -> pl.Expr:
+    """Return the first and the last `characters` of each text; a text of at most twice as many stays whole."""
     short = text.str.len_chars() <= 2 * characters
     cut = pl.concat_str(text.str.head(characters), pl.lit("\n"), text.str.tail(characters))
     return pl.when(short).then(text).otherwise(cut)
 
 
-def folded(text: pl.Expr) -> pl.Expr:
-    """Return text in lower case without accents, apostrophes and punctuation; sentence ends are marked."""
+def fold(text: pl.Expr) -> pl.Expr:
+    """Return text in lower case without accents, apostrophes and punctuation, with its sentence ends marked."""
     return (
         text.str.to_lowercase()
         .str.normalize("NFKD")
         .str.replace_all(r"[\p{M}'’`´]+", "")
         .str.replace_all(r"[.!?;\n。！？；…؟।]+", SENTENCE)
-        .str.replace_all(rf"[^{_KEPT} ][^{_KEPT}]*| [^{_KEPT}]+", " ")  # a single space stays: most are
+        .str.replace_all(
+            rf"[^{_KEPT_CHARACTERS} ][^{_KEPT_CHARACTERS}]*| [^{_KEPT_CHARACTERS}]+", " "
+        )  # does not match a single space, which most are
         .str.replace_all(rf" ?{SENTENCE}[ {SENTENCE}]*", f" {SENTENCE} ")
     )
 
 
-def searchable(text: pl.Expr) -> pl.Expr:
-    """Return what patterns are looked for in: the folded ends of a message, its start and end marked."""
-    body = folded(ends(text, HEAD_TAIL)).str.strip_chars(f" {SENTENCE}")
+def mark_searchable(text: pl.Expr) -> pl.Expr:
+    """Return the text that patterns are searched in: both ends of the message, folded, with start and end marked."""
+    body = fold(cut_to_ends(text, SEARCHED_CHARACTERS)).str.strip_chars(f" {SENTENCE}")
     return pl.concat_str(pl.lit(f"{START} {SENTENCE} "), body, pl.lit(f" {SENTENCE} {END}"))
 
 
 def may_hold(text: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
-    """Return False where `searchable` text certainly holds none of the patterns, at a fifth of its cost.
+    """Return False where the text surely holds none of the patterns, at a fifth of the cost of searching it.
 
-    Folding ASCII text only lowers it, drops apostrophes and cuts it into words: the words of a pattern that is found
-    there follow one another in the raw text too. Other text is always True.
+    Folding only lowers ASCII text, drops its apostrophes and cuts it into words. So the words of a pattern that occurs
+    in the folded text also follow one another in the raw text. Text that is not ASCII always gives True.
+
+    Args:
+        text: raw messages.
+        wanted: patterns from `expand_cues`.
     """
     ascii_only = text.str.len_bytes() == text.str.len_chars()
     runs = {" ".join(["", *re.findall("[a-z0-9]+", pattern), ""]) for pattern in wanted if pattern.isascii()}
@@ -63,25 +69,22 @@ def may_hold(text: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
     return ~ascii_only | plain.str.contains_any(sorted(runs))
 
 
-def words(text: pl.Expr) -> pl.Expr:
-    """Return each text's list of words; in scripts without spaces every character is one."""
-    spaced = folded(text).str.replace_all(SENTENCE, " ").str.replace_all(f"({UNSPACED})", " $1 ")
-    return spaced.str.strip_chars(" ").str.replace_all(" +", " ").str.split(" ")
-
-
-def patterns(cues: Sequence[str]) -> pl.DataFrame:
-    """Return the literal strings that cues stand for in `searchable` text: `cue` (position) and `pattern`.
+def expand_cues(cues: Sequence[str]) -> pl.DataFrame:
+    """Return the literal strings that cues stand for in the text that `mark_searchable` returns.
 
     `{a,b}` stands for a or b (an empty alternative is allowed), `^` for the start of the message, `|` for the
     start of a sentence, `$` for the end of the message. Elsewhere a cue matches whole words.
 
+    Returns:
+        `cue` (position in `cues`) and `pattern`, without repeats.
+
     Raises:
         ValueError: a cue has no words.
     """
-    found = [(at, text) for at, cue in enumerate(cues) for text in _alternatives(cue)]
+    found = [(at, text) for at, cue in enumerate(cues) for text in _expand_alternatives(cue)]
     frame = pl.DataFrame(found, schema={"cue": pl.Int64, "text": pl.String}, orient="row")
     text = pl.col("text").str.strip_chars()
-    body = folded(text.str.strip_prefix("^").str.strip_prefix("|").str.strip_suffix("$"))
+    body = fold(text.str.strip_prefix("^").str.strip_prefix("|").str.strip_suffix("$"))
     body = body.str.replace_all(SENTENCE, " ").str.replace_all(" +", " ").str.strip_chars(" ")
     edge = pl.when(body.str.contains(UNSPACED)).then(pl.lit("")).otherwise(pl.lit(" "))
     before = (
@@ -99,6 +102,7 @@ def patterns(cues: Sequence[str]) -> pl.DataFrame:
     return frame.select("cue", "pattern").unique(maintain_order=True)
 
 
-def _alternatives(cue: str) -> list[str]:
+def _expand_alternatives(cue: str) -> list[str]:
+    """Return every text that a cue with `{a,b}` stands for."""
     parts = [part.split(",") if at % 2 else [part] for at, part in enumerate(re.split(r"\{([^{}]*)\}", cue))]
     return ["".join(choice) for choice in itertools.product(*parts)]

@@ -1,8 +1,8 @@
-"""Trains a classifier from labelled turns, with scikit-learn. Knows where no label comes from.
+"""Trains a classifier on labelled turns, with scikit-learn.
 
-Two kinds of turns: the teacher's, real ones for which the model is made, and our own written ones, which know the
-phrases of many languages. Both weigh the same in all. Everything that is measured, the calibration included, is
-out of fold on the teacher's turns, split by conversation.
+There are two kinds of turns: the teacher's, from the real logs that the classifier is made for, and those of the written
+corpus, which has the phrases of many languages. Both kinds have the same total weight. Every measurement, the calibration
+included, is made out of fold on the teacher's turns, with whole conversations held out.
 """
 
 from __future__ import annotations
@@ -22,127 +22,137 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from drift_data.judge.local.features import FIELDS, VERSION, Turns
-from drift_data.judge.local.model import BITS, Card, Floats, Model, buckets, with_texts
+from drift_data.judge.local.features import FEATURES_VERSION, TEXT_FIELDS, FeedbackTurns
+from drift_data.judge.local.model import (
+    HASH_BITS,
+    Classifier,
+    ClassifierCard,
+    Float64s,
+    append_text_scores,
+    find_buckets,
+)
 from drift_data.judge.local.ngrams import Grams
-from drift_data.judge.local.options import TrainOptions
+from drift_data.judge.local.options import ClassifierOptions
 from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.schema import DSAT
 
-Numbers = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_matrix
 
-ENOUGH: Final = 50  # examples of an item that it takes to name it
-_FOLDS, _INNER = 6, 4
-# Newton's steps with conjugate gradients: every loop of it has an end, which those of liblinear have not.
+MIN_ITEM_EXAMPLES: Final = 50  # DSAT turns with an item; the classifier cannot name an item that has fewer
+_OUTER_FOLDS = 6  # parts of which each is predicted by a classifier trained on the others, to measure it
+_INNER_FOLDS = (
+    4  # parts of the training turns whose text scores come from models of the other parts, for the trees
+)
+# Newton steps with conjugate gradients: all of their loops end, whereas those of liblinear may not.
 _SOLVER: Final = {"solver": "newton-cg", "tol": 1e-5, "max_iter": 100}
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Labelled turns."""
+class LabelledTurns:
+    """Feedback turns with their labels."""
 
-    turns: Turns
+    turns: FeedbackTurns
     labels: Sequence[str]
-    items: Sequence[str | None]  # the main item of each turn
+    items: Sequence[str | None]  # the strongest item of each turn
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def conversations(self) -> npt.NDArray[np.str_]:
-        """Return the conversation of each turn."""
+        """Return the id of each turn's conversation."""
         return self.turns.frame["conversation_id"].to_numpy()
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A model, and what models that had not seen a turn's conversation say of it."""
+class TrainedClassifier:
+    """A classifier, and what models that had not seen a turn's conversation predict for the turn."""
 
-    model: Model
-    out_of_fold: Floats  # calibrated probability of DSAT of each of the teacher's turns
-    guessed: Sequence[str | None]  # the item that these models name, for each of the teacher's turns
+    model: Classifier
+    out_of_fold: Float64s  # calibrated probability of DSAT, (teacher's turns,)
+    guessed: Sequence[str | None]  # the item that these models name for each of the teacher's turns
 
 
-def train(
+def train_classifier(
     name: str,
-    teacher: Examples,
-    written: Examples | None,
-    options: TrainOptions,
+    teacher: LabelledTurns,
+    written: LabelledTurns | None,
+    options: ClassifierOptions,
     data: Mapping[str, Any],
     progress: Callable[[], None] = lambda: None,
-) -> Fitted:
+) -> TrainedClassifier:
     """Fit a classifier and measure it out of fold.
 
     Args:
-        name: of the judge.
-        teacher: turns of the logs the model is made for.
-        written: our own texts beside them.
-        options: of the fit.
+        name: name of the judge, such as "local:shipped-1".
+        teacher: turns of the logs that the classifier is made for.
+        written: turns of the written corpus; None: train without them.
+        options: how the classifier is fitted.
         data: description of the turns, for the card.
-        progress: called after each of `steps()` parts of the work.
+        progress: called after each of `count_steps()` parts of the work.
 
     Raises:
-        ValueError: fewer than two conversations with, or without, a DSAT turn.
+        ValueError: fewer than two conversations have a DSAT turn, or fewer than two have a turn that is not DSAT.
     """
-    both = _Both(teacher, written)
+    training = _TrainingSet(teacher, written)
     for kind in (True, False):
-        if len(set(both.groups[: len(teacher)][both.dsat[: len(teacher)] == kind])) < 2:
+        if len(set(training.groups[: len(teacher)][training.dsat[: len(teacher)] == kind])) < 2:
             raise ValueError(
                 f"fewer than two conversations have a turn that is {'' if kind else 'not '}{DSAT}: there is nothing "
                 "to learn"
             )
     odds = np.zeros(len(teacher))
     guessed = np.zeros(len(teacher), np.intp)
-    names = both.item_names()
-    for held in _folds(both.groups[: len(teacher)], _FOLDS, options.seed):
-        rest = np.setdiff1d(np.arange(len(both.dsat)), held)
-        stack = _fit(both, rest, options)
-        odds[held] = stack.log_odds(both, held)
+    names = training.list_items()
+    for held in _split_folds(training.groups[: len(teacher)], _OUTER_FOLDS, options.seed):
+        rest = np.setdiff1d(np.arange(len(training.dsat)), held)
+        stack = _fit_stack(training, rest, options)
+        odds[held] = stack.log_odds(training, held)
         if names:
-            guessed[held] = _items(both, rest, names).guess(both, held)
+            guessed[held] = _fit_items(training, rest, names).guess(training, held)
         progress()
-    slope, offset = _calibrated(odds, both.dsat[: len(teacher)])
-    everything = np.arange(len(both.dsat))
-    stack = _fit(both, everything, options)
-    items = _items(both, everything, names)
+    slope, offset = _fit_calibration(odds, training.dsat[: len(teacher)])
+    everything = np.arange(len(training.dsat))
+    stack = _fit_stack(training, everything, options)
+    items = _fit_items(training, everything, names)
     progress()
     probability = 1 / (1 + np.exp(-(slope * odds + offset)))
-    counts = Counter(both.items)
-    card = Card(
+    counts = Counter(training.items)
+    card = ClassifierCard(
         name=name,
-        features=VERSION,
+        features=FEATURES_VERSION,
         names=teacher.turns.names,
         data=dict(data),
-        training={**options.model_dump(), "scikit-learn": sklearn.__version__, "folds": _FOLDS},
+        training={**options.model_dump(), "scikit-learn": sklearn.__version__, "folds": _OUTER_FOLDS},
         items={item: counts[item] for item in names},
         quality={},
     )
-    model = Model(
+    model = Classifier(
         card=card,
-        texts={field: stack.weights[field].astype(np.float16) for field in FIELDS},
+        texts={field: stack.weights[field].astype(np.float16) for field in TEXT_FIELDS},
         text_bias=stack.bias,
         trees=stack.trees,
         calibration=(slope, offset),
         item_texts=items.texts,
         item_numbers=items.numbers,
     )
-    return Fitted(
+    return TrainedClassifier(
         model,
         probability,
         [names[item] for item in guessed] if names else [None] * len(teacher),
     )
 
 
-def steps() -> int:
-    """Return how often `train` calls its `progress`."""
-    return _FOLDS + 1
+def count_steps() -> int:
+    """Return how often `train_classifier` calls `progress`."""
+    return _OUTER_FOLDS + 1
 
 
-class _Both:
+class _TrainingSet:
     """The teacher's turns and the written ones, one after the other."""
 
-    def __init__(self, teacher: Examples, written: Examples | None) -> None:
+    def __init__(self, teacher: LabelledTurns, written: LabelledTurns | None) -> None:
         parts = [teacher, written] if written is not None else [teacher]
         self.numbers = np.concatenate([part.turns.numbers for part in parts])
         self.dsat = np.array([label == DSAT for part in parts for label in part.labels])
@@ -159,62 +169,65 @@ class _Both:
             [np.full(len(part), ratio if part is teacher else 1.0) for part in parts]
         )
         self.matrices = {
-            field: sparse.vstack([_matrix(part.turns.grams[field], len(part)) for part in parts], "csr")
-            for field in FIELDS
+            field: sparse.vstack([_make_matrix(part.turns.grams[field], len(part)) for part in parts], "csr")
+            for field in TEXT_FIELDS
         }
 
-    def item_names(self) -> list[str]:
-        """Return the items with enough examples, in the order of the alphabet."""
+    def list_items(self) -> list[str]:
+        """Return the items with enough examples, in alphabetical order; none if there is only one such item."""
         counts = Counter(item for item in self.items if item is not None)
-        names = sorted(item for item, count in counts.items() if count >= ENOUGH)
+        names = sorted(item for item, count in counts.items() if count >= MIN_ITEM_EXAMPLES)
         return names if len(names) > 1 else []
 
 
 @dataclass(frozen=True)
-class _Stack:
-    """Linear models of the texts, and the trees above them."""
+class _StackedModel:
+    """The linear models of the texts, and the trees that read these models' scores."""
 
-    weights: Mapping[str, Floats]
+    weights: Mapping[str, Float64s]
     bias: dict[str, float]
     trees: Trees
 
-    def log_odds(self, both: _Both, rows: Numbers) -> Floats:
+    def log_odds(self, training: _TrainingSet, rows: RowNumbers) -> Float64s:
         said = {
-            field: _scores(both.matrices[field][rows], self.weights[field], self.bias[field])
-            for field in FIELDS
+            field: _score(training.matrices[field][rows], self.weights[field], self.bias[field])
+            for field in TEXT_FIELDS
         }
-        return self.trees.log_odds(with_texts(both.numbers[rows], said))
+        return self.trees.log_odds(append_text_scores(training.numbers[rows], said))
 
 
 @dataclass(frozen=True)
-class _Items:
-    """One linear model an item: n-grams of the message, numbers, and a bias."""
+class _ItemModels:
+    """One linear model for each item, over the n-grams of the message and the numbers."""
 
-    texts: npt.NDArray[np.float16]
-    numbers: npt.NDArray[np.float32]
+    texts: npt.NDArray[np.float16]  # (items, buckets)
+    numbers: npt.NDArray[np.float32]  # weights of the numbers and, last, the bias, (items, numbers + 1)
 
-    def guess(self, both: _Both, rows: Numbers) -> npt.NDArray[np.intp]:
-        scores = both.matrices["said"][rows] @ self.texts.T.astype(np.float64)
+    def guess(self, training: _TrainingSet, rows: RowNumbers) -> npt.NDArray[np.intp]:
+        scores = training.matrices["said"][rows] @ self.texts.T.astype(np.float64)
         best: npt.NDArray[np.intp] = np.argmax(
-            scores + both.numbers[rows] @ self.numbers[:, :-1].T + self.numbers[:, -1], axis=1
+            scores + training.numbers[rows] @ self.numbers[:, :-1].T + self.numbers[:, -1], axis=1
         )
         return best
 
 
-def _fit(both: _Both, rows: Numbers, options: TrainOptions) -> _Stack:
-    """Fit on some turns. The trees see what models of other conversations make of each text."""
-    weights: dict[str, Floats] = {}
+def _fit_stack(training: _TrainingSet, rows: RowNumbers, options: ClassifierOptions) -> _StackedModel:
+    """Fit texts and trees on some turns.
+
+    The trees learn from text scores of models that had not seen the turn's conversation: scores of seen turns are too good.
+    """
+    weights: dict[str, Float64s] = {}
     bias: dict[str, float] = {}
-    said: dict[str, Floats] = {}
-    inner = list(_folds(both.groups[rows], _INNER, options.seed))
-    for field in FIELDS:
+    said: dict[str, Float64s] = {}
+    inner = list(_split_folds(training.groups[rows], _INNER_FOLDS, options.seed))
+    for field in TEXT_FIELDS:
         scores = np.zeros(len(rows))
         for held in inner:
             kept = np.setdiff1d(np.arange(len(rows)), held)
-            part = _linear(both, field, rows[kept], options)
-            scores[held] = _scores(both.matrices[field][rows[held]], *part)
+            part = _fit_text_model(training, field, rows[kept], options)
+            scores[held] = _score(training.matrices[field][rows[held]], *part)
         said[field] = scores
-        weights[field], bias[field] = _linear(both, field, rows, options)
+        weights[field], bias[field] = _fit_text_model(training, field, rows, options)
     forest = GradientBoostingClassifier(
         n_estimators=options.trees,
         learning_rate=options.learning_rate,
@@ -223,22 +236,37 @@ def _fit(both: _Both, rows: Numbers, options: TrainOptions) -> _Stack:
         subsample=0.5,
         max_features=0.3,
         random_state=options.seed,
-    ).fit(with_texts(both.numbers[rows], said), both.dsat[rows], sample_weight=both.weights[rows])
-    return _Stack(weights, bias, Trees.of(forest))
+    ).fit(
+        append_text_scores(training.numbers[rows], said),
+        training.dsat[rows],
+        sample_weight=training.weights[rows],
+    )
+    return _StackedModel(weights, bias, Trees.from_sklearn(forest))
 
 
-def _linear(both: _Both, field: str, rows: Numbers, options: TrainOptions) -> tuple[Floats, float]:
-    return _logistic(
-        both.matrices[field][rows], both.dsat[rows], both.weights[rows], options.text_strength, field
+def _fit_text_model(
+    training: _TrainingSet, field: str, rows: RowNumbers, options: ClassifierOptions
+) -> tuple[Float64s, float]:
+    return _fit_logistic(
+        training.matrices[field][rows],
+        training.dsat[rows],
+        training.weights[rows],
+        options.text_strength,
+        field,
     )
 
 
-def _logistic(
-    matrix: Matrix, true: npt.NDArray[np.bool_], weights: Floats, strength: float, what: str
-) -> tuple[Floats, float]:
-    """Fit one linear model; say so when it is not done after its last step, which costs quality and no more."""
+def _fit_logistic(
+    matrix: Matrix, true: npt.NDArray[np.bool_], weights: Float64s, strength: float, what: str
+) -> tuple[Float64s, float]:
+    """Fit one linear model and return its weights and bias.
+
+    If it has not converged after the last step, a warning is printed and the model is used: that costs only quality.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it names options that nobody can set here
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # its text names options that a recipe does not have
         found = LogisticRegression(C=strength, **_SOLVER).fit(matrix, true, sample_weight=weights)
     if found.n_iter_[0] >= _SOLVER["max_iter"]:
         print(
@@ -249,51 +277,56 @@ def _logistic(
     return found.coef_[0], float(found.intercept_[0])
 
 
-def _scores(matrix: Matrix, weights: Floats, bias: float) -> Floats:
-    scores: Floats = matrix @ weights + bias
+def _score(matrix: Matrix, weights: Float64s, bias: float) -> Float64s:
+    scores: Float64s = matrix @ weights + bias
     return scores
 
 
-def _items(both: _Both, rows: Numbers, names: Sequence[str]) -> _Items:
+def _fit_items(training: _TrainingSet, rows: RowNumbers, names: Sequence[str]) -> _ItemModels:
     """Fit the models that name the item of a DSAT turn."""
     if not names:
-        return _Items(
-            np.zeros((0, 1 << BITS), np.float16), np.zeros((0, both.numbers.shape[1] + 1), np.float32)
+        return _ItemModels(
+            np.zeros((0, 1 << HASH_BITS), np.float16),
+            np.zeros((0, training.numbers.shape[1] + 1), np.float32),
         )
-    known = np.array([names.index(item) if item in names else -1 for item in both.items])
+    known = np.array([names.index(item) if item in names else -1 for item in training.items])
     rows = rows[known[rows] >= 0]
-    mean, scale = both.numbers[rows].mean(0), both.numbers[rows].std(0) + 1e-6
-    numbers = (both.numbers[rows] - mean) / scale
-    matrix = sparse.hstack([both.matrices["said"][rows], sparse.csr_matrix(0.3 * numbers)], "csr")
+    mean, scale = training.numbers[rows].mean(0), training.numbers[rows].std(0) + 1e-6
+    numbers = (training.numbers[rows] - mean) / scale
+    matrix = sparse.hstack([training.matrices["said"][rows], sparse.csr_matrix(0.3 * numbers)], "csr")
     texts, weights = [], []
     for number in range(len(names)):
-        found, bias = _logistic(
-            matrix, known[rows] == number, both.weights[rows], 1.0, f"the item {names[number]}"
+        found, bias = _fit_logistic(
+            matrix, known[rows] == number, training.weights[rows], 1.0, f"the item {names[number]}"
         )
-        texts.append(found[: 1 << BITS])
-        slopes = 0.3 * found[1 << BITS :] / scale
+        texts.append(found[: 1 << HASH_BITS])
+        slopes = 0.3 * found[1 << HASH_BITS :] / scale
         weights.append([*slopes, bias - slopes @ mean])
-    return _Items(np.array(texts, np.float16), np.array(weights, np.float32))
+    return _ItemModels(np.array(texts, np.float16), np.array(weights, np.float32))
 
 
-def _calibrated(odds: Floats, dsat: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Return slope and offset that make out-of-fold log-odds a probability (Platt)."""
+def _fit_calibration(odds: Float64s, dsat: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the slope and offset that turn out-of-fold log-odds into those of a probability (Platt scaling)."""
     found = LogisticRegression(C=1e3).fit(odds[:, None], dsat)
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _matrix(said: Sequence[Grams], count: int) -> Matrix:
-    """Return (turns, buckets): how often each n-gram occurs, over the square root of how many there are."""
+def _make_matrix(said: Sequence[Grams], count: int) -> Matrix:
+    """Return how often each n-gram occurs, divided by the square root of how many n-grams the turn has.
+
+    Returns:
+        Sparse matrix, (turns, buckets).
+    """
     everything = np.arange(count)
     packed = [grams.take(everything) for grams in said]
     rows = np.concatenate([np.repeat(everything, grams.lengths) for grams in packed])
-    cells = np.concatenate([buckets(grams) for grams in packed])
+    cells = np.concatenate([find_buckets(grams) for grams in packed])
     values = 1 / np.sqrt(np.bincount(rows, minlength=count)[rows])
-    return sparse.csr_matrix((values, (rows, cells)), shape=(count, 1 << BITS))
+    return sparse.csr_matrix((values, (rows, cells)), shape=(count, 1 << HASH_BITS))
 
 
-def _folds(groups: npt.NDArray[np.str_], count: int, seed: int) -> Iterator[Numbers]:
-    """Yield the rows of each fold; a group's rows are all in one."""
+def _split_folds(groups: npt.NDArray[np.str_], count: int, seed: int) -> Iterator[RowNumbers]:
+    """Yield the rows of each fold; all rows of a group are in the same fold."""
     names, of = np.unique(groups, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(names)) % count
     for number in range(count):
