@@ -1,8 +1,8 @@
 """Computes what the classifier reads of each feedback turn: numbers, and hashed n-grams of four texts.
 
 The numbers compare the message with the user's earlier messages (a request made again, a templated series), with the
-judged reply and with the reply that follows. Only the opening of a reply is read: there it refuses, apologises, or begins
-like the reply before. Everything is computed in NumPy over whole batches.
+judged reply and with the reply that follows. Only the opening of a reply is read: there it refuses, apologises, or
+begins like the reply before. Everything is computed in NumPy over whole batches.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ OPENING_CHARACTERS: Final = 160  # at the beginning of a reply that are read
 # The texts that are read as n-grams: the judged message, its words that the message before lacks, the opening of the
 # judged reply, and the opening of the next reply.
 TEXT_FIELDS: Final = ("said", "added", "reply", "next")
-MISSING: Final = (
-    -1.0
-)  # value of a number that cannot be computed, such as one of an earlier message that is missing
+# Value of a number that cannot be computed, such as a comparison with an earlier message where there is none.
+MISSING: Final = -1.0
 
 
 @dataclass(frozen=True)

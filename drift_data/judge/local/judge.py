@@ -1,8 +1,8 @@
 """The `local` judge: labels with the shipped classifier, or one that `make distill` made, without key, GPU or download.
 
 `dsat_score` is ten times the probability that the turn is DSAT, so a threshold of 5 asks for even odds. Satisfaction is
-found by a rule, the phrases of `cues.yaml`, because real logs have too few examples to learn it from. A label says how the
-user took the reply, not whether the reply is right.
+found by a rule, the phrases of `cues.yaml`, because real logs have too few examples to learn it from. A label says how
+the user took the reply, not whether the reply is right.
 """
 
 from __future__ import annotations

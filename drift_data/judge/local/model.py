@@ -1,8 +1,8 @@
 """Stores and applies the classifier: arrays and a card in one file, which is read without pickle.
 
 Four linear models read the hashed n-grams of four texts. Boosted trees read these models' scores together with the
-numbers of `features`. A logistic calibration turns the trees' log-odds into a probability. Further linear models, one for
-each item, name the item of a DSAT turn.
+numbers of `features`. A logistic calibration turns the trees' log-odds into a probability. Further linear models, one
+for each item, name the item of a DSAT turn.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def find_buckets(grams: Grams) -> npt.NDArray[np.int64]:
 
 
 def score_texts(said: Sequence[Grams], weights: Float64s, bias: float) -> Float64s:
-    """Return the log-odds of each turn's n-grams: the sum of their weights divided by the square root of their number."""
+    """Return the log-odds of each turn's n-grams: the sum of their weights over the square root of their number."""
     sums = sum(grams.sum_weights(weights[find_buckets(grams)]) for grams in said)
     scores: Float64s = sums / _scale_lengths(said) + bias
     return scores

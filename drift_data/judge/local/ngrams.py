@@ -20,19 +20,17 @@ U64 = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
 _HASH_BASE: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication modulo 2**64 can be undone
-_FOLDED_UP_TO: Final = (
-    0x10000  # each code point beyond (emoji, rare Han) is a word of its own and is not folded
-)
-# Classes of characters: one that separates words, one that continues a word, one that is a word of its own, and one that
-# is left out (apostrophes, combining marks).
+# Code points below this are folded. Each one above (emoji, rare Han) stays as it is and is a word of its own.
+_FOLDED_UP_TO: Final = 0x10000
+# Classes of characters: one that separates words, one that continues a word, one that is a word of its own, and one
+# that is left out (apostrophes, combining marks).
 _SEPARATOR, _LETTER, _ALONE, _SILENT = 0, 1, 2, 3
 _LONGEST_WORD: Final = 40  # characters; the hash of a longer word covers these first ones and its length
 _BLOCK_SIZE: Final = 1 << 14  # elements that are worked on at a time
 # Code points of scripts that are written without spaces: each character is a word of its own.
 _UNSPACED: Final = ((0x0E00, 0x0E7F), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
-_MARKS_AS_WORDS: Final = frozenset(
-    "?!？！"
-)  # each of these marks is a word of its own, since it tells something about the mood
+# Marks that tell something about the mood: each is a word of its own.
+_MARKS_AS_WORDS: Final = frozenset("?!？！")
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,10 @@ def count_shared(left: Ragged, right: Ragged) -> Ints:
 
 
 def remove_known(left: Ragged, right: Ragged) -> Ragged:
-    """Return the left lists in their order, without the keys whose upper 40 bits occur in the right list of the same text."""
+    """Return the left lists in their order, without the keys that are in the right list of the same text.
+
+    Keys are compared by their upper 40 bits.
+    """
     keyed = _pack_lists(left)
     known = _sort_distinct(_pack_lists(right))
     at = np.searchsorted(known, keyed)
@@ -263,9 +264,9 @@ def _count_streaks(equal: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
 def _hash_spans(chars: npt.NDArray[np.uint32], start: Ints, end: Ints) -> U64:
     """Return the polynomial hash of each span of characters; the spans are in order and do not overlap.
 
-    In running sums over a block, each character weighs less than the one before by a factor of the base. The hash of a span
-    is the difference of two running sums, multiplied by the power of the base that belongs to the span's end. Arithmetic
-    modulo 2**64 makes this exact, since the odd base has an inverse.
+    In running sums over a block, each character weighs less than the one before by a factor of the base. The hash of a
+    span is the difference of two running sums, multiplied by the power of the base that belongs to the span's end.
+    Arithmetic modulo 2**64 makes this exact, since the odd base has an inverse.
     """
     values = np.empty(len(start), np.uint64)
     cut = np.minimum(end, start + _LONGEST_WORD)

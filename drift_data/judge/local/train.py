@@ -1,8 +1,8 @@
 """Trains a classifier on labelled turns, with scikit-learn.
 
-There are two kinds of turns: the teacher's, from the real logs that the classifier is made for, and those of the written
-corpus, which has the phrases of many languages. Both kinds have the same total weight. Every measurement, the calibration
-included, is made out of fold on the teacher's turns, with whole conversations held out.
+There are two kinds of turns: the teacher's, from the real logs that the classifier is made for, and those of the
+written corpus, which has the phrases of many languages. Both kinds have the same total weight. Every measurement, the
+calibration included, is made out of fold on the teacher's turns, with whole conversations held out.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ Matrix = Any  # scipy.sparse.csr_matrix
 
 MIN_ITEM_EXAMPLES: Final = 50  # DSAT turns with an item; the classifier cannot name an item that has fewer
 _OUTER_FOLDS = 6  # parts of which each is predicted by a classifier trained on the others, to measure it
-_INNER_FOLDS = (
-    4  # parts of the training turns whose text scores come from models of the other parts, for the trees
-)
+# Parts of the training turns whose text scores come from models of the other parts, for the trees.
+_INNER_FOLDS = 4
 # Newton steps with conjugate gradients: all of their loops end, whereas those of liblinear may not.
 _SOLVER: Final = {"solver": "newton-cg", "tol": 1e-5, "max_iter": 100}
 
@@ -214,7 +213,8 @@ class _ItemModels:
 def _fit_stack(training: _TrainingSet, rows: RowNumbers, options: ClassifierOptions) -> _StackedModel:
     """Fit texts and trees on some turns.
 
-    The trees learn from text scores of models that had not seen the turn's conversation: scores of seen turns are too good.
+    The trees learn from text scores of models that had not seen the turn's conversation, since the scores of seen
+    turns are too good.
     """
     weights: dict[str, Float64s] = {}
     bias: dict[str, float] = {}

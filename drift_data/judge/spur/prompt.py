@@ -85,7 +85,7 @@ class ScoringPrompts:
     def _render(
         self, first: int, turns: tuple[int, ...], attempt: int, faults: frozenset[str]
     ) -> tuple[str, str]:
-        """Return the user prompt's text before and after the conversation; few requests differ in it, so it is cached."""
+        """Return the user prompt's text before and after the conversation; equal in many requests, so it is cached."""
         user = self._user.render(
             first=first,
             turns=turns,
