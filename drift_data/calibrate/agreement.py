@@ -22,7 +22,7 @@ class LabelScore(BaseModel):
     f1: float | None
     labelled: int  # turns that the judge gave this label
     true: int  # turns that have this label in truth
-    right: int  # turns of which both are so
+    right: int  # turns that were given this label and have it in truth
 
 
 class Agreement(BaseModel):

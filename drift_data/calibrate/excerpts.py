@@ -49,7 +49,7 @@ def read_confusion_cells(
         for other in LABELS
         for given in LABELS
     }
-    keys = {key for _, rows in picked.values() for key in map(_turn_key, rows)}
+    keys = {key for _, rows in picked.values() for key in map(_read_turn_key, rows)}
     texts = _read_texts(workspace, keys, characters)
     cells = [ConfusionCell(*labels, turns, rows) for labels, (turns, rows) in picked.items() if turns]
     cells.sort(key=lambda cell: (cell.other == cell.given, -cell.turns))
@@ -59,7 +59,7 @@ def read_confusion_cells(
             cell.other,
             cell.given,
             cell.turns,
-            [{**row, "number": next(numbers), **texts.get(_turn_key(row), {})} for row in cell.excerpts],
+            [{**row, "number": next(numbers), **texts.get(_read_turn_key(row), {})} for row in cell.excerpts],
         )
         for cell in cells
     ]
@@ -74,7 +74,8 @@ def _pick_excerpts(rows: pl.DataFrame, each: int) -> tuple[int, list[dict[str, A
     return rows.height, first.to_dicts()
 
 
-def _turn_key(row: Mapping[str, Any]) -> tuple[str, int]:
+def _read_turn_key(row: Mapping[str, Any]) -> tuple[str, int]:
+    """Return (conversation_id, turn) of a row."""
     return row["conversation_id"], row["turn"]
 
 

@@ -157,6 +157,7 @@ def _trim_text(raw: pl.DataFrame, column: str) -> pl.Expr:
 
 
 def _read_label_table(workspace: Workspace, table: str) -> pl.DataFrame:
+    """Return the rows of a label table with the columns of `GOLD_COLUMNS`."""
     item = select_strongest_item().struct
     return read_labels(workspace, table, ["items", "refusal"]).select(
         *KEYS,

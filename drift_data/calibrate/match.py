@@ -18,6 +18,7 @@ from drift_data.schema import TableName
 from drift_data.workspace import UserError, Workspace
 
 _LABEL_COLUMNS = ["sat_score", "dsat_score", "items", "refusal", "reason", "evidence"]
+AMBIGUOUS_REASON = "the hash stands for several conversations"  # why a turn of the gold is left out
 _GOLD_NAMES = {name: f"gold_{name}" for name in ("label", "item", "strength", "refusal")}
 
 
@@ -55,7 +56,7 @@ def match_turns(
     if gold.by_hash:
         shared = _find_shared_hashes(rows["conversation_id"].unique(), known, left_out)
         several = pl.col("conversation_id").is_in(shared)
-        reasons["the hash stands for several conversations"] = rows.filter(several).height
+        reasons[AMBIGUOUS_REASON] = rows.filter(several).height
         rows = rows.filter(~several)
     matched = given.join(rows.rename(_GOLD_NAMES), on=KEYS, how="inner").sort(KEYS)
     missing = rows.join(given, on=KEYS, how="anti")

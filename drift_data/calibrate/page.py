@@ -91,6 +91,7 @@ def _make_curves(choice: ThresholdChoice) -> list[tuple[str, float, list[Thresho
 
 
 def _draw_curve(label: str, chosen: float, points: Sequence[ThresholdPoint], curve: charts.Curve) -> Markup:
+    """Return the chart of precision over recall; `curve` holds (recall, precision), `chosen` is the chosen threshold."""
     at = next(point for point in points if point.threshold == chosen)
     summary = f"Precision of {label} over its recall, for {len(points)} thresholds; at {chosen:g}: "
     summary += " and ".join(

@@ -74,10 +74,8 @@ def calibrate_labels(
     manifest, truth = workspace.require(labels), read_gold(workspace, gold)
     if labels in truth.inputs:
         raise UserError(f"GOLD={gold} is the table that is measured. Choose other gold, or LABELS=.")
-    present, classifier = (
-        _read_thresholds_in_use(labels, manifest, rubric),
-        find_classifier(workspace, manifest),
-    )
+    present = _read_thresholds_in_use(labels, manifest, rubric)
+    classifier = find_classifier(workspace, manifest)
 
     def measure() -> _MeasuredLabels:
         every, matched, counts = match_turns(workspace, labels, truth)
@@ -242,6 +240,7 @@ def _make_quality(
     views: list[Comparison],
     notes: list[str],
 ) -> Quality:
+    """Return the report without thresholds, on another side that counts as gold."""
     return Quality(
         labels=labels,
         judge=str(manifest.options.get("judge", manifest.stage)),

@@ -106,10 +106,8 @@ def choose_thresholds(rows: pl.DataFrame, present: Thresholds, options: Threshol
         allowed = np.nan_to_num(found["precision_DSAT"]) >= options.min_precision
     for label in (DSAT, SAT):
         true = int((rows["gold_label"] == label).sum())
-        score, precision = (
-            _compute_label_f_score(grid.confusion, label, options.beta),
-            found[f"precision_{label}"],
-        )
+        score = _compute_label_f_score(grid.confusion, label, options.beta)
+        precision = found[f"precision_{label}"]
         line, values = ((i, slice(None)), grid.dsat) if label == DSAT else ((slice(None), j), grid.sat)
         now = getattr(present, label.lower())
         if true < options.min_label:
@@ -230,6 +228,7 @@ def _count_at_least(histogram: Counts, axis: int) -> Counts:
 
 
 def _compute_label_f_score(confusion: Counts, label: str, beta: float) -> Floats:
+    """Return (…,) F-scores of a label in (…, 3, 3) confusion tables."""
     at = LABELS.index(label)
     return compute_f_score(
         confusion[..., at, at], confusion[..., at].sum(-1), confusion[..., at, :].sum(-1), beta

@@ -103,6 +103,7 @@ def recommend_band(found: Sequence[CascadeBand]) -> CascadeBand | None:
 def _measure_band(
     rows: pl.DataFrame, low: float | None, high: float | None, price: float | None, seed: int
 ) -> CascadeBand:
+    """Measure a cascade with one band; without `low` and `high`, the student alone."""
     asked = pl.lit(False) if low is None else (pl.col("dsat_score") >= low) & (pl.col("dsat_score") < high)
     rows = rows.with_columns(asked=asked).with_columns(
         given=pl.when("asked").then("gold_label").otherwise("predicted")

@@ -102,6 +102,7 @@ def _pair_with_requests(
 
 
 def _draw_chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
+    """Return a chart of curves over the share of requests."""
     ends = [
         f"{title} from {curve[0][1]:.2f} to {curve[-1][1]:.2f}" for title, curve in curves.items() if curve
     ]
@@ -113,4 +114,5 @@ def _draw_chart(name: str, curves: dict[str, charts.Curve]) -> Markup:
 
 
 def _format_value(value: float | None) -> str:
+    """Return a metric as text."""
     return "none" if value is None else f"{value:.3f}"

@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 from drift_data.calibrate.gold import read_gold
-from drift_data.calibrate.match import find_ambiguous_hashes
+from drift_data.calibrate.match import AMBIGUOUS_REASON, find_ambiguous_hashes
 from drift_data.chats.order import TEACHER_CAP, rank
 from drift_data.labels.sample import describe_earlier_sample
 from drift_data.labels.tables import (
@@ -24,7 +24,6 @@ from drift_data.labels.tables import (
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 
-AMBIGUOUS_REASON: Final = "the hash stands for several conversations"
 _LOCAL_JUDGE: Final = "local:"  # first letters of the local judge's name
 
 

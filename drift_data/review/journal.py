@@ -221,6 +221,7 @@ class Journal:
             )
 
     def _select(self, reviewer: str, more: str = "ORDER BY id", values: Iterable[Any] = ()) -> list[Decision]:
+        """Return the decisions of a reviewer that were not taken back; `more` goes on with the SQL condition."""
         rows = self._database.execute(
             f"SELECT {_COLUMNS}, id FROM decisions WHERE reviewer = ? AND undone_at IS NULL {more}",
             [reviewer, *values],
@@ -242,6 +243,7 @@ def combine_decisions(before: ReviewedTurn | None, decision: Decision) -> Review
 
 
 def _make_decision(row: tuple[Any, ...]) -> Decision:
+    """Return the decision of a row with the columns of `_COLUMNS` and the id."""
     values = dict(zip(_COLUMNS.split(", "), row[:-1], strict=True))
     values["items"] = tuple(json.loads(values["items"]))
     values["selection"] = json.loads(values["selection"])

@@ -164,6 +164,7 @@ class ReviewPages:
     def _render_page(
         self, chosen: Selection, turn: ShownTurn | None, notice: str | None, missing: bool
     ) -> Response:
+        """Return the page of a turn, or of an empty selection."""
         session = self.session
         done, total = session.queue.count_reviewed(chosen, session.codes)
         reloaded, session.reloaded = session.reloaded, False
@@ -219,12 +220,14 @@ class ReviewPages:
         return f"Saved: {last.label}; {same} the judge."
 
     def _report_unwritable(self, error: OSError) -> Response:
+        """Return the page that says that a decision could not be saved."""
         return self._render_trouble(
             f"NOT SAVED: {error.filename} cannot be written ({error.strerror}). Mend that and decide again.",
             507,
         )
 
     def _render_trouble(self, text: str, status: int) -> Response:
+        """Return a page that says what went wrong."""
         page = self._pages.get_template("trouble.html.jinja")
         return HTMLResponse(page.render(trouble=text), status)
 

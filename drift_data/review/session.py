@@ -196,6 +196,7 @@ class ReviewSession:
         )
 
     def _find_other_label(self, number: int) -> str | None:
+        """Return the other judge\'s label of a turn; None without one."""
         code = OPEN_CODE if self.queue.others is None else int(self.queue.others[number])
         return None if code == OPEN_CODE else LABELS[code]
 

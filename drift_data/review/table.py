@@ -166,5 +166,6 @@ def _describe_decision(turn: ReviewedTurn) -> str:
 
 
 def _make_dropped_row(turn: ReviewedTurn) -> dict[str, Any]:
+    """Return the row of a turn whose text has changed."""
     name, number = turn.key
     return {"conversation_id": name, "turn": number, "reason": CHANGED_REASON, "detail": turn.last.label}
