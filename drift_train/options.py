@@ -133,8 +133,9 @@ class PolicySamplingOptions(BaseModel):
     )
     seed: int = Field(
         default=42,
-        description="Seed of the sampling; each request gets a seed of its own from it.",
-        json_schema_extra=from_release("the seed of its training; its sampling has none"),
+        description="Seed of the sampling; each request gets a seed of its own from it. 42 is the seed of the release's "
+        "training; its sampling has none.",
+        json_schema_extra=OURS,
     )
     recheck: int = Field(
         default=8,

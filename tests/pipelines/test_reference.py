@@ -11,7 +11,7 @@ from rich.console import Console
 from drift_train.options import MethodName
 from pipelines import reference
 from pipelines.console import print_recipe
-from pipelines.option_list import Option, describe_option
+from pipelines.option_list import Option, describe_option, list_option_groups
 from pipelines.recipe import load_recipe
 from pipelines.reference import REFERENCE_FILE, Line, compare, resolve
 
@@ -132,3 +132,20 @@ def test_the_sources_of_the_papers_figures_are_shown(capsys: pytest.CaptureFixtu
     assert "0.2" in beta
     assert "nobody has said why" in beta
     assert "1 differ without a reason" in shown
+
+
+def test_the_source_beside_a_training_option_is_the_one_that_the_reference_names() -> None:
+    values = yaml.safe_load(REFERENCE_FILE.read_text())
+    named: dict[str, set[str]] = {key: {"ours"} for key in values.get("ours", {})}
+    for setting in values["settings"]:
+        published = "paper" if "paper" in setting["source"] else "release"
+        for key in setting.get("keys", []):
+            named.setdefault(key, set()).update({published, "ours"} if "here" in setting else {published})
+    options = {option.key: option for group in list_option_groups() for option in group.options}
+    assert all(option.source for key, option in options.items() if key.startswith("loop."))
+    wrong = {
+        key: options[key].source
+        for key, sources in named.items()
+        if key in options and key.startswith("loop.") and not options[key].source.startswith(tuple(sources))
+    }
+    assert not wrong
