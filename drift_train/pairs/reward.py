@@ -64,7 +64,8 @@ class RewardModel:
                 folder,
                 use_safetensors=True,
                 trust_remote_code=False,
-                # A CPU always computes in float32: in half precision two close scores would be a tie.
+                # A GPU keeps the precision of the weights, a CPU takes float32. Nothing is lowered to half precision, in
+                # which two close scores would be a tie.
                 dtype="auto" if device().type == "cuda" else torch.float32,
                 output_loading_info=True,
             )
