@@ -123,13 +123,13 @@ class PolicySamplingOptions(BaseModel):
         default=2048,
         ge=1,
         description="Longest prompt of a sampled reply, in tokens.",
-        json_schema_extra=from_release("the input length of the rollout prompt"),
+        json_schema_extra=from_release("(the input length of the rollout prompt)"),
     )
     samples: int = Field(
         default=1,
         ge=1,
         description="Replies sampled for one prompt.",
-        json_schema_extra=from_release("one reply a prompt"),
+        json_schema_extra=from_release("(one reply a prompt)"),
     )
     seed: int = Field(
         default=42,
@@ -214,7 +214,7 @@ class RolloutOptions(PolicySamplingOptions):
         ge=1,
         description="Examples that an iteration takes; null takes all. The paper's controlled setting takes about "
         "4000.",
-        json_schema_extra=from_paper("the full setting"),
+        json_schema_extra=from_paper("(the full setting)"),
     )
     fresh: bool = Field(
         default=True,
@@ -321,7 +321,7 @@ class TrainOptions(BaseModel):
         default=32,
         ge=1,
         description="Pairs in one optimizer step, over all devices.",
-        json_schema_extra=from_release("4 a device × 8 devices, no accumulation"),
+        json_schema_extra=from_release("(4 a device × 8 devices, no accumulation)"),
     )
     per_device_batch: int = Field(
         default=4,
@@ -340,7 +340,7 @@ class TrainOptions(BaseModel):
         default=1.0,
         ge=0,
         description="Norm that gradients are clipped to; 0 clips nothing.",
-        json_schema_extra=from_release("the Trainer's default, which it keeps"),
+        json_schema_extra=from_release("(the Trainer's default, which it keeps)"),
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto",
@@ -362,7 +362,7 @@ class TrainOptions(BaseModel):
     lora: LoraOptions | None = Field(
         default=None,
         description="Train low-rank adapters; null trains all weights, as the paper does.",
-        json_schema_extra=from_release("all weights are trained"),
+        json_schema_extra=from_release("(all weights are trained)"),
     )
     seed: int = Field(
         default=42, description="Seed of the order of pairs and of the adapters.", json_schema_extra=RELEASE
