@@ -288,7 +288,9 @@ class TrainOptions(BaseModel):
         default=0.001,
         ge=0,
         description="Weight of the chosen reply's negative log-likelihood beside the DPO loss; 0 is plain DPO.",
-        json_schema_extra=from_release("rpo_alpha"),
+        json_schema_extra=from_release(
+            "rpo_alpha; the paper's appendix lists an RPO row apart, so its main rows may be without"
+        ),
     )
     learning_rate: float = Field(
         default=5e-7,

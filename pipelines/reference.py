@@ -170,6 +170,8 @@ def _show(value: Any) -> str:
             return "none"
         case bool():
             return str(value).lower()
+        case BaseModel():
+            return "a group of options"
         case float():
             return f"{value:g}"
         case _:
