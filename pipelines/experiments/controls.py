@@ -1,4 +1,4 @@
-"""Control arms of experiments: what a run must be compared with before its gain means anything."""
+"""Control arms of experiments: runs that a gain must be compared with before it means anything."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from drift_data.workspace import Output, Workspace
 
 
 def shuffle_labels(workspace: Workspace, labels: str, seed: int, name: str = "shuffled") -> bool:
-    """Write `labels/<name>`: the same labels, dealt out to the turns at random. A control arm, nothing else.
+    """Write `labels/<name>`: the same labels, dealt out to the turns at random, for a control arm.
 
-    Label, scores, items and reasons move together; what is true of a reply (`refusal`) stays with its turn.
+    Label, scores, items, reason and evidence move together; what is true of a reply (`refusal`) stays with its turn.
 
     Args:
         workspace: holds the labels.
         labels: folder of the label table, such as "labels/local". Read as a whole.
-        seed: decides who gets what.
-        name: of the new table.
+        seed: decides which turn gets which labels.
+        name: the name of the new table.
 
     Returns:
         False when the same table was there already.

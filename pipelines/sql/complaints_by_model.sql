@@ -1,4 +1,4 @@
--- The models people complain about most: share of judged replies that drew a complaint, with 95 % Wilson interval
+-- Models that people complain about most: share of judged replies that drew a complaint, with 95 % Wilson interval
 SELECT
     coalesce(model, '(not known)') AS model,
     count(*) AS feedback_turns,

@@ -1,4 +1,4 @@
--- Rows left out, by table and reason
+-- Rows that were left out, by table and reason
 SELECT "table", run, iter, reason, count(*) AS rows
 FROM dropped
 GROUP BY ALL

@@ -1,6 +1,6 @@
--- Satisfaction by depth: 1 is the first reply of a conversation, 10 stands for all later ones
+-- Satisfaction by depth: reply 1 is the first of a conversation, reply 10 stands for the tenth and all later ones
 SELECT
-    least(turn // 2, 10) AS reply,  -- roles alternate, so this holds with and without a system message
+    least(turn // 2, 10) AS reply,  -- roles alternate, so the count holds with and without a system message
     count(*) AS feedback_turns,
     count(*) FILTER (label = 'DSAT') AS dsat,
     count(*) FILTER (label = 'SAT') AS sat,

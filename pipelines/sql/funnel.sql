@@ -1,2 +1,2 @@
--- From chat logs to training pairs: rows after each step, for the steps made so far
+-- From chat logs to training pairs: rows after each step that has been made
 SELECT step, run, iter, rows FROM funnel;

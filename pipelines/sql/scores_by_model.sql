@@ -6,7 +6,7 @@ SELECT
     measure,
     count(*) AS prompts,
     avg(score) AS mean_score,
-    stddev_samp(score) / sqrt(count(*)) AS stderr,  -- several samples of one prompt are not several prompts
+    stddev_samp(score) / sqrt(count(*)) AS stderr,  -- over prompts: the samples of one prompt are averaged before
     avg(tokens) AS mean_tokens
 FROM (
     SELECT run, iter, model, measure, conversation_id, avg(score) AS score, avg(tokens) AS tokens
