@@ -1,5 +1,6 @@
 """The command line: exit codes, one clear line for the user's mistakes, a log file for the tool's own."""
 
+import json
 import re
 import signal
 import subprocess
@@ -203,29 +204,28 @@ def test_the_command_line_and_labelling_start_without_libraries_that_only_other_
     assert done.stdout == "[]\n"
 
 
+LINE = """
+import json, sys
+from pipelines.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["drift", *arguments]
+    if code := main():
+        sys.exit(code)
+"""  # one after the other in one process: the libraries are imported once
+
+
 def test_the_line_of_stages_needs_no_network_and_a_second_run_redoes_nothing(tmp_path: Path) -> None:
     """In a network namespace with nothing in it, not even loopback."""
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let `unshare -rn` make a network namespace")
     stages = (["convert"], ["label"], ["seed"], ["iter", "--n", "1"], ["eval", "--n", "1"], ["report"])
+    commands = [[*stage, "--work", str(tmp_path), "--recipe", str(MICRO)] for stage in stages]
 
     def run_all() -> str:
-        said = ""
-        for stage in stages:
-            command = [
-                sys.executable,
-                "-m",
-                "pipelines",
-                *stage,
-                "--work",
-                str(tmp_path),
-                "--recipe",
-                str(MICRO),
-            ]
-            done = subprocess.run(["unshare", "-rn", *command], capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            said += done.stderr
-        return said
+        process = ["unshare", "-rn", sys.executable, "-c", LINE, json.dumps(commands)]
+        done = subprocess.run(process, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
 
     run_all()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}

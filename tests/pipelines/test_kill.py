@@ -1,64 +1,29 @@
 """A stage killed at any moment, run again, ends with the tables of an undisturbed run.
 
-Each stage runs as a process group of its own and gets SIGKILL at five random moments; then it runs to its end.
+An undisturbed run says which steps the stage takes on the disk; a second one is killed at five of them, from the first
+to the last, run again after each, and then runs to its end.
 """
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pytest
+from killable import drift, read_steps, spread
 
 KILLS = 5
 MEASURED = ("tokens_per_second", "peak_memory_bytes")  # of a training step: these differ from run to run
 MICRO = Path(__file__).parent / "micro.yaml"
+RECIPE = ("--recipe", str(MICRO))
 DATA_STAGES = (("convert",), ("label",), ("seed",))
-LARGER = ("--set", "simulate.conversations=20000", "--set", "simulate.pretrain.clean=3000")
 TRAINING_STAGES = (("warm",), ("iter", "--n", "1"), ("eval", "--n", "1"), ("report",))
-
-
-# One thread: with several, on busy cores, replies of equal weights and seeds were seen to differ.
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def command(work: Path, *stage: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *stage, "--work", str(work), "--recipe", str(MICRO)]
 
 
 def inside_a_stage(work: Path) -> bool:
     """Say whether a killed process had begun to write: its temporary folder is still there."""
     return (work / ".tmp").exists()
-
-
-def run(work: Path, *stage: str) -> float:
-    started = time.monotonic()
-    done = subprocess.run(command(work, *stage), env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return time.monotonic() - started
-
-
-def kill_at(moment: float, work: Path, *stage: str) -> bool:
-    """Start a stage, kill its process group after so many seconds; say whether it was still running."""
-    process = subprocess.Popen(
-        command(work, *stage),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=ONE_THREAD,
-        start_new_session=True,
-    )
-    try:
-        process.wait(timeout=moment)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
 
 
 def contents(work: Path) -> dict[str, object]:
@@ -84,42 +49,36 @@ def contents(work: Path) -> dict[str, object]:
     return found
 
 
-def stages_survive_kills(
-    tmp_path: Path, stages: tuple[tuple[str, ...], ...], random_seed: int
-) -> dict[str, object]:
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    rng = random.Random(random_seed)
+def stages_survive_kills(folder: Path, stages: Sequence[tuple[str, ...]]) -> dict[str, object]:
+    undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
     hits = 0
     for stage in stages:
-        seconds = run(undisturbed, *stage)
-        killed = writing = 0
-        # Early ones first: a run that ends before its kill leaves nothing to the later ones.
-        for moment in sorted(rng.uniform(0.1, 1.0) for _ in range(KILLS)):
-            killed += kill_at(moment * seconds, disturbed, *stage)
+        steps = folder / f"steps of {stage[0]}"
+        drift(undisturbed, *stage, *RECIPE, steps=steps)
+        moments, writing = spread(read_steps(steps), KILLS), 0
+        for moment in moments:
+            drift(disturbed, *stage, *RECIPE, kill=moment)  # fails when the process is not killed there
             writing += inside_a_stage(disturbed)
-        print(
-            f"{' '.join(stage[:3])}: {killed} of {KILLS} runs killed, {writing} of them while a stage was writing"
-        )
+        print(f"{' '.join(stage)}: {len(moments)} runs killed, {writing} of them while a stage was writing")
         hits += writing
-        assert killed, f"{stage} ended before every kill"
-        run(disturbed, *stage)
+        drift(disturbed, *stage, *RECIPE)
         leftovers = [path for path in disturbed.rglob("*") if ".tmp" in path.parts]
         assert not leftovers
         assert contents(disturbed) == contents(undisturbed), stage
-    assert hits >= len(stages), f"only {hits} kills hit a stage while it was writing"
+    assert hits >= 2 * len(stages), f"only {hits} kills hit a stage while it was writing"
     return contents(undisturbed)
 
 
 def test_data_stages_survive_kills(tmp_path: Path) -> None:
-    stages_survive_kills(tmp_path, tuple((*stage, *LARGER) for stage in DATA_STAGES), random_seed=1)
+    stages_survive_kills(tmp_path, DATA_STAGES)
 
 
 @pytest.mark.slow
 def test_training_stages_survive_kills(tmp_path: Path) -> None:
-    for work in (tmp_path / "undisturbed", tmp_path / "disturbed"):
-        for stage in DATA_STAGES:
-            run(work, *stage)
-    made = stages_survive_kills(tmp_path, TRAINING_STAGES, random_seed=2)
+    for stage in DATA_STAGES:
+        drift(tmp_path / "undisturbed", *stage, *RECIPE)
+    shutil.copytree(tmp_path / "undisturbed", tmp_path / "disturbed")
+    made = stages_survive_kills(tmp_path, TRAINING_STAGES)
     folder = "runs/micro-drift"
     assert made[f"{folder}/report.html"] is True
     assert made[f"{folder}/iter0/metrics.jsonl"]

@@ -3,16 +3,19 @@
 `DRIFT_KILLS` and `DRIFT_CHATS` set how often and how long; the test's own numbers are small.
 """
 
+import json
 import os
 import random
 import signal
-import subprocess
 import sys
-import time
+import threading
 from collections import Counter
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from scoring_model import SIGNS
+from killable import begin_drift, drift
+from llm_server import Action, Body, Hang, LLMServer
+from scoring_model import SIGNS, varied_answer
 from test_label_llm import write_chats
 
 from drift_data.workspace import Workspace
@@ -20,7 +23,6 @@ from drift_data.workspace import Workspace
 KILLS = int(os.environ.get("DRIFT_KILLS", "5"))
 CHATS = int(os.environ.get("DRIFT_CHATS", "150"))
 CONNECTIONS = 4  # so many requests can be in flight at a kill
-TESTS = Path(__file__).parents[1]
 
 
 def chats(number: int) -> dict[str, list[str]]:
@@ -35,75 +37,66 @@ def chats(number: int) -> dict[str, list[str]]:
     return found
 
 
-def drift(work: Path, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *map(str, arguments), "--work", str(work)]
-
-
-def label(work: Path, url: str, connections: int) -> subprocess.Popen[bytes]:
+def label(work: Path, url: str, connections: int) -> BaseProcess:
     options = ("--judge", "openai", "--model", "test", "--base-url", url)
-    limit = ("--set", f"label.client.connections={connections}")
-    return subprocess.Popen(
-        drift(work, "label", *options, *limit), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    return begin_drift(work, "label", *options, "--set", f"label.client.connections={connections}")
 
 
-def serve(log: Path, latency: float) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "scoring_model.py", "--log", str(log), "--latency", str(latency)]
-    server = subprocess.Popen(command, cwd=TESTS, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    return server, server.stdout.readline().strip()
+def finish(process: BaseProcess) -> None:
+    process.join()
+    assert process.exitcode == 0
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+class Gate:
+    """The model behind a server that answers so many requests and lets the others wait for ever."""
+
+    def __init__(self) -> None:
+        self.left, self.waiting = sys.maxsize, threading.Event()
+        self.asked: Counter[str] = Counter()
+
+    def let_through(self, number: int) -> None:
+        self.left = number
+        self.waiting.clear()
+
+    def __call__(self, body: Body, count: int) -> Action | str:
+        self.asked[json.dumps(body, sort_keys=True)] += 1
+        self.left -= 1
+        if self.left >= 0:
+            return varied_answer(body)
+        self.waiting.set()
+        return Hang()
 
 
 def test_kills_at_random_moments_change_no_label_and_repeat_only_what_was_in_flight(tmp_path: Path) -> None:
     source = write_chats(tmp_path / "chats.jsonl", chats(CHATS))
     works = {name: tmp_path / name for name in ("undisturbed", "killed")}
     for work in works.values():
-        subprocess.run(
-            drift(work, "convert", "--source", "chat", "--input", source), check=True, capture_output=True
-        )
-    logs = {name: tmp_path / f"{name}.log" for name in works}
-    server, url = serve(logs["undisturbed"], 0.0)
-    try:
-        assert label(works["undisturbed"], url, 32).wait() == 0
-    finally:
-        server.kill()
-    needed = Counter(lines(logs["undisturbed"]))
+        drift(work, "convert", "--source", "chat", "--input", str(source))
+    calm = Gate()
+    with LLMServer(calm) as server:
+        finish(label(works["undisturbed"], server.base_url, 32))
+    needed = calm.asked
     assert (
         set(needed.values()) == {1} and len(needed) > CHATS
     )  # some answers were asked for twice, differently
 
-    choose, kills, working = random.Random(KILLS), 0, 0
-    share = (
-        len(needed) / KILLS * 0.5
-    )  # requests a life, so that the run outlives the kills on a busy machine, too
-    server, url = serve(logs["killed"], 0.1)
-    try:
+    choose, gate = random.Random(KILLS), Gate()
+    share = len(needed) / KILLS * 0.9  # requests a life at most, so that some are left to ask at every kill
+    with LLMServer(gate, keep=False) as server:
         for _ in range(KILLS):
-            process, before = label(works["killed"], url, CONNECTIONS), len(lines(logs["killed"]))
-            wanted = choose.randint(0, max(1, round(2 * share)))
-            while process.poll() is None and len(lines(logs["killed"])) - before < wanted:
-                time.sleep(0.005)
-            time.sleep(choose.random() * 0.15)
-            if process.poll() is not None:  # it was quicker than the kill
-                break
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            working += len(lines(logs["killed"])) > before
-        assert label(works["killed"], url, 32).wait() == 0
-    finally:
-        server.kill()
+            gate.let_through(choose.randint(0, max(1, round(share))))
+            process = label(works["killed"], server.base_url, CONNECTIONS)
+            assert gate.waiting.wait(120)  # it may still be reading and storing answers that came before
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        gate.let_through(sys.maxsize)
+        finish(label(works["killed"], server.base_url, 32))
 
-    asked = Counter(lines(logs["killed"]))
-    excess = sum(asked.values()) - len(needed)
-    print(f"{kills} kills, {working} while it asked; {len(needed)} requests needed, {excess} repeated")
-    assert asked.keys() == needed.keys()
-    assert excess <= kills * CONNECTIONS
-    assert working >= KILLS / 2
+    excess = sum(gate.asked.values()) - len(needed)
+    print(f"{KILLS} kills while it asked; {len(needed)} requests needed, {excess} repeated")
+    assert gate.asked.keys() == needed.keys()
+    assert 1 <= excess <= KILLS * CONNECTIONS
     tables = [Workspace(work).read("labels/openai") for work in works.values()]
     assert tables[0].equals(tables[1])
     manifests = [Workspace(work).require("labels/openai") for work in works.values()]

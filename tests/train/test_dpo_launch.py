@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shlex
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from killable import SERVER
 from safetensors.torch import load_file
 from test_dpo import OPTIONS, make_pairs, train
 from test_dpo_resume import TIMING, outcome, run
@@ -124,13 +124,15 @@ def test_a_killed_run_takes_its_processes_along_and_is_gone_on_with(
     """Only the run itself is killed; what it launched has to notice."""
     long = options(two, epochs=12, checkpoint_steps=5)  # 36 steps over 12 pairs
     (tmp_path / "calm").mkdir()
-    context = multiprocessing.get_context("forkserver")
     for folder, killed in (("calm", False), ("cut", True), ("cut", False)):
         (tmp_path / folder).mkdir(exist_ok=True)
-        process = context.Process(target=run, args=(policy, tmp_path / folder, long, None))
+        process = SERVER.Process(target=run, args=(policy, tmp_path / folder, long, None))
         process.start()
         assert process.pid is not None
         if killed:
+            psutil.Process(process.pid).nice(
+                19
+            )  # it gives way to this one, which has to see step 12 before step 36
             partial = tmp_path / folder / "metrics.partial.jsonl"
             while not partial.exists() or partial.read_text().count("\n") < 12:
                 assert process.is_alive()

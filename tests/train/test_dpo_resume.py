@@ -5,8 +5,8 @@ Each killed run is a process of its own, which SIGKILLs its own process group at
 
 from __future__ import annotations
 
+import gc
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killable import SERVER
 from random_policy import make_policy
 from test_dpo import OPTIONS, make_pairs
 
@@ -31,13 +32,11 @@ LORA = TWO_EPOCHS.model_copy(update={"lora": LoraOptions(rank=4), "optimizer": "
 
 WHOLE = "whole weights, trained in float32"
 
-SERVER = multiprocessing.get_context("forkserver")  # imports torch once; its children have used no thread yet
-SERVER.set_forkserver_preload(["drift_train.dpo.train", "test_dpo", "transformers.models.qwen2"])
-
 
 def run(policy: Path, folder: Path, options: TrainOptions, kill: Callable[[], None] | None) -> None:
     """Train in this process, after arranging for its end."""
     os.setpgrp()
+    gc.freeze()  # what was imported is no garbage
     if kill is not None:
         kill()
     dpo.train(
