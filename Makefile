@@ -10,6 +10,10 @@ export VLLM_NO_USAGE_STATS = 1
 PY := .venv/bin/python
 # Messages then name what a person types here, `OUT=`, and not the command's `--out`.
 DRIFT := DRIFT_CALLER=make $(PY) -m pipelines
+JOBS ?= 2
+# Tests in JOBS processes, a file in one of them, those that start engines first; a thread each. What T names runs in one
+# process, so that -s shows what a test prints.
+PYTEST = $(if $(T),,OMP_NUM_THREADS=1) $(PY) -m pytest --durations=10 $(if $(T),$(T),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 # Options every stage takes, passed on only when they are given.
 COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
@@ -23,7 +27,7 @@ override SQL := $(value SQL)
 export SQL
 
 .PHONY: help setup demo simulate convert rubric label distill review calibrate seed warm iter recipe eval report query export publish
-.PHONY: test lint docs docs-reference bench arms clean
+.PHONY: test test-quick lint docs docs-reference bench arms clean
 
 help: ## list the targets and their options
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -85,8 +89,11 @@ export: setup ## dsat, sat and seed in the DRIFT release's JSONL layout  OUT=fol
 publish: setup ## data sets, or a model, and card to the Hub, one commit  REPO=owner/name [RUN=… MODEL_OF=iter2]
 	@$(DRIFT) publish $(COMMON) $(call option,REPO,repo) $(call option,RUN,run) $(call option,MODEL_OF,model-of)
 
-test: setup ## run all tests [T="paths or pytest options"]
-	@$(PY) -m pytest $(T)
+test: setup ## run all tests in JOBS processes (2), or those of T in one [T="paths or pytest options"]
+	@$(PYTEST)
+
+test-quick: setup ## run the tests that take no seconds each: no engine, training, browser or real logs
+	@$(PYTEST) -m "not slow and not real and not browser"
 
 lint: setup ## ruff, mypy, import borders, documentation
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache

@@ -9,7 +9,7 @@ from review_page import chromium, needs_chromium, press, reviewing, watched
 from review_sample import HASHED, LABELS, to_review
 from sample_workspace import WORDS, sample
 
-pytestmark = [pytest.mark.slow, needs_chromium]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")
