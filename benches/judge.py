@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+ROOT = Path(__file__).resolve().parents[1]
 CONNECTIONS, LATENCY = 32, 0.2
 MIN_SHARE, MIN_RATE = 0.95, 250.0
 SYSTEM_BYTES, USER_BYTES, ANSWER_BYTES = 6_000, 3_000, 300
@@ -99,8 +99,8 @@ def main() -> int:
         print(json.dumps(measure(MEASUREMENTS[options.measure], options.url, options.work)))
         return 0
 
-    sys.path.insert(0, str(TESTS))
-    from llm_server import server_process
+    sys.path.insert(0, str(ROOT))
+    from tests.helpers.llm_server import server_process
 
     print(f"{'':>14} {'requests':>8} {'s':>6} {'a second':>8} {'possible':>8} {'share':>6} {'core busy':>9}")
     rates, shares = {}, {}

@@ -1,19 +1,18 @@
 import base64
 import os
-from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from quality_sample import turn
-from review_sample import to_review
-from sample_workspace import RUN, build_run, metrics, sample
 
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import MANIFEST
+from tests.helpers.paths import ROOT
+from tests.helpers.quality_sample import turn
+from tests.helpers.review_sample import to_review
+from tests.helpers.sample_workspace import RUN, build_run, metrics, sample
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
 AUDIT = ROOT / "notebooks" / "audit.ipynb"
 TRAINING = ROOT / "notebooks" / "training.ipynb"

@@ -21,17 +21,17 @@ from typing import Any
 
 import pytest
 import typer
-from llm_server import LLMServer
-from random_policy import make_policy
-from scoring_model import scoring_answer
 
 from drift_data.schema import DSAT, NEUTRAL, SAT
 from drift_data.workspace import Workspace
 from pipelines.__main__ import app
 from pipelines.recipe import load_recipe
 from pipelines.reference_pages import read_make_targets
+from tests.helpers.llm_server import LLMServer
+from tests.helpers.paths import ROOT
+from tests.helpers.random_policy import make_policy
+from tests.helpers.scoring_model import scoring_answer
 
-ROOT = Path(__file__).parents[2]
 GUIDE = (
     "convert",
     "label",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.option_list import list_option_groups
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 GENERATED = {"options.md", "tables.md", "commands.md"}
 PAGES = [
     ROOT / "README.md",

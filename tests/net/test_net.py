@@ -23,12 +23,12 @@ from typing import Any, get_args
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from llm_server import LLMServer
 from pydantic import BaseModel
-from scoring_model import scoring_answer
 
 import pipelines.__main__ as cli
 from drift_data.workspace import Workspace
+from tests.helpers.llm_server import LLMServer
+from tests.helpers.scoring_model import scoring_answer
 
 NET = Path(__file__).parent
 ROOT = NET.parents[1]

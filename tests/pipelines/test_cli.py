@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from review_sample import to_review
 
 import pipelines.__main__ as cli
 from drift_data.workspace import Workspace
+from tests.helpers.paths import ROOT
+from tests.helpers.review_sample import to_review
 
 STAGES = [
     "demo",
@@ -32,7 +33,6 @@ STAGES = [
     "publish",
 ]
 MICRO = Path(__file__).parent / "micro.yaml"
-ROOT = Path(__file__).parents[2]
 
 
 def drift(*arguments: str) -> subprocess.CompletedProcess[str]:

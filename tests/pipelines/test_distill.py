@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from answered_files import write_answers
-from test_label_llm import Drift
 
 from drift_data.distill.summary import DistillReport
 from pipelines.recipe import load_recipe
+from tests.helpers.answered_files import write_answers
+from tests.helpers.label_runs import Drift
 
 SMALL = ["simulate.conversations=500", "distill.train.trees=10", "distill.written=false"]
 MODEL = ["label.model=test", "label.prices={test: {input: 1, output: 10}}"]

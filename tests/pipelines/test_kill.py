@@ -11,7 +11,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from killable import drift, read_steps, spread
+
+from tests.helpers.killable import drift, read_steps, spread
 
 KILLS = {"iter": 8}  # of a stage, else 5: this one makes four tables and models, one after the other
 MEASURED = ("tokens_per_second", "peak_memory_bytes")  # of a training step: these differ from run to run

@@ -13,12 +13,11 @@ from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from killable import begin_drift, drift
-from llm_server import Action, Body, Hang, LLMServer
-from scoring_model import SIGNS, varied_answer
-from test_label_llm import write_chats
-
 from drift_data.workspace import Workspace
+from tests.helpers.killable import begin_drift, drift
+from tests.helpers.label_runs import write_chats
+from tests.helpers.llm_server import Action, Body, Hang, LLMServer
+from tests.helpers.scoring_model import SIGNS, varied_answer
 
 KILLS = int(os.environ.get("DRIFT_KILLS", "5"))
 CHATS = int(os.environ.get("DRIFT_CHATS", "150"))

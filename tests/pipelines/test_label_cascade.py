@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from known_model import write_known_model
-from llm_server import Fault, LLMServer
-from scoring_model import asked_messages, scoring_answer
-from test_label_llm import PRICES, Drift, write_chats, write_results
 
 from drift_data.chats.order import SAMPLE, rank
 from drift_data.llm.store import STORE_FILE, Store
+from tests.helpers.known_model import write_known_model
+from tests.helpers.label_runs import PRICES, Drift, write_chats, write_results
+from tests.helpers.llm_server import Fault, LLMServer
+from tests.helpers.scoring_model import asked_messages, scoring_answer
 
 CHATS = {
     "a": ["Add 2 and 2", "5", "That is wrong", "4", "Thank you", "Welcome", "try again"],

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from known_model import write_known_model
-from random_policy import make_policy
-from test_label_llm import write_chats
 
 from drift_data.judge.spur.answer import ScoringAnswer
 from drift_data.query.query import run_query
 from drift_data.workspace import Manifest, Workspace
+from tests.helpers.known_model import write_known_model
+from tests.helpers.label_runs import write_chats
+from tests.helpers.random_policy import make_policy
 
 pytestmark = [
     pytest.mark.slow,

@@ -3,11 +3,12 @@
 import signal
 
 import pytest
-from converted import rows
-from html_page import ATTACK
-from review_page import chromium, needs_chromium, press, reviewing, watched
-from review_sample import HASHED, LABELS, to_review
-from sample_workspace import WORDS, sample
+
+from tests.helpers.converted import rows
+from tests.helpers.html_page import ATTACK
+from tests.helpers.review_page import chromium, needs_chromium, press, reviewing, watched
+from tests.helpers.review_sample import HASHED, LABELS, to_review
+from tests.helpers.sample_workspace import WORDS, sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, needs_chromium]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch_server import completion, result
 
 import pipelines.__main__ as cli
 from drift_data.workspace import Workspace
+from tests.helpers.batch_server import completion, result
 
 Run = Callable[..., tuple[int, str]]
 CHATS = [

@@ -6,43 +6,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import assistant, dsat_row, preference_row, seed_row, user, write_table
 
-from drift_data.schema import DSAT_ROWS, PREFERENCES, SEED_ROWS
+from drift_data.schema import DSAT_ROWS, PREFERENCES
 from drift_data.workspace import UserError, Workspace, file_digest, folder_digest
 from drift_train import loop
 from drift_train.dpo import rehearsal
 from drift_train.dpo import train as dpo
 from drift_train.methods.options import LoopOptions
 from drift_train.models import find as base
-from drift_train.options import RolloutOptions, TrainOptions
+from drift_train.options import TrainOptions
+from tests.helpers.loop_workspace import OPTIONS, TRAIN, make_workspace
+from tests.helpers.training_rows import assistant, dsat_row, preference_row, user, write_table
 
-TRAIN = TrainOptions(
-    learning_rate=5e-5, global_batch=4, per_device_batch=4, max_length=128, gradient_checkpointing=False
-)
-OPTIONS = LoopOptions(
-    rollout=RolloutOptions(
-        engine="transformers", max_prompt_tokens=100, max_new_tokens=24, examples=12, instruction="try again"
-    ),
-    train=TRAIN,
-    warm=TRAIN.model_copy(update={"epochs": 2}),
-)
 STEPS = [
     "iter0/pairs",
     "iter0/model",
     *(f"iter{k}/{x}" for k in (1, 2) for x in ("rollouts", "pairs", "model")),
 ]
-
-
-def make_workspace(root: Path, seeds: int = 12) -> Workspace:
-    workspace = Workspace(root)
-    write_table(
-        workspace, "dsat", DSAT_ROWS, [dsat_row(i, "test" if i % 7 == 6 else "train") for i in range(30)]
-    )
-    write_table(
-        workspace, "seed", SEED_ROWS, [seed_row(i, "test" if i == 3 else "train") for i in range(seeds)]
-    )
-    return workspace
 
 
 def digests(workspace: Workspace) -> dict[str, str]:
