@@ -4,7 +4,8 @@ from pathlib import Path
 
 from drift_data.schema import DSAT_ROWS, SEED_ROWS
 from drift_data.workspace import Workspace
-from drift_train.options import LoopOptions, RolloutOptions, TrainOptions
+from drift_train.methods.options import LoopOptions
+from drift_train.options import RolloutOptions, TrainOptions
 from tests.helpers.training_rows import dsat_row, seed_row, write_table
 
 TRAIN = TrainOptions(
