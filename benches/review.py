@@ -82,7 +82,7 @@ def review(work: Path) -> dict[str, float]:
     from starlette.testclient import TestClient
 
     from drift_data.judge.rubric import load_rubric
-    from drift_data.labels.reviewer import reviewer
+    from drift_data.labels.reviewer import make_reviewer
     from drift_data.review.selection import Selection
     from drift_data.review.server import ReviewPages
     from drift_data.review.session import ReviewOptions, ReviewSession
@@ -90,7 +90,7 @@ def review(work: Path) -> dict[str, float]:
 
     before, started = peak_bytes(), time.perf_counter()
     session = ReviewSession(
-        Workspace(work), ReviewOptions("labels/one", reviewer("bench"), load_rubric(), "labels/two")
+        Workspace(work), ReviewOptions("labels/one", make_reviewer("bench"), load_rubric(), "labels/two")
     )
     found = {"turns": len(session.queue), "start": time.perf_counter() - started}
     pages = ReviewPages(session, Selection())

@@ -1,7 +1,7 @@
-"""The Arrow schemas of every table, and what each column means: the contract between the stages, and nothing else.
+"""The contract between the stages: the names of tables and labels, the columns of each table and what they mean.
 
-A table is a directory of Parquet shards with one of these schemas. `(conversation_id, turn)` is the key
-everywhere: results are joined by key, never by position.
+A table is a folder of Parquet shards with one of these schemas. Results are joined by the key `(conversation_id, turn)`,
+never by position. For messages to users the module also says which command makes which folder of a workspace.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-SAT: Final = "SAT"
-DSAT: Final = "DSAT"
-NEUTRAL: Final = "NEUTRAL"
+# Labels of a feedback turn.
+SAT: Final = "SAT"  # the message shows that the reply before it satisfied
+DSAT: Final = "DSAT"  # the message shows that the reply before it did not satisfy
+NEUTRAL: Final = "NEUTRAL"  # the message shows neither
 LABELS: Final = (SAT, DSAT, NEUTRAL)
 
 ROLES: Final = ("system", "user", "assistant")
@@ -25,7 +26,7 @@ TEXTS: Final = pa.list_(pa.field("element", pa.string()))
 
 
 class TableName(StrEnum):
-    """Folders of a workspace that hold one table each. Names of label tables and of a run's tables have more parts."""
+    """Tables that a workspace has once, by the name of their folder. Label tables and tables of runs are not here."""
 
     CONVERSATIONS = "conversations"
     PREFERENCES = "preferences"
@@ -35,7 +36,7 @@ class TableName(StrEnum):
 
 
 _MAKE_COMMANDS: Final[Mapping[str, str]] = {
-    # first part of a folder's name
+    # by the first part of a folder's name
     "simulated": "make simulate",
     TableName.CONVERSATIONS: "make convert",
     TableName.PREFERENCES: "make convert SOURCE=ultrafeedback",
@@ -47,7 +48,7 @@ _MAKE_COMMANDS: Final[Mapping[str, str]] = {
     TableName.SAT: "make seed",
     TableName.SEED: "make seed",
     "base": "make warm",
-    # last part of the name of a folder in `runs/<run>/<step>`
+    # by the last part of a folder's name in `runs/<run>/<model>`
     "rollouts": "make iter N=1",
     "rewards": "make iter N=1 METHOD=iterdpo",
     "pairs": "make iter N=1",
@@ -56,7 +57,7 @@ _MAKE_COMMANDS: Final[Mapping[str, str]] = {
     "health": "make iter N=1",
     "eval": "make eval",
     "heldout": "make eval",
-    # the store of requests, a file
+    # the view of the store of requests, which is a file
     "requests": "make label JUDGE=openai",
 }
 _STAGE_TARGETS: Final = {"tiny": "warm", "sample": "label"}  # stage → its Make target, where the names differ
@@ -66,7 +67,7 @@ def find_make_command(folder: str) -> str:
     """Return the command that makes a folder of a workspace, such as "make seed" for "dsat".
 
     Args:
-        folder: its name in the workspace, such as "labels/local" or "runs/demo/iter1/pairs". Of a run's folder the
+        folder: name in the workspace, such as "labels/local" or "runs/demo/iter1/pairs". For a folder of a run, the
             last part is enough.
     """
     first, *rest = folder.split("/")
@@ -82,7 +83,7 @@ def find_make_target(stage: str) -> str:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """What people should know of a table; the documentation's page of tables is written from it.
+    """What people should know of a table. The documentation's page of tables is generated from these descriptions.
 
     Attributes:
         row: what one row is about.
@@ -96,7 +97,7 @@ class TableDescription:
 
 
 TABLES: Final[dict[str, TableDescription]] = {}
-"""Name of a table → its description, filled by `define_table`."""
+"""Name of a table → its description; `define_table` fills it."""
 
 _MEANING = b"meaning"
 
@@ -105,10 +106,10 @@ def define_column(name: str, kind: pa.DataType, meaning: str, *, required: bool 
     """Return a column for `define_table`.
 
     Args:
-        name: of the column.
-        kind: of its values.
+        name: name of the column.
+        kind: type of the values.
         meaning: what a value says, for the documentation.
-        required: it has a value in every row.
+        required: the column has a value in every row.
     """
     return pa.field(name, kind, nullable=not required, metadata={_MEANING: meaning})
 
@@ -116,10 +117,10 @@ def define_column(name: str, kind: pa.DataType, meaning: str, *, required: bool 
 def define_table(name: str, row: str, columns: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema of a table and keep its description in `TABLES`.
 
-    The meanings of the columns are not part of the schema: files would change with every better wording.
+    The meanings of the columns are not part of the schema; otherwise every better wording would change the files.
 
     Args:
-        name: of the table, as people call it.
+        name: what people call the table.
         row: what one row is about.
         columns: made by `define_column`, in order.
     """
@@ -216,9 +217,10 @@ def make_label_row(
     """Return a row of `LABEL_ROWS`.
 
     Args:
-        conversation_id: None: somebody else fills it in, as `convert` does for labels that come with raw data.
+        conversation_id: the conversation; None: another function fills it in, as `convert` does for labels that come
+            with raw data.
         turn: index in `messages` of the feedback turn.
-        label: SAT, DSAT or NEUTRAL; None: the stage decides by its thresholds.
+        label: SAT, DSAT or NEUTRAL; None: the label stage decides by its thresholds.
         sat_score: summed strengths of the satisfaction items.
         dsat_score: summed strengths of the dissatisfaction items.
         items: (name, polarity, strength from 1 to 10) of each sign that was found.

@@ -70,9 +70,9 @@ for panel, commands in STORY.items():
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        from drift_data.workspace import tool_version
+        from drift_data.workspace import read_tool_version
 
-        print(f"drift {tool_version()}")
+        print(f"drift {read_tool_version()}")
         raise typer.Exit
 
 

@@ -110,12 +110,12 @@ def _describe_savings(result: DistillReport) -> list[str]:
 
 def print_health(workspace: Workspace, run: str, options: AlarmOptions, console: Console) -> None:
     """Print how a run is doing: a column for each of the last iterations, and every alarm with its threshold."""
-    from drift_data.chats.safe_text import visible
+    from drift_data.chats.safe_text import escape_invisible
     from drift_data.report.health import check_health, read_health, tabulate_health
 
     rows = read_health(workspace, run)
     last = rows[-_MOST_ITERATIONS:]
-    table = Table(title=Text(f"Health of {visible(run, 60)}"), title_justify="left")
+    table = Table(title=Text(f"Health of {escape_invisible(run, 60)}"), title_justify="left")
     table.add_column("trained")
     for row in last:
         table.add_column(row.heading, justify="right")

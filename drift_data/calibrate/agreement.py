@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from drift_data.calibrate.metrics import compute_metrics, count_confusion, nan_to_none
-from drift_data.labels.tables import KEYS, read_labels
+from drift_data.labels.tables import KEY_COLUMNS, read_labels
 from drift_data.schema import LABELS
 from drift_data.workspace import Workspace
 
@@ -52,7 +52,7 @@ def measure_agreement(workspace: Workspace, labels: str, truth: str) -> Agreemen
         UserError: one of them has two labels for one turn.
     """
     given, true = (read_labels(workspace, name) for name in (labels, truth))
-    joined = given.join(true, on=KEYS, how="inner", suffix="_true")
+    joined = given.join(true, on=KEY_COLUMNS, how="inner", suffix="_true")
     table = count_confusion(joined["label_true"], joined["label"])
     found = {name: nan_to_none(value) for name, value in compute_metrics(table).items()}
     return Agreement(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.order import EXCERPTS, rank
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.schema import LABELS, TableName
 from drift_data.workspace import Workspace
 
@@ -40,7 +40,7 @@ def read_confusion_cells(
         workspace: holds the conversations.
         matched: matched rows of `match.match_turns`.
         each: turns to pick of a cell, in the order of a hash, so that every run picks the same turns.
-        characters: number of characters to keep of a message; `visible` spells out control characters.
+        characters: number of characters to keep of a message; `escape_invisible` spells out control characters.
     """
     picked = {
         (other, given): _pick_excerpts(
@@ -93,7 +93,7 @@ def _read_texts(
             for turn in turns[row["conversation_id"]]:
                 reply, feedback = row["messages"][turn - 1 : turn + 1]
                 found[row["conversation_id"], turn] = {
-                    "reply": visible(reply["content"], characters, keep="\n\t"),
-                    "feedback": visible(feedback["content"], characters, keep="\n\t"),
+                    "reply": escape_invisible(reply["content"], characters, keep="\n\t"),
+                    "feedback": escape_invisible(feedback["content"], characters, keep="\n\t"),
                 }
     return found

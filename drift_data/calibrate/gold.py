@@ -11,10 +11,16 @@ from typing import Final
 import polars as pl
 from polars.exceptions import PolarsError
 
-from drift_data.labels.reviewer import STAGE as REVIEW
-from drift_data.labels.tables import KEYS, label_tables, labels_named, read_labels, select_strongest_item
+from drift_data.labels.reviewer import REVIEW_STAGE
+from drift_data.labels.tables import (
+    KEY_COLUMNS,
+    list_label_tables,
+    read_labels,
+    resolve_labels,
+    select_strongest_item,
+)
 from drift_data.schema import LABELS
-from drift_data.workspace import Manifest, UserError, Workspace, file_digest
+from drift_data.workspace import Manifest, UserError, Workspace, hash_file
 
 GOLD_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
 GOLD_COLUMNS: Final = {
@@ -58,8 +64,8 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
         if not path.is_file():
             raise UserError(f"GOLD={name}: there is no such file.")
         rows, by_hash = _check_rows(name, _read_file(path))
-        return Gold(path.name, rows, by_hash, files={path.name: file_digest(path)})
-    table = labels_named(name)
+        return Gold(path.name, rows, by_hash, files={path.name: hash_file(path)})
+    table = resolve_labels(name)
     manifest = workspace.manifest(table)
     if manifest is not None:
         return Gold(
@@ -70,7 +76,7 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
         )
     raise UserError(
         f"GOLD={name} is neither a file ending in {', '.join(GOLD_SUFFIXES)} nor a label table of {workspace.root}, which "
-        f"has: {label_tables(workspace)}."
+        f"has: {list_label_tables(workspace)}."
     )
 
 
@@ -138,7 +144,7 @@ def _check_rows(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
             f"GOLD={name}: label must be one of {', '.join(LABELS)}; found "
             f"{', '.join(repr(value)[:40] for value in strange.to_list()[:5])}."
         )
-    twice = rows.filter(rows.select(KEYS).is_duplicated())
+    twice = rows.filter(rows.select(KEY_COLUMNS).is_duplicated())
     if twice.height:
         first = twice.row(0, named=True)
         raise UserError(
@@ -160,7 +166,7 @@ def _read_label_table(workspace: Workspace, table: str) -> pl.DataFrame:
     """Return the rows of a label table with the columns of `GOLD_COLUMNS`."""
     item = select_strongest_item().struct
     return read_labels(workspace, table, ["items", "refusal"]).select(
-        *KEYS,
+        *KEY_COLUMNS,
         "label",
         item.field("name").alias("item"),
         item.field("strength").cast(pl.Float64).alias("strength"),
@@ -170,7 +176,7 @@ def _read_label_table(workspace: Workspace, table: str) -> pl.DataFrame:
 
 def _describe_review_bias(table: str, manifest: Manifest) -> tuple[str, ...]:
     """Say how a reviewer's labels bias figures: through the choice of turns, and through the judge's label in sight."""
-    if manifest.stage != REVIEW:
+    if manifest.stage != REVIEW_STAGE:
         return ()
     picked, seen = (manifest.rows_out - manifest.made_by[name] for name in ("random", "blind"))
     notes = (

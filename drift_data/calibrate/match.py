@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from drift_data.calibrate.gold import Gold
-from drift_data.labels.reviewer import STAGE as REVIEW
-from drift_data.labels.tables import KEYS, read_labels
+from drift_data.labels.reviewer import REVIEW_STAGE
+from drift_data.labels.tables import KEY_COLUMNS, read_labels
 from drift_data.schema import TableName
 from drift_data.workspace import UserError, Workspace
 
@@ -58,11 +58,11 @@ def match_turns(
         several = pl.col("conversation_id").is_in(shared)
         reasons[AMBIGUOUS_REASON] = rows.filter(several).height
         rows = rows.filter(~several)
-    matched = given.join(rows.rename(_GOLD_NAMES), on=KEYS, how="inner").sort(KEYS)
-    missing = rows.join(given, on=KEYS, how="anti")
+    matched = given.join(rows.rename(_GOLD_NAMES), on=KEY_COLUMNS, how="inner").sort(KEY_COLUMNS)
+    missing = rows.join(given, on=KEY_COLUMNS, how="anti")
     unlabelled = _read_unlabelled(workspace, labels)
     judged = {*given["conversation_id"], *(name for name, _ in unlabelled)}
-    partial = workspace.require(labels).stage == REVIEW
+    partial = workspace.require(labels).stage == REVIEW_STAGE
     reasons.update(_explain_missing(missing, judged, known, left_out, unlabelled, partial))
     counts = MatchCounts(
         turns=matched.height,
@@ -134,7 +134,7 @@ def _explain_missing(
         unlabelled: turn → reason, of the turns that the judge dropped.
         partial: the labels are a reviewer's, who has seen a part of the turns.
     """
-    for name, turn in missing.select(KEYS).iter_rows():
+    for name, turn in missing.select(KEY_COLUMNS).iter_rows():
         if (name, turn) in unlabelled:
             yield f"not labelled: {unlabelled[name, turn]}"
         elif name in known and partial:
@@ -155,7 +155,7 @@ def _read_left_out(workspace: Workspace) -> dict[str, str]:
 
 def _read_unlabelled(workspace: Workspace, labels: str) -> dict[tuple[str, int], str]:
     """Return the turns that the judge could not label, with the reason."""
-    rows = _iter_dropped(workspace, labels, [*KEYS, "reason"])
+    rows = _iter_dropped(workspace, labels, [*KEY_COLUMNS, "reason"])
     return {(name, turn): reason for name, turn, reason in rows}
 
 

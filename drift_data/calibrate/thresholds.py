@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from drift_data.calibrate.metrics import Counts, Floats, compute_f_score, compute_metrics, nan_to_none
 from drift_data.calibrate.options import ThresholdOptions
 from drift_data.chats.order import GOLD_PART, is_one_in
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
@@ -142,7 +142,7 @@ def render_thresholds(choice: ThresholdChoice, why: str) -> str:
         choice: thresholds and notes.
         why: first line of the comment; the notes follow it.
     """
-    lines = [f"# {visible(line, 300)}" for line in (why, *choice.notes)]
+    lines = [f"# {escape_invisible(line, 300)}" for line in (why, *choice.notes)]
     return "\n".join(lines) + "\n" + yaml.safe_dump({"label": {"thresholds": choice.chosen.model_dump()}})
 
 

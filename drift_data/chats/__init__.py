@@ -1,1 +1,1 @@
-"""What holds for a chat whatever its source is and whoever labels it: in which orders chats are drawn and split."""
+"""What holds for every chat, whatever its source and judge: its feedback turns, the orders chats are drawn in, safe text."""

@@ -1,36 +1,41 @@
-"""Makes text from logs safe to show: bounded, and without characters that act instead of being seen.
+"""Makes text from logs safe to show: bounded in length, and with control characters spelled out.
 
-It does not escape for HTML, Markdown or a shell: whoever shows the text does that.
+The module does not escape text for HTML, Markdown or a shell; whoever shows the text does that.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-# Joiners that scripts and emoji need, and the soft hyphen: they act on their neighbours only.
+# Format characters that stay as they are, because they act on their neighbours only: the joiners that scripts and emoji
+# need, and the soft hyphen.
 _HARMLESS = frozenset("\u200c\u200d\u00ad")
-# Controls, formats (bidi overrides among them), surrogates, private use, unassigned, line separators
-_ACTING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Unicode categories of characters that a terminal or page obeys or cannot show: controls, formats (among them bidi
+# overrides), surrogates, private use, unassigned characters, line and paragraph separators.
+_ACTING_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
-def visible(text: str, limit: int, keep: str = "") -> str:
-    r"""Return the first `limit` characters; controls and bidi overrides are spelled out, such as `\x1b`.
+def escape_invisible(text: str, limit: int, keep: str = "") -> str:
+    r"""Return the first `limit` characters of a text, with control characters and bidi overrides spelled out.
+
+    An escape character becomes the four visible characters `\x1b`.
 
     Args:
-        text: anything.
-        limit: characters of the text that are kept; what is cut is counted at the end.
-        keep: control characters that stay, such as a line break.
+        text: any text.
+        limit: number of characters of the text that are kept; the result ends with the number of those cut off.
+        keep: control characters that stay as they are, such as a line break.
     """
-    shown = "".join(c if c in keep or not _acts(c) else f"\\{_spell(c)}" for c in text[:limit])
+    shown = "".join(c if c in keep or not _is_acting(c) else f"\\{_spell(c)}" for c in text[:limit])
     cut = len(text) - limit
     return shown if cut <= 0 else f"{shown}… ({cut:,} more characters)"
 
 
-def _acts(character: str) -> bool:
-    return unicodedata.category(character) in _ACTING and character not in _HARMLESS
+def _is_acting(character: str) -> bool:
+    return unicodedata.category(character) in _ACTING_CATEGORIES and character not in _HARMLESS
 
 
 def _spell(character: str) -> str:
+    """Return the escape sequence of a character without its backslash, as Python writes it."""
     code = ord(character)
     named = {9: "t", 10: "n", 13: "r"}.get(code)
     return named or (f"x{code:02x}" if code < 256 else f"u{code:04x}" if code < 65536 else f"U{code:08x}")

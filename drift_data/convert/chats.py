@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drift_data.chats.turns import count_feedback_turns, feedback_mask, message_starts
+from drift_data.chats.turns import count_feedback_turns, find_message_starts, mask_feedback_turns
 from drift_data.convert.clean import Cleaner, CleanOptions, Flags, conversation_keys
 from drift_data.convert.ids import Ids
 from drift_data.convert.rules import RULES, broken_rules, invalid_utf8
@@ -75,9 +75,9 @@ class ChatTable:
     ) -> None:
         messages = kept["messages"]
         turns_of = np.split(
-            np.flatnonzero(feedback_mask(messages)), np.cumsum(count_feedback_turns(messages))[:-1]
+            np.flatnonzero(mask_feedback_turns(messages)), np.cumsum(count_feedback_turns(messages))[:-1]
         )
-        starts = message_starts(messages)
+        starts = find_message_starts(messages)
         rows: list[dict[str, Any]] = []
         dropped: list[dict[str, Any]] = []
         for number, name in enumerate(kept["conversation_id"].to_pylist()):
@@ -149,7 +149,7 @@ def _without_texts(table: pa.RecordBatch, rows: Flags) -> pa.RecordBatch:
 
 def _beginnings(messages: pa.ListArray, at: npt.NDArray[np.int64]) -> list[str | None]:
     """Return the beginning of the first message of some conversations, None where there is no text."""
-    starts = message_starts(messages)
+    starts = find_message_starts(messages)
     first = np.where(starts[at + 1] > starts[at], starts[at], -1)
     contents = messages.flatten().field("content").cast(pa.binary())
     raw = pc.binary_slice(contents.take(pa.array(first, mask=first < 0)), 0, 4 * EXCERPT).to_pylist()

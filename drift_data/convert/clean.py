@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.chats.turns import message_starts
+from drift_data.chats.turns import find_message_starts
 from drift_data.convert.near_duplicates import NearDuplicates
 from drift_data.workspace import UserError
 
@@ -87,7 +87,7 @@ class Cleaner:
         return found
 
     def _begins_with_excluded(self, messages: pa.ListArray, good: Flags) -> Flags:
-        starts, values = message_starts(messages)[:-1], messages.flatten()
+        starts, values = find_message_starts(messages)[:-1], messages.flatten()
         rows = np.zeros(len(good), dtype=np.bool_)
         at = starts[good]
         if len(at) == 0:
@@ -127,7 +127,7 @@ class KeySet:
 
 def conversation_keys(messages: pa.ListArray) -> Keys:
     """Return a hash of each conversation's roles and contents, the same in every run; null is empty."""
-    starts, values = message_starts(messages), messages.flatten()
+    starts, values = find_message_starts(messages), messages.flatten()
     contents: pa.StringArray = values.field("content")
     roles = values.field("role")
     size = pc.binary_length(contents).fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint64)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from drift_data.chats.order import split_of
+from drift_data.chats.order import choose_split
 from drift_data.convert.clean import Cleaner, CleanOptions, conversation_keys
 from drift_data.convert.ids import Ids
 from drift_data.convert.rules import RULES, broken_rules
@@ -105,7 +105,7 @@ class ExampleTable:
                 reasons[good[number]] = reason
         for at, name in zip(good, ids, strict=True):
             rows[at]["conversation_id"] = name
-            rows[at].setdefault("split", split_of(name, self._test_fraction))
+            rows[at].setdefault("split", choose_split(name, self._test_fraction))
 
 
 def _dropped(file: str, example: Example, row: Mapping[str, Any], reason: str | None) -> dict[str, Any]:

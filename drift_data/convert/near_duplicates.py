@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rensa import RMinHashDeduplicator
 
-from drift_data.chats.turns import message_starts
+from drift_data.chats.turns import find_message_starts
 
 PERMUTATIONS = 128
 _SEED = 42
@@ -48,7 +48,7 @@ def _borders(messages: pa.ListArray, rows: npt.NDArray[np.int64]) -> list[int]:
     lengths = (
         pc.binary_length(messages.flatten().field("content")).fill_null(0).to_numpy(zero_copy_only=False)
     )
-    starts = message_starts(messages)
+    starts = find_message_starts(messages)
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[starts]
     borders, size, first = [], 0, 0
     for number, count in enumerate((ends[rows + 1] - ends[rows]).tolist()):
@@ -69,9 +69,11 @@ def _shingles(messages: pa.ListArray) -> tuple[pa.StringArray, list[int]]:
     words = pc.utf8_split_whitespace(pc.utf8_lower(contents))
     lengths = pc.list_value_length(words).to_numpy(zero_copy_only=False)
     before = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    bounds = before[message_starts(messages)].tolist()
+    bounds = before[find_message_starts(messages)].tolist()
     flat, n = words.flatten(), int(before[-1])
-    left = np.repeat(before[message_starts(messages)][1:], np.diff(bounds)) - np.arange(n)  # words to its end
+    left = np.repeat(before[find_message_starts(messages)][1:], np.diff(bounds)) - np.arange(
+        n
+    )  # words to its end
     second = _shifted(flat, 1, left)
     return pc.binary_join_element_wise(flat, second, _shifted(flat, 2, left), " "), bounds
 

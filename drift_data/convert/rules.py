@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drift_data.chats.turns import message_starts
+from drift_data.chats.turns import find_message_starts
 from drift_data.schema import ROLES
 
 # Position + 1 is the code that `broken_rules` gives. The first that applies counts.
@@ -45,7 +45,7 @@ def broken_rules(
         max_message_chars: characters that one message may have.
         min_replies: assistant messages that a conversation needs.
     """
-    starts = message_starts(messages)
+    starts = find_message_starts(messages)
     values = messages.flatten()
     codes = np.zeros(len(messages), dtype=np.uint8)
     lengths = np.diff(starts)

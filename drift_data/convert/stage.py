@@ -32,7 +32,7 @@ from drift_data.sources import (
 )
 from drift_data.sources.inputs import RawFile, Tally, digests, raw_files
 from drift_data.sources.rows import Chats, Examples, Piece
-from drift_data.workspace import Output, UserError, Workspace, file_digest
+from drift_data.workspace import Output, UserError, Workspace, hash_file
 
 STAGE: Final = "convert"
 
@@ -100,7 +100,7 @@ def convert(
         path = Path(options.exclude_prompts).expanduser()
         if not path.is_file():
             raise UserError(f"exclude_prompts: there is no file {path}.")
-        hashes[f"exclude_prompts: {options.exclude_prompts}"] = file_digest(path)
+        hashes[f"exclude_prompts: {options.exclude_prompts}"] = hash_file(path)
 
     def build(outputs: Mapping[str, Output]) -> None:
         with _hub_errors(files):

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from drift_data.labels.tables import SAMPLE
+from drift_data.labels.tables import SAMPLE_STAGE
 from drift_data.workspace import Manifest
 
 _UNASKED_REASONS: Final = ("over_budget", "no_answer")  # reasons of dropped turns that cost no request
@@ -50,7 +50,7 @@ def read_teacher_cost(teacher: Manifest | None, conversations: int) -> TeacherCo
     if not sent:
         return None
     price = teacher.made_by["price"]["now"] + teacher.made_by["price"]["before"]
-    share = min(1.0, (teacher.options.get(SAMPLE) or conversations) / conversations)
+    share = min(1.0, (teacher.options.get(SAMPLE_STAGE) or conversations) / conversations)
     unasked = sum(teacher.dropped.get(reason, 0) for reason in _UNASKED_REASONS)
     asked = share * (1 - unasked / max(1, teacher.rows_in or 0))
     return TeacherCost(

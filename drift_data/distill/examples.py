@@ -24,7 +24,7 @@ from drift_data.judge.local.features import FeedbackTurns, join_turns, read_turn
 from drift_data.judge.local.model import Classifier
 from drift_data.judge.local.train import LabelledTurns
 from drift_data.judge.rubric import Rubric
-from drift_data.labels.tables import KEYS
+from drift_data.labels.tables import KEY_COLUMNS
 from drift_data.schema import DSAT, MESSAGES, SAT, TableName
 from drift_data.workspace import Workspace
 
@@ -143,13 +143,15 @@ def load_written_turns(rubric: Rubric, with_items: bool) -> WrittenTurns:
 
 def _join_labels(turns: FeedbackTurns, rows: pl.DataFrame) -> tuple[FeedbackTurns, pl.DataFrame]:
     """Return the turns that have a label, and their ids, labels and items in the same order."""
-    found = turns.frame.select("at", *KEYS).join(rows, on=KEYS, how="inner", maintain_order="left")
-    return turns.take(found["at"].to_numpy()), found.select(*KEYS, "label", "item")
+    found = turns.frame.select("at", *KEY_COLUMNS).join(
+        rows, on=KEY_COLUMNS, how="inner", maintain_order="left"
+    )
+    return turns.take(found["at"].to_numpy()), found.select(*KEY_COLUMNS, "label", "item")
 
 
 def _drop_texts(turns: FeedbackTurns) -> FeedbackTurns:
     """Return turns with their features only: the texts are not needed any more, and take memory."""
-    return FeedbackTurns(turns.frame.select("at", *KEYS), turns.numbers, turns.names, turns.grams)
+    return FeedbackTurns(turns.frame.select("at", *KEY_COLUMNS), turns.numbers, turns.names, turns.grams)
 
 
 def _predict_with_baselines(turns: FeedbackTurns, cues: Cues, shipped: Classifier) -> pl.DataFrame:

@@ -30,7 +30,7 @@ from drift_data.distill.task import DistillTask
 from drift_data.distill.teacher import Teacher
 from drift_data.distill.thresholds import choose_dsat_threshold, find_operating_points
 from drift_data.judge.options import Thresholds
-from drift_data.labels.tables import KEYS
+from drift_data.labels.tables import KEY_COLUMNS
 from drift_data.schema import LABELS
 
 # Why a turn of the teacher is left out.
@@ -57,8 +57,8 @@ def add_predictions(
     found = found.with_columns(predicted=decide_labels(thresholds))
     if truth is None:
         return found
-    known = truth.rows.select(*KEYS, truth="label")
-    return found.join(known, on=KEYS, how="left", maintain_order="left")
+    known = truth.rows.select(*KEY_COLUMNS, truth="label")
+    return found.join(known, on=KEY_COLUMNS, how="left", maintain_order="left")
 
 
 def measure_student(

@@ -31,7 +31,7 @@ from drift_data.judge.local.model import DISTILLED_FOLDER, fingerprint_conversat
 from drift_data.judge.local.options import MODEL_FILE
 from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
-from drift_data.labels.tables import KEYS
+from drift_data.labels.tables import KEY_COLUMNS
 from drift_data.schema import DROPPED, LABELS, PREDICTIONS, TableName
 from drift_data.workspace import Output, UserError, Workspace
 
@@ -93,7 +93,7 @@ def distill_labels(
         if turns is None:
             raise UserError(
                 f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: it begins with "
-                f"{teacher.rows.select(KEYS).head(1).rows()}. Were these labels made for other conversations?"
+                f"{teacher.rows.select(KEY_COLUMNS).head(1).rows()}. Were these labels made for other conversations?"
             )
         student = train_student(
             name, turns, own.examples if own else None, options, _describe_data(workspace, task, turns)
@@ -114,7 +114,7 @@ def distill_labels(
         out.rows_in = teacher.rows.height
         out.table(PREDICTIONS).write(
             answers.select(
-                *KEYS, "probability", "predicted", "held_out", label="gold_label", item="guessed"
+                *KEY_COLUMNS, "probability", "predicted", "held_out", label="gold_label", item="guessed"
             ).to_arrow()
         )
         out.drop(left_out, DROPPED)
@@ -230,7 +230,10 @@ def _iter_left_out(
         read: those that `distill.max_turns` allows.
         answered: those that are feedback turns of the conversations.
     """
-    over, missing = every.join(read, on=KEYS, how="anti"), read.join(answered, on=KEYS, how="anti")
+    over, missing = (
+        every.join(read, on=KEY_COLUMNS, how="anti"),
+        read.join(answered, on=KEY_COLUMNS, how="anti"),
+    )
     for rows, reason in ((over, OVER_CAP_REASON), (missing, NOT_FOUND_REASON)):
-        for conversation, turn, label in rows.select(*KEYS, "label").iter_rows():
+        for conversation, turn, label in rows.select(*KEY_COLUMNS, "label").iter_rows():
             yield {"conversation_id": conversation, "turn": turn, "reason": reason, "detail": label}

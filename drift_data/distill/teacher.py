@@ -14,10 +14,10 @@ from drift_data.calibrate.match import AMBIGUOUS_REASON, find_ambiguous_hashes
 from drift_data.chats.order import TEACHER_CAP, rank
 from drift_data.labels.sample import describe_earlier_sample
 from drift_data.labels.tables import (
-    KEYS,
-    SAMPLE,
-    label_tables,
-    labels_chosen,
+    KEY_COLUMNS,
+    SAMPLE_STAGE,
+    find_labels,
+    list_label_tables,
     read_labels,
     select_strongest_item,
 )
@@ -53,12 +53,12 @@ def read_teacher(workspace: Workspace, labels: str | None, gold: str | None) -> 
     """
     if labels is None and gold is None:
         raise UserError(
-            f"Give LABELS= or GOLD=, the labels to learn from. {workspace.root / 'labels'} has: {label_tables(workspace)}."
+            f"Give LABELS= or GOLD=, the labels to learn from. {workspace.root / 'labels'} has: {list_label_tables(workspace)}."
         )
     if labels is None:
         assert gold is not None
         return read_truth(workspace, gold)
-    return _read_table(workspace, labels_chosen(workspace, labels))
+    return _read_table(workspace, find_labels(workspace, labels))
 
 
 def read_truth(workspace: Workspace, gold: str) -> Teacher:
@@ -76,13 +76,17 @@ def read_truth(workspace: Workspace, gold: str) -> Teacher:
         (f"{found.rows.height - rows.height:,} turns are left out: {AMBIGUOUS_REASON}.",) if several else ()
     )
     return Teacher(
-        found.name, f"file:{found.name}", rows.select(*KEYS, "label", "item"), files=found.files, notes=notes
+        found.name,
+        f"file:{found.name}",
+        rows.select(*KEY_COLUMNS, "label", "item"),
+        files=found.files,
+        notes=notes,
     )
 
 
 def choose_default_name(teacher: Teacher) -> str:
     """Return the default classifier name: the teacher's table name without `-sample`, or its file name."""
-    bare = teacher.name.removeprefix("labels/").removesuffix(f"-{SAMPLE}").rsplit(".", 1)[0]
+    bare = teacher.name.removeprefix("labels/").removesuffix(f"-{SAMPLE_STAGE}").rsplit(".", 1)[0]
     return re.sub(r"[^\w.-]+", "-", bare).strip("-.")[:40] or "gold"
 
 
@@ -111,9 +115,9 @@ def _read_table(workspace: Workspace, table: str) -> Teacher:
     if judge.startswith(_LOCAL_JUDGE):
         raise UserError(
             f"{table} was made by the local judge itself ({judge}): there is nothing to learn from it. Name the labels "
-            f"of a language model or of a person. There are: {label_tables(workspace)}."
+            f"of a language model or of a person. There are: {list_label_tables(workspace)}."
         )
     strongest = select_strongest_item(DSAT).struct.field("name")
-    rows = read_labels(workspace, table, ["items"]).select(*KEYS, "label", item=strongest)
+    rows = read_labels(workspace, table, ["items"]).select(*KEY_COLUMNS, "label", item=strongest)
     warning = describe_earlier_sample(workspace, table)
     return Teacher(table, judge, rows, manifest, (table,), notes=(warning,) if warning else ())

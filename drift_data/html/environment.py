@@ -12,7 +12,7 @@ from collections.abc import Callable
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 
 
 def make_environment(characters: int, package: str) -> Environment:
@@ -37,9 +37,9 @@ def make_environment(characters: int, package: str) -> Environment:
         "number": lambda value: "–" if value is None else f"{value:.4g}",
         "score": lambda value: "–" if value is None else f"{value:.3f}",
         "width": lambda value: f"{100 * min(1.0, max(0.0, value or 0.0)):.1f}%",
-        "short": lambda value: "(not known)" if value is None else visible(str(value), 60),
-        "said": lambda value: visible(str(value), characters, keep="\n\t"),
-        "json": lambda value: visible(json.dumps(value, ensure_ascii=False, sort_keys=True), 2_000),
+        "short": lambda value: "(not known)" if value is None else escape_invisible(str(value), 60),
+        "said": lambda value: escape_invisible(str(value), characters, keep="\n\t"),
+        "json": lambda value: escape_invisible(json.dumps(value, ensure_ascii=False, sort_keys=True), 2_000),
     }
     environment.filters.update(filters)
     environment.globals["style"] = _read_style_sheet(environment)

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import pyarrow as pa
 
-from drift_data.chats.turns import feedback_mask, message_starts
+from drift_data.chats.turns import find_message_starts, mask_feedback_turns
 from drift_data.judge.rubric import Rubric
 from drift_data.schema import LABEL_ROWS
 
@@ -71,8 +71,8 @@ class Judge(Protocol):
 
 def list_feedback_keys(conversations: pa.RecordBatch) -> list[tuple[str, int]]:
     """Return the key (conversation_id, turn) of every feedback turn of a batch, in order."""
-    starts = message_starts(conversations["messages"])
-    at = np.flatnonzero(feedback_mask(conversations["messages"]))
+    starts = find_message_starts(conversations["messages"])
+    at = np.flatnonzero(mask_feedback_turns(conversations["messages"]))
     rows = np.searchsorted(starts, at, side="right") - 1
     ids = conversations["conversation_id"].take(pa.array(rows)).to_pylist()
     return list(zip(ids, (at - starts[rows]).tolist(), strict=True))

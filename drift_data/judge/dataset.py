@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from drift_data.judge.base import JUDGED_ROWS, JudgedBatch, UnlabelledTurn, list_feedback_keys
-from drift_data.labels.stream import labels_beside
+from drift_data.labels.stream import iter_with_labels
 from drift_data.schema import LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
 
@@ -32,7 +32,7 @@ class DatasetJudge:
 
     def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
         """Answer batches of the workspace's own conversations, which must come in the table's order."""
-        for batch, rows in labels_beside(conversations, self._workspace, self.inputs[0], LABEL_ROWS.names):
+        for batch, rows in iter_with_labels(conversations, self._workspace, self.inputs[0], LABEL_ROWS.names):
             labelled = set(zip(rows["conversation_id"].to_pylist(), rows["turn"].to_pylist(), strict=True))
             missing = [key for key in list_feedback_keys(batch) if key not in labelled]
             yield JudgedBatch(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 
 # The start of what a chat template reads as a control token: <|im_end|>, <s>, [INST], <<SYS>>, <end_of_turn>, <think>, …
 _CONTROL_TOKEN_START = re.compile(
@@ -69,7 +69,7 @@ def quote_text(text: str, limit: int) -> str:
         text = _CONTROL_TOKEN_START.sub(lambda match: match[0] + " ", text)
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
-    return visible(text, len(text), keep="\n\t")
+    return escape_invisible(text, len(text), keep="\n\t")
 
 
 def quote_messages(messages: Iterable[QuotedMessage]) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.workspace import UserError
 
 DEFAULT_RUBRIC_FILE = "rubric.yaml"
@@ -87,7 +87,7 @@ def dump_rubric(rubric: Rubric, header: Sequence[str] = ()) -> str:
         rubric: what to write.
         header: lines that stand above it as comments.
     """
-    comments = "".join(f"# {visible(line, len(line))}\n" for line in header)
+    comments = "".join(f"# {escape_invisible(line, len(line))}\n" for line in header)
     items = [item.model_dump(exclude_defaults=True) for item in rubric.items]
     content = {"name": rubric.name, "items": items}
     return comments + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

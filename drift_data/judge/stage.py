@@ -16,9 +16,14 @@ from tqdm import tqdm
 from drift_data.judge.base import CONVERSATION_COLUMNS, Judge, JudgedBatch, UnlabelledTurn, list_feedback_keys
 from drift_data.judge.label_rule import decide_label
 from drift_data.judge.options import Thresholds
-from drift_data.labels.reviewer import PERSON
-from drift_data.labels.sample import Sample, choose_sample, conversation_batches, describe_earlier_sample
-from drift_data.labels.tables import SAMPLE, STAGE, copy_dropped, label_table
+from drift_data.labels.reviewer import HUMAN_TABLE_PREFIX
+from drift_data.labels.sample import (
+    Sample,
+    choose_sample,
+    describe_earlier_sample,
+    iter_sampled_conversations,
+)
+from drift_data.labels.tables import LABEL_STAGE, SAMPLE_STAGE, copy_dropped, name_label_table
 from drift_data.schema import DROPPED, LABEL_ROWS, LABELS, TableName
 from drift_data.workspace import AccountingError, Manifest, Output, UserError, Workspace
 
@@ -58,13 +63,13 @@ def label(
         UserError: the name is reserved, or is that of a table that the judge reads.
         AccountingError: the judge did not answer each feedback turn once and in order.
     """
-    if name is not None and name.endswith(f"-{SAMPLE}"):
+    if name is not None and name.endswith(f"-{SAMPLE_STAGE}"):
         raise UserError(f"NAME={name}: this ending is kept for labels of a sample (SAMPLE=). Choose another.")
-    if name is not None and name.startswith(PERSON):
+    if name is not None and name.startswith(HUMAN_TABLE_PREFIX):
         raise UserError(
             f"NAME={name}: this beginning is kept for the labels of `make review`. Choose another."
         )
-    output = label_table(name or judge.name.split(":", 1)[0], sample)
+    output = name_label_table(name or judge.name.split(":", 1)[0], sample)
     if output in judge.inputs:
         raise UserError(f"{output} is what the judge {judge.name} reads: choose another name for its labels.")
     rubric = judge.rubric.hash if judge.rubric else None
@@ -106,10 +111,10 @@ def label(
             out.made_by = {**earlier.made_by, "scores": "kept: only the thresholds changed"}
         out.results = {value: counts[value] for value in LABELS}
 
-    stage = SAMPLE if sample else STAGE
+    stage = SAMPLE_STAGE if sample else LABEL_STAGE
     made = workspace.run(stage, [output], build, options=options, inputs=inputs, again=again)
     if warning := describe_earlier_sample(workspace, output):
-        print(f"{STAGE}: {warning}", file=sys.stderr)
+        print(f"{LABEL_STAGE}: {warning}", file=sys.stderr)
     return made
 
 
@@ -121,7 +126,7 @@ def _ask_judge(
     total = workspace.require(TableName.CONVERSATIONS).rows_out
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows, batch in conversation_batches(
+        for rows, batch in iter_sampled_conversations(
             workspace, CONVERSATION_COLUMNS, _BATCH_CONVERSATIONS, sample
         ):
             sizes.append(rows)

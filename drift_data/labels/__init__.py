@@ -1,1 +1,1 @@
-"""Label tables: their names, their rows beside the conversations, samples of them, and the people who make some."""
+"""Label tables: their names, reading them beside the conversations, sampling conversations, and people who label."""

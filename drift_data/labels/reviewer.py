@@ -1,4 +1,4 @@
-"""Who reviews: a name that can be a folder's, and where that person's labels lie. Knows no label."""
+"""Names the people who review, and the folders in which their labels lie."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ from typing import Final
 
 from drift_data.workspace import UserError
 
-HUMAN: Final = "human:"  # how a person's judge begins
-PERSON: Final = "human-"  # and the folder of the labels: a colon is in no portable name
-_LONGEST: Final = 40
+HUMAN_JUDGE_PREFIX: Final = "human:"  # of a person's name in the column `judge`
+HUMAN_TABLE_PREFIX: Final = (
+    "human-"  # of the folder of a person's labels; a colon is not portable in folder names
+)
+REVIEW_STAGE: Final = "review"  # stage in the manifest of a person's labels
+_MAX_NAME_CHARACTERS: Final = 40
 
 
 @dataclass(frozen=True)
 class Reviewer:
-    """A person, by a cleaned name."""
+    """A person who reviews labels, by a name that can be part of a folder's name."""
 
     name: str
 
     @property
     def judge(self) -> str:
-        """Return what the column `judge` says, such as "human:ann"."""
-        return f"{HUMAN}{self.name}"
+        """The person's name in the column `judge`, such as "human:ann"."""
+        return f"{HUMAN_JUDGE_PREFIX}{self.name}"
 
     @property
     def table(self) -> str:
-        """Return the folder of the person's labels."""
-        return f"labels/{PERSON}{self.name}"
+        """The folder of the person's labels, such as "labels/human-ann"."""
+        return f"labels/{HUMAN_TABLE_PREFIX}{self.name}"
 
 
-def reviewer(name: str) -> Reviewer:
-    """Return the reviewer of a name as typed: lower case, what is no letter, digit, dot or underscore made a dash.
+def make_reviewer(name: str) -> Reviewer:
+    """Return the reviewer with a name as somebody typed it.
+
+    The name becomes lower case, and each run of characters other than letters, digits, dots and underscores becomes a
+    dash.
 
     Raises:
-        UserError: nothing is left of the name.
+        UserError: the name has no letter or digit.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
-    cleaned = re.sub(r"\.{2,}|[^\w.]+", "-", plain)[:_LONGEST].strip("-._")
+    cleaned = re.sub(r"\.{2,}|[^\w.]+", "-", plain)[:_MAX_NAME_CHARACTERS].strip("-._")
     if not cleaned:
         raise UserError(f"REVIEWER={name!r:.60} has no letter or digit. Give a name, such as REVIEWER=ann.")
     return Reviewer(cleaned)
-
-
-STAGE: Final = "review"

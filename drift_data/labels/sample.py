@@ -1,7 +1,8 @@
-"""Which conversations of a workspace a judge sees: all, or a sample that depends on their ids alone.
+"""Chooses the conversations of a workspace that a judge labels: all, or a sample that depends on their ids alone.
 
 An earlier version drew samples in the order that makes the test split, so that a small sample was the test split. A
-sample that it drew keeps its conversations, whose labels are paid for, and grows in the present order.
+sample that the earlier version drew keeps its conversations, because their labels are paid for, and grows in the
+present order.
 """
 
 from __future__ import annotations
@@ -17,63 +18,67 @@ from drift_data.chats.order import EARLIER_SAMPLE, SAMPLE, take_first
 from drift_data.schema import TableName
 from drift_data.workspace import Manifest, Workspace
 
-# Options in the manifest of a label table.
-_SIZE: Final = "sample"
-_ORDER: Final = "sample_order"  # salt of the order; absent: the earlier one
-_EARLIER: Final = "sample_earlier"  # beside an order: conversations that the earlier order drew
+# Names of options in the manifest of a label table.
+_SIZE_OPTION: Final = "sample"  # number of conversations
+_ORDER_OPTION: Final = (
+    "sample_order"  # salt of the order; a sample without it was drawn by the earlier version
+)
+_EARLIER_OPTION: Final = (
+    "sample_earlier"  # number of conversations that the earlier version drew; stands beside an order
+)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How many conversations are drawn; which ones depends on their ids alone."""
+    """A number of conversations to draw. Which ones are drawn depends on their ids alone."""
 
-    size: int
-    earlier: int = 0  # of them, drawn by the order of an earlier version; `size` when all are
+    size: int  # conversations
+    earlier: int = 0  # how many of them the earlier version drew, in its own order; at most `size`
 
     def options(self) -> dict[str, Any]:
-        """Return what tells this sample from others, for the manifest: no order where an earlier version drew all."""
+        """Return the options that identify this sample in a manifest; without an order if the earlier version drew all."""
         if self.earlier >= self.size:
-            return {_SIZE: self.size}
+            return {_SIZE_OPTION: self.size}
         return {
-            _SIZE: self.size,
-            _ORDER: SAMPLE.salt,
-            **({_EARLIER: self.earlier} if self.earlier else {}),
+            _SIZE_OPTION: self.size,
+            _ORDER_OPTION: SAMPLE.salt,
+            **({_EARLIER_OPTION: self.earlier} if self.earlier else {}),
         }
 
     def draw(self, workspace: Workspace) -> pa.Array:
-        """Return the ids of the conversations in the sample; a larger one of the same `earlier` holds the smaller."""
-        kept = take_first(_ids(workspace), EARLIER_SAMPLE, min(self.earlier, self.size))
+        """Return the ids of the conversations in the sample. A larger sample with equal `earlier` holds a smaller one."""
+        kept = take_first(_iter_ids(workspace), EARLIER_SAMPLE, min(self.earlier, self.size))
         known = frozenset(kept)
-        others = (name for name in _ids(workspace) if name not in known)
+        others = (name for name in _iter_ids(workspace) if name not in known)
         return pa.array([*kept, *take_first(others, SAMPLE, self.size - len(kept))], pa.string())
 
 
 def choose_sample(workspace: Workspace, table: str, size: int) -> Sample:
-    """Return the sample of a size for a label table; it holds what an earlier version drew for that table.
+    """Return the sample of a given size for a label table. It holds what the earlier version drew for that table.
 
     Args:
         workspace: holds the conversations, and perhaps the table.
         table: folder of labels of a sample, such as "labels/openai-sample".
-        size: conversations.
+        size: number of conversations.
     """
     manifest = workspace.manifest(table)
-    return Sample(size, min(size, _earlier(manifest)) if manifest is not None else 0)
+    return Sample(size, min(size, _count_earlier(manifest)) if manifest is not None else 0)
 
 
 def describe_earlier_sample(workspace: Workspace, table: str) -> str | None:
-    """Return what must be known of labels whose sample an earlier version drew; None for all other labels.
+    """Return a warning for labels whose sample the earlier version drew; None for all other labels.
 
     Args:
         workspace: holds the conversations.
         table: folder of labels; it may be missing.
     """
     manifest = workspace.manifest(table)
-    earlier = _earlier(manifest) if manifest is not None else 0
+    earlier = _count_earlier(manifest) if manifest is not None else 0
     conversations = workspace.manifest(TableName.CONVERSATIONS)
     if manifest is None or not earlier or (conversations is not None and earlier >= conversations.rows_out):
         return None
     return (
-        f"CAREFUL: an earlier version of this toolkit drew {earlier:,} of the {manifest.options[_SIZE]:,} conversations "
+        f"CAREFUL: an earlier version of this toolkit drew {earlier:,} of the {manifest.options[_SIZE_OPTION]:,} conversations "
         f"of {table}, and it took the conversations of the test split (`mine.test_fraction` of all) before any other. "
         "Conversations of the test split give `make seed` nothing to train on, and a classifier that learns from them "
         "has learned from the rows held out for testing. A larger SAMPLE= keeps what is paid for and adds conversations "
@@ -82,12 +87,18 @@ def describe_earlier_sample(workspace: Workspace, table: str) -> str | None:
     )
 
 
-def conversation_batches(
+def iter_sampled_conversations(
     workspace: Workspace, columns: Sequence[str], size: int, sample: Sample | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield (rows read, batch) in the order of the table; with `sample`, only the conversations in it.
+    """Yield (number of rows read, batch) in the order of the table of conversations.
 
     A larger sample holds the smaller one, so what was asked for the smaller one need not be asked again.
+
+    Args:
+        workspace: holds the conversations.
+        columns: columns of the batches; `conversation_id` must be one of them when there is a sample.
+        size: conversations of a batch before those outside the sample are left out.
+        sample: the conversations to yield; None: all.
     """
     wanted = None if sample is None else sample.draw(workspace)
     for batch in workspace.batches(TableName.CONVERSATIONS, columns, size):
@@ -95,14 +106,14 @@ def conversation_batches(
         yield rows, batch if wanted is None else batch.filter(pc.is_in(batch["conversation_id"], wanted))
 
 
-def _earlier(manifest: Manifest) -> int:
-    """Return how many conversations of a label table an earlier version has drawn."""
-    size = manifest.options.get(_SIZE)
+def _count_earlier(manifest: Manifest) -> int:
+    """Return how many conversations of a label table the earlier version has drawn."""
+    size = manifest.options.get(_SIZE_OPTION)
     if size is None:
         return 0
-    return int(manifest.options.get(_EARLIER, 0) if _ORDER in manifest.options else size)
+    return int(manifest.options.get(_EARLIER_OPTION, 0) if _ORDER_OPTION in manifest.options else size)
 
 
-def _ids(workspace: Workspace) -> Iterator[str]:
+def _iter_ids(workspace: Workspace) -> Iterator[str]:
     for batch in workspace.batches(TableName.CONVERSATIONS, ["conversation_id"], 50_000):
         yield from batch["conversation_id"].to_pylist()

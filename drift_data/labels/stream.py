@@ -1,7 +1,6 @@
 """Streams a label table beside its conversations, joined by key, whatever order its rows are in.
 
-DuckDB puts the labels into the order of the conversations (on disk where memory is short); nothing here
-knows what the labels mean.
+DuckDB sorts the labels into the order of the conversations; what does not fit into memory goes to disk.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import pyarrow.compute as pc
 from drift_data.schema import TableName
 from drift_data.workspace import AccountingError, UserError, Workspace
 
-_MEMORY = "1GB"  # of DuckDB's sort; what does not fit goes to a temporary folder
+_SORT_MEMORY = "1GB"  # limit of DuckDB's sort; what does not fit goes to a temporary folder
 
 
-def labels_beside(
+def iter_with_labels(
     conversations: Iterable[pa.RecordBatch],
     workspace: Workspace,
     labels: str,
@@ -35,14 +34,14 @@ def labels_beside(
         conversations: batches of the table `conversations`, in its order and from its start, with their ids.
         workspace: holds `conversations` and the labels.
         labels: folder of the label table, such as "labels/local".
-        columns: columns of the label rows; `conversation_id` and `turn` come in any case.
+        columns: columns of the label rows; `conversation_id` and `turn` are always included.
         where: SQL condition on the label rows.
 
     Raises:
         UserError: a label belongs to no conversation, or a turn has two.
     """
     wanted = list(dict.fromkeys(["conversation_id", "turn", *columns]))
-    with _ordered_labels(workspace, labels, wanted, where) as rows:
+    with _open_ordered_labels(workspace, labels, wanted, where) as rows:
         start, pending = 0, rows.schema.empty_table()
         for batch in conversations:
             end = start + batch.num_rows
@@ -51,7 +50,7 @@ def labels_beside(
                     more = rows.read_next_batch()
                 except StopIteration:
                     break
-                _check_once(labels, pending, more)
+                _check_keys_increase(labels, pending, more)
                 pending = pa.concat_tables([pending, pa.Table.from_batches([more])])
             inside = int(pc.sum(pc.less(pending["rank"], end)).as_py() or 0)
             yield batch, pending.slice(0, inside).drop_columns(["rank"])
@@ -59,14 +58,14 @@ def labels_beside(
 
 
 @contextmanager
-def _ordered_labels(
+def _open_ordered_labels(
     workspace: Workspace, labels: str, columns: Sequence[str], where: str
 ) -> Iterator[pa.RecordBatchReader]:
     """Open the label rows, sorted by the position of their conversation (`rank`) and by `turn`."""
     with tempfile.TemporaryDirectory(prefix="drift-") as folder, duckdb.connect() as database:
-        database.execute("SET memory_limit = ?", [_MEMORY])
+        database.execute("SET memory_limit = ?", [_SORT_MEMORY])
         database.execute("SET temp_directory = ?", [folder])
-        ids = _ranks(workspace)
+        ids = _stream_ranks(workspace)
         database.register("ids", ids)
         database.execute("CREATE TABLE ranks AS SELECT * FROM ids")
         shards = [glob.escape(str(path)) for path in workspace.shards(labels)]  # a path, not a pattern
@@ -88,8 +87,8 @@ def _ordered_labels(
         yield database.sql(query, params={"shards": shards}).to_arrow_reader(10_000)
 
 
-def _ranks(workspace: Workspace) -> pa.RecordBatchReader:
-    """Return a stream of (conversation_id, rank), rank being the conversation's position."""
+def _stream_ranks(workspace: Workspace) -> pa.RecordBatchReader:
+    """Return a stream of (conversation_id, rank); the rank is the conversation's position in its table."""
     schema = pa.schema([("conversation_id", pa.string()), ("rank", pa.int64())])
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -102,8 +101,18 @@ def _ranks(workspace: Workspace) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _check_once(labels: str, before: pa.Table, rows: pa.RecordBatch) -> None:
-    """Raise unless keys strictly increase; `before` ends with the row right before `rows`, if any."""
+def _check_keys_increase(labels: str, before: pa.Table, rows: pa.RecordBatch) -> None:
+    """Check that the keys of label rows strictly increase.
+
+    Args:
+        labels: name of the table, for the message.
+        before: rows that end with the one right before `rows`; may be empty.
+        rows: the rows to check.
+
+    Raises:
+        AccountingError: the rows are out of order.
+        UserError: a turn has two labels.
+    """
     columns = ["conversation_id", "rank", "turn"]
     last = before.slice(max(0, before.num_rows - 1)).select(columns)
     keys = pa.concat_tables([last, pa.Table.from_batches([rows]).select(columns)])

@@ -1,4 +1,4 @@
-"""Label tables of a workspace: their names, which one is meant, and how one is read."""
+"""Names the label tables of a workspace, finds the one a user means, and reads it."""
 
 from __future__ import annotations
 
@@ -7,55 +7,65 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow.parquet as pq
 
-from drift_data.labels.reviewer import HUMAN, reviewer
+from drift_data.labels.reviewer import HUMAN_JUDGE_PREFIX, make_reviewer
 from drift_data.schema import DROPPED, LABELS, TableName
 from drift_data.workspace import Output, UserError, Workspace
 
-STAGE = "label"
+KEY_COLUMNS = ["conversation_id", "turn"]
+LABEL_STAGE = "label"  # stage in the manifest of a table that labels all conversations
+SAMPLE_STAGE = (
+    "sample"  # stage in the manifest of a table that labels a sample; its folder's name ends in it, too
+)
+NO_TABLES = "none"  # what `list_label_tables` says when there are none
 
 
-SAMPLE = "sample"  # stage of labels of some conversations only, and the ending of their table's name
+def name_label_table(name: str, sample: int | None = None) -> str:
+    """Return the folder of a label table. Labels of a sample have a folder beside those of all conversations.
+
+    Args:
+        name: of the judge, as in "labels/<name>".
+        sample: number of conversations that are labelled; None: all.
+    """
+    return f"labels/{name}" if sample is None else f"labels/{name}-{SAMPLE_STAGE}"
 
 
-NONE = "none"  # tables
-
-
-def label_table(name: str, sample: int | None = None) -> str:
-    """Return the folder of a label table; labels of a sample lie beside those of all conversations."""
-    return f"labels/{name}" if sample is None else f"labels/{name}-{SAMPLE}"
-
-
-def labels_named(name: str) -> str:
-    """Return the folder of labels as typed: "local", "labels/local", or a person's, "human:ann"."""
+def resolve_labels(name: str) -> str:
+    """Return the folder of labels that a user names: "local", "labels/local", or "human:ann" for a person's labels."""
     short = name.removeprefix("labels/")
-    if short.startswith(HUMAN):
-        return reviewer(short.removeprefix(HUMAN)).table
+    if short.startswith(HUMAN_JUDGE_PREFIX):
+        return make_reviewer(short.removeprefix(HUMAN_JUDGE_PREFIX)).table
     return name if "/" in name else f"labels/{name}"
 
 
-def labels_chosen(workspace: Workspace, name: str, option: str = "LABELS") -> str:
-    """Return the folder of labels as typed that a workspace has.
+def find_labels(workspace: Workspace, name: str, option: str = "LABELS") -> str:
+    """Return the folder of labels that a user names, if the workspace has it.
+
+    Args:
+        workspace: holds the labels.
+        name: as in `resolve_labels`.
+        option: the variable that the user set, for the message.
 
     Raises:
-        UserError: it has others, which are listed. Where it has none, whoever reads the folder says what makes it.
+        UserError: the workspace has other label tables, but not this one. When it has none at all, the folder is
+            returned, and `Workspace.require` says which command makes it.
     """
-    table, there = labels_named(name), label_tables(workspace)
-    if there != NONE and workspace.manifest(table) is None:
+    table, there = resolve_labels(name), list_label_tables(workspace)
+    if there != NO_TABLES and workspace.manifest(table) is None:
         raise UserError(f"{option}={name}: there is no {workspace.path(table)}. There are: {there}.")
     return table
 
 
-def label_tables(workspace: Workspace) -> str:
-    """Return the names of a workspace's label tables, to be read by a person."""
+def list_label_tables(workspace: Workspace) -> str:
+    """Return the names of a workspace's label tables as text for messages; "none" when there are none."""
     found = sorted(path.parent.name for path in (workspace.root / "labels").glob("*/manifest.json"))
-    return ", ".join(found) or NONE
+    return ", ".join(found) or NO_TABLES
 
 
-def latest_labels(workspace: Workspace) -> str:
-    """Return the table of labels to mine by default, such as "labels/local".
+def find_latest_labels(workspace: Workspace) -> str:
+    """Return the table of labels to mine when the user names none, such as "labels/local".
 
-    The one that the label stage made last; labels that came with the conversations only when there is no other,
-    and never a person's, which hold the few turns that were reviewed.
+    It is the table that the label stage made last. Labels that came with the conversations are taken only when there is
+    no other table. A person's labels are never taken, because they hold only the few turns that were reviewed.
 
     Raises:
         UserError: there are no labels.
@@ -64,7 +74,7 @@ def latest_labels(workspace: Workspace) -> str:
     for path in sorted((workspace.root / "labels").glob("*/manifest.json")):
         name = f"labels/{path.parent.name}"
         manifest = workspace.manifest(name)
-        by_stage = manifest is not None and manifest.stage == STAGE
+        by_stage = manifest is not None and manifest.stage == LABEL_STAGE
         if by_stage or workspace.made_together(name, TableName.CONVERSATIONS):
             made.append((by_stage, path.stat().st_mtime_ns, name))
     if not made:
@@ -73,7 +83,7 @@ def latest_labels(workspace: Workspace) -> str:
 
 
 def copy_dropped(workspace: Workspace, labels: str, out: Output) -> None:
-    """Take over the turns that the judge could not label."""
+    """Copy the turns that a judge could not label, with their reasons, to the dropped rows of another table."""
     for shard in sorted(workspace.dropped_path(labels).glob("part-*.parquet")):
         for batch in pq.ParquetFile(shard).iter_batches():
             out.drop(batch.to_pylist(), DROPPED)
@@ -92,17 +102,14 @@ def select_strongest_item(polarity: str | None = None) -> pl.Expr:
     return pl.col("items").list.eval(by_strength).list.first()
 
 
-KEYS = ["conversation_id", "turn"]
-
-
 def read_labels(workspace: Workspace, name: str, columns: Sequence[str] = ()) -> pl.DataFrame:
     """Return keys, `label` and the named columns of a label table such as "labels/local".
 
     Raises:
         UserError: two labels for one turn, or labels other than SAT, DSAT, NEUTRAL.
     """
-    table = pl.DataFrame(workspace.read(name, [*KEYS, "label", *columns]))
-    if table.select(KEYS).is_duplicated().any():
+    table = pl.DataFrame(workspace.read(name, [*KEY_COLUMNS, "label", *columns]))
+    if table.select(KEY_COLUMNS).is_duplicated().any():
         raise UserError(f"{workspace.path(name)} has two labels for one turn. Make it again.")
     strange = sorted(set(table["label"].unique()) - set(LABELS))
     if strange:

@@ -1,1 +1,1 @@
-"""The stage of `make seed`: labels → `dsat`, `sat` and `seed`."""
+"""The stage of `make seed`: turns labels into the examples that training reads, `dsat`, `sat` and `seed`."""

@@ -1,6 +1,6 @@
-"""The seed stage: labels → `dsat`, `sat` and `seed`. It knows nothing of how the labels were made.
+"""Runs `make seed`: reads a label table beside its conversations and writes `dsat`, `sat` and `seed`.
 
-Every DSAT and SAT turn that becomes no example is in `dropped/` with its reason.
+Every DSAT and SAT turn that becomes no example goes to `dropped/` with its reason.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from drift_data.labels.sample import describe_earlier_sample
-from drift_data.labels.stream import labels_beside
+from drift_data.labels.stream import iter_with_labels
 from drift_data.mine.options import MineOptions
-from drift_data.mine.rules import OUTPUTS, Candidate, Turn, mine_conversation
+from drift_data.mine.rules import MINED_TABLES, LabelledTurn, MinedRow, mine_conversation
 from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS, TableName
 from drift_data.workspace import Output, Workspace
 
-STAGE = "seed"
-_BATCH = 1_000  # conversations
+SEED_STAGE = "seed"
+_BATCH_CONVERSATIONS = 1_000
 _LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal", "correct_refusal")
-_NO_SEED = (
+_NO_SEED_NOTICE = (
     "no DSAT turn is directly followed by a SAT turn: no warm start, iteration 0 is the base model itself"
 )
 
@@ -34,14 +34,14 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
     Args:
         workspace: holds `conversations` and the labels.
         labels: folder of the label table, such as "labels/local".
-        options: what becomes an example.
+        options: which labelled turns become examples.
 
     Returns:
-        False when the same tables were there already.
+        True when the tables were made, False when the same tables were there already.
     """
 
     def build(outputs: Mapping[str, Output]) -> None:
-        tables = dict(zip(OUTPUTS, (DSAT_ROWS, SAT_ROWS, SEED_ROWS), strict=True))
+        tables = dict(zip(MINED_TABLES, (DSAT_ROWS, SAT_ROWS, SEED_ROWS), strict=True))
         for name, schema in tables.items():
             outputs[name].table(schema)
         labelled, pairs, seeds = Counter[str](), 0, 0
@@ -49,18 +49,22 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
             labelled.update(batch["label"].to_pylist())
         total = workspace.require(TableName.CONVERSATIONS).rows_out
         with tqdm(total=total, desc="seed", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
-            batches = workspace.batches(TableName.CONVERSATIONS, ("conversation_id", "messages"), _BATCH)
-            for conversations, rows in labels_beside(
+            batches = workspace.batches(
+                TableName.CONVERSATIONS, ("conversation_id", "messages"), _BATCH_CONVERSATIONS
+            )
+            for conversations, rows in iter_with_labels(
                 batches, workspace, labels, _LABEL_COLUMNS, where="label <> 'NEUTRAL'"
             ):
-                mined: dict[str, list[Candidate]] = {name: [] for name in OUTPUTS}
-                for conversation, messages, turns in _with_turns(conversations, rows):
+                mined: dict[str, list[MinedRow]] = {name: [] for name in MINED_TABLES}
+                for conversation, messages, turns in _iter_labelled_conversations(conversations, rows):
                     for name, candidates in mine_conversation(conversation, messages, turns, options).items():
                         mined[name].extend(candidates)
                 for name, schema in tables.items():
                     kept = [c.row for c in mined[name] if c.reason is None]
                     outputs[name].table(schema).write_rows(kept)
-                    outputs[name].drop([_dropped(c) for c in mined[name] if c.reason is not None], DROPPED)
+                    outputs[name].drop(
+                        [_make_dropped_row(c) for c in mined[name] if c.reason is not None], DROPPED
+                    )
                 pairs += len(mined[TableName.SEED])
                 seeds += sum(c.reason is None for c in mined[TableName.SEED])
                 bar.update(conversations.num_rows)
@@ -72,24 +76,31 @@ def mine(workspace: Workspace, labels: str, options: MineOptions) -> bool:
             outputs[name].rows_in = rows_in
             outputs[name].made_by = {"labels": labels}
         if seeds == 0:
-            outputs[TableName.SEED].results = {"notice": _NO_SEED}
-            print(f"{STAGE}: NO SEED PAIRS: {_NO_SEED}.", file=sys.stderr)
+            outputs[TableName.SEED].results = {"notice": _NO_SEED_NOTICE}
+            print(f"{SEED_STAGE}: NO SEED PAIRS: {_NO_SEED_NOTICE}.", file=sys.stderr)
 
     if warning := describe_earlier_sample(workspace, labels):
-        print(f"{STAGE}: {warning}", file=sys.stderr)
+        print(f"{SEED_STAGE}: {warning}", file=sys.stderr)
     choices = {"labels": labels, **options.model_dump()}
-    return workspace.run(STAGE, OUTPUTS, build, options=choices, inputs=[TableName.CONVERSATIONS, labels])
+    return workspace.run(
+        SEED_STAGE, MINED_TABLES, build, options=choices, inputs=[TableName.CONVERSATIONS, labels]
+    )
 
 
-def _with_turns(
+def _iter_labelled_conversations(
     conversations: pa.RecordBatch, rows: pa.Table
-) -> Iterator[tuple[str, list[dict[str, Any]], list[Turn]]]:
-    """Yield id, messages and turns of the conversations that have label rows; the others stay unread."""
-    turns: dict[str, list[Turn]] = {}
+) -> Iterator[tuple[str, list[dict[str, Any]], list[LabelledTurn]]]:
+    """Yield id, messages and turns of the conversations that have label rows.
+
+    Args:
+        conversations: a batch of the table, with id and messages. Messages without label rows are not decoded.
+        rows: label rows of these conversations.
+    """
+    turns: dict[str, list[LabelledTurn]] = {}
     for row in rows.to_pylist():
         side = row["label"]
         turns.setdefault(row["conversation_id"], []).append(
-            Turn(
+            LabelledTurn(
                 turn=row["turn"],
                 label=side,
                 score=row[f"{side.lower()}_score"],
@@ -105,7 +116,7 @@ def _with_turns(
             yield conversation, messages[at].as_py(), turns[conversation]
 
 
-def _dropped(candidate: Candidate) -> dict[str, Any]:
+def _make_dropped_row(candidate: MinedRow) -> dict[str, Any]:
     return {key: candidate.row[key] for key in ("conversation_id", "turn")} | {
         "reason": candidate.reason,
         "detail": f"score {candidate.score:g}",

@@ -21,7 +21,7 @@ from drift_data.workspace import (
     MANIFEST,
     UserError,
     Workspace,
-    folder_digest,
+    hash_folder,
     locate_output,
     locate_run,
 )
@@ -123,7 +123,7 @@ def _files(workspace: Workspace, name: str) -> tuple[list[Path], list[str]]:
             f"{folder} is the base model {manifest.made_by.get('model')} itself: the run had no warm start. "
             "There is nothing of yours to publish; choose a later model."
         )
-    if folder_digest(folder) != manifest.digest:
+    if hash_folder(folder) != manifest.digest:
         raise UserError(
             f"{folder} is not what was trained: its files have changed since. Delete it and run "
             f"`make {manifest.stage}` again."

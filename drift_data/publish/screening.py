@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.publish.cards.data import Origins, known_sources
 from drift_data.publish.personal_data import scan_rows
 from drift_data.schema import TableName
@@ -150,7 +150,7 @@ def _refuse(workspace: Workspace, findings: Iterable[Refused], what: str, way_ou
 def _named(finding: Refused) -> str:
     config, conversation, turn, column, kind, excerpt = finding
     inside = f", {kind} {excerpt} in {column}" if column else ""
-    return f"{config} {visible(conversation, 80)} turn {turn}{inside}"
+    return f"{config} {escape_invisible(conversation, 80)} turn {turn}{inside}"
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""DuckDB over a workspace: one view a table, canned queries, results shown or saved."""
+"""SQL over a workspace: DuckDB views of all its finished tables, ready-made queries, and results shown or saved."""

@@ -13,7 +13,13 @@ from typing import Any
 import duckdb
 
 from drift_data.calibrate.agreement import Agreement, measure_agreement
-from drift_data.query.warehouse import Folder, connect, current_labels, finished, view_names
+from drift_data.query.warehouse import (
+    FinishedFolder,
+    connect,
+    find_current_labels,
+    find_finished_folders,
+    list_view_names,
+)
 from drift_data.report.alarms import Check, ModelReplies, check_replies
 from drift_data.report.health import Health, check_health, read_health
 from drift_data.report.options import AlarmOptions
@@ -39,7 +45,7 @@ class Figures:
     """The numbers and texts of one run. Lists are in the order in which the page shows them."""
 
     run: str
-    folders: list[Folder]  # of the data and of this run
+    folders: list[FinishedFolder]  # of the data and of this run
     labels: str | None  # the label table that `make seed` mines, such as "labels/local"
     funnel: list[Row] = field(default_factory=list)
     judges: list[Row] = field(default_factory=list)
@@ -71,10 +77,10 @@ def read_figures(
         samples: number of prompts to show with every model's reply.
         options: thresholds of the alarms.
     """
-    folders = [f for f in finished(workspace) if f.columns.get("run", run) == run]
-    figures = Figures(run, folders, current_labels(workspace))
+    folders = [f for f in find_finished_folders(workspace) if f.columns.get("run", run) == run]
+    figures = Figures(run, folders, find_current_labels(workspace))
     with connect(workspace) as connection:
-        views = set(view_names(connection))
+        views = set(list_view_names(connection))
         figures.funnel = _read_funnel(connection, run)
         if figures.labels is not None:
             _read_labels(connection, workspace, figures, "conversations" in views)

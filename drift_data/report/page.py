@@ -13,14 +13,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.html import charts
 from drift_data.html.environment import make_environment
 from drift_data.report.alarms import end_medians
 from drift_data.report.figures import Figures, read_figures
 from drift_data.report.health import Health, tabulate_health
 from drift_data.report.options import ReportOptions
-from drift_data.workspace import UserError, Workspace, replaced_file, tool_version
+from drift_data.workspace import UserError, Workspace, read_tool_version, replaced_file
 
 _LN2 = math.log(2)
 _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
@@ -68,7 +68,7 @@ def write_report(
             recipe=_flatten(recipe) if recipe else [],
             recipe_name=str(recipe["name"]) if recipe and "name" in recipe else "",
             workspace=str(workspace.root),
-            tool=tool_version(),
+            tool=read_tool_version(),
             written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         )
     )
@@ -85,7 +85,7 @@ def _flatten(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
         if isinstance(value, Mapping) and value:
             rows += _flatten(value, f"{prefix}{name}.")
         else:
-            rows.append((f"{prefix}{name}", visible(str(value), 200)))
+            rows.append((f"{prefix}{name}", escape_invisible(str(value), 200)))
     return rows
 
 
@@ -133,11 +133,11 @@ def _draw_charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
     for number, measure in enumerate(dict.fromkeys(row["measure"] for row in figures.scores)):
         rows = [row for row in figures.scores if row["measure"] == measure]
         values = [(row["model"], row["mean"], row["stderr"]) for row in rows]
-        summary = f"{visible(measure, 60)} by model: " + ", ".join(
+        summary = f"{escape_invisible(measure, 60)} by model: " + ", ".join(
             f"{model} {mean:.3f}" for model, mean, _ in values
         )
         plot = charts.Plot(f"score{number}", summary, x_label="")
-        drawn["scores"].append((visible(measure, 60), charts.draw_scores(plot, values)))
+        drawn["scores"].append((escape_invisible(measure, 60), charts.draw_scores(plot, values)))
     return drawn
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from drift_data.chats.order import REVIEW, rank_as_number
-from drift_data.labels.tables import KEYS, read_labels
+from drift_data.labels.tables import KEY_COLUMNS, read_labels
 from drift_data.review.selection import UNKNOWN_LANGUAGE, Selection
 from drift_data.schema import LABELS, TableName
 from drift_data.workspace import Manifest, UserError, Workspace
@@ -63,7 +63,7 @@ class ReviewQueue:
             pl.col("items").list.eval(pl.element().struct.field("name").cast(pl.Categorical)),
         )
         rows = _add_conversation_rows(workspace, labels, rows)
-        self.hashes = np.array([hash_turn(*key) for key in rows.select(KEYS).iter_rows()], np.uint64)
+        self.hashes = np.array([hash_turn(*key) for key in rows.select(KEY_COLUMNS).iter_rows()], np.uint64)
         self._sorted = np.argsort(self.hashes, kind="stable")
         self.distances = _compute_distances(rows, self.manifest)
         self.labels = rows["label"].to_physical().to_numpy().astype(np.int8)
@@ -229,5 +229,5 @@ def _read_other_codes(workspace: Workspace, against: str, rows: pl.DataFrame) ->
     """Return (turns,) codes of the other judge's labels, `OPEN_CODE` where it has none."""
     workspace.require(against)
     other = read_labels(workspace, against).with_columns(pl.col("label").cast(pl.Enum(LABELS)))
-    joined = rows.select(KEYS).join(other, on=KEYS, how="left", maintain_order="left")
+    joined = rows.select(KEY_COLUMNS).join(other, on=KEY_COLUMNS, how="left", maintain_order="left")
     return joined["label"].to_physical().cast(pl.Int8).fill_null(OPEN_CODE).to_numpy()

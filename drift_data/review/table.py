@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.judge.rubric import Rubric
-from drift_data.labels.reviewer import STAGE, Reviewer
+from drift_data.labels.reviewer import REVIEW_STAGE, Reviewer
 from drift_data.review.journal import Journal, ReviewedTurn
 from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT, TableName, make_label_row
 from drift_data.workspace import Output, UserError, Workspace
@@ -52,7 +52,7 @@ def check_table(workspace: Workspace, reviewer: Reviewer, revision: Sequence[int
     if manifest is None:
         return
     path = workspace.path(reviewer.table)
-    if manifest.stage != STAGE:
+    if manifest.stage != REVIEW_STAGE:
         raise UserError(
             f"{path} was made by `make {manifest.stage}`, not by a review. Choose another REVIEWER=."
         )
@@ -102,7 +102,7 @@ def write_table(
 
     options = {"judge": reviewer.judge, "rubric": rubric.hash, "revision": list(revision)}
     workspace.run(
-        STAGE, [reviewer.table], build, options=options, inputs=[TableName.CONVERSATIONS], again=True
+        REVIEW_STAGE, [reviewer.table], build, options=options, inputs=[TableName.CONVERSATIONS], again=True
     )
 
 

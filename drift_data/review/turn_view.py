@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 
 MAX_CHARACTERS: Final = 30_000  # characters of a message that can be unfolded; the rest is not shown
 _HEAD_CHARACTERS: Final = {
@@ -98,8 +98,8 @@ def make_message_view(message: Mapping[str, Any], kind: str, span: TextSpan | No
     if len(text) <= head + 200:  # so little more is not worth a fold
         head = len(text)
     return MessageView(
-        role=visible(str(message["role"]), 20),
-        summary=visible(
+        role=escape_invisible(str(message["role"]), 20),
+        summary=escape_invisible(
             " ".join(text[: 2 * _SUMMARY_CHARACTERS].split())[:_SUMMARY_CHARACTERS], _SUMMARY_CHARACTERS
         )
         + ("…" if len(text) > _SUMMARY_CHARACTERS else ""),
@@ -127,7 +127,7 @@ def _cut_pieces(text: str, start: int, end: int, span: TextSpan | None) -> list[
     first, last = span or (end, end)
     cuts = [start, min(max(first, start), end), min(max(last, start), end), end]
     pieces = [
-        TextPiece(visible(text[a:b], b - a, keep="\n\t"), marked)
+        TextPiece(escape_invisible(text[a:b], b - a, keep="\n\t"), marked)
         for (a, b), marked in zip(pairwise(cuts), (False, True, False), strict=True)
     ]
     return [piece for piece in pieces if piece.text]

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.judge.rubric import RubricItem
 from drift_data.llm.request import Schema, make_object_schema
 from drift_data.rubric.question import UnusableAnswer
@@ -153,4 +153,4 @@ def _parse(model: type[Model], text: str) -> Model:
 def _to_one_line(text: str) -> str:
     """Return a model's text on one line, with invisible characters spelled out."""
     line = " ".join(text.split())
-    return visible(line, len(line))
+    return escape_invisible(line, len(line))

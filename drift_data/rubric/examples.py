@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.order import RUBRIC, rank_as_number
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.chats.turns import Messages
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.schema import DSAT, SAT, TableName
@@ -178,7 +178,7 @@ def draw_from_labels(workspace: Workspace, labels: str, size: int, seed: int) ->
     if lost := wanted.keys() - found.keys():
         raise UserError(
             f"{labels} has labels of {len(lost):,} conversations that are not in this workspace, such as "
-            f"{visible(min(lost), 100)}: it was made of other conversations. Make it again, or give another LABELS=."
+            f"{escape_invisible(min(lost), 100)}: it was made of other conversations. Make it again, or give another LABELS=."
         )
     examples = [
         RatedConversation(name, turn, label, found[name][: turn + 1])
@@ -208,7 +208,7 @@ def _read_thumb(value: Any, where: str) -> str | None:
     elif isinstance(value, (int, float)):
         label = SAT if value == 1 else DSAT if value == -1 else None
     if label is None:
-        shown = visible(json.dumps(value, ensure_ascii=False, default=str), 100)
+        shown = escape_invisible(json.dumps(value, ensure_ascii=False, default=str), 100)
         raise UserError(
             f"{where}: {shown} is no `{THUMB_FIELD}`. Accepted are {ACCEPTED_THUMBS}; null is no thumb."
         )
@@ -224,7 +224,7 @@ def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Mess
     raw, turn = first_of(row, *MESSAGES_KEYS), row.get(THUMB_TURN_FIELD)
     if turn is not None and isinstance(raw, list):
         if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn < len(raw):
-            shown = visible(json.dumps(turn, ensure_ascii=False, default=str), 100)
+            shown = escape_invisible(json.dumps(turn, ensure_ascii=False, default=str), 100)
             raise UserError(
                 f"{where}: {shown} is no `{THUMB_TURN_FIELD}`. It is the index in `messages`, from 0, of the message that "
                 f"the thumb belongs to: here 0 to {len(raw) - 1}."

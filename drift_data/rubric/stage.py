@@ -14,7 +14,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.judge.rubric import dump_rubric
 from drift_data.llm.backend import Backend
 from drift_data.llm.request import Sampling
@@ -34,7 +34,7 @@ from drift_data.rubric.summary import (
 )
 from drift_data.schema import DROPPED, DSAT, SAT, TableName
 from drift_data.sources.inputs import digests, raw_files
-from drift_data.workspace import Output, UserError, Workspace, folder_digest
+from drift_data.workspace import Output, UserError, Workspace, hash_folder
 
 RUBRIC_STAGE: Final = "rubric"
 LEARNED_TABLE: Final = "rubric/learned"  # folder that holds RUBRIC_FILE
@@ -121,7 +121,7 @@ def learn_rubric(
 def _refuse_to_replace_edits(workspace: Workspace) -> None:
     """Raise a UserError when somebody has edited the rubric that would be replaced."""
     manifest, folder = workspace.manifest(LEARNED_TABLE), workspace.path(LEARNED_TABLE)
-    if manifest is not None and folder_digest(folder) != manifest.digest:
+    if manifest is not None and hash_folder(folder) != manifest.digest:
         raise UserError(
             f"{folder / RUBRIC_FILE} was edited, and learning again would replace it. Copy it to a place outside the "
             f"workspace to use it there (RUBRIC=file), delete {folder}, and run again."
@@ -213,7 +213,7 @@ def _check_fold(fold: Fold) -> None:
         reason, detail = fold.failure
         raise UserError(
             f"The fold of {feeling} was broken off after {len(fold.steps)} of {len(fold.batches)} steps: {reason}"
-            + (f" ({visible(detail, MAX_DETAIL)})" if detail else "")
+            + (f" ({escape_invisible(detail, MAX_DETAIL)})" if detail else "")
             + ". What was answered is kept: run again to go on"
             + (", with a higher BUDGET=." if reason == _OVER_BUDGET else ".")
         )

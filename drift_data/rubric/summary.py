@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.judge.rubric import Rubric
 from drift_data.rubric.examples import DrawnConversations
 from drift_data.rubric.extract import Extraction
@@ -29,7 +29,7 @@ def write_reasons(out: Output, extractions: Sequence[Extraction]) -> dict[str, l
         row: dict[str, Any] = {"conversation_id": example.conversation_id, "turn": example.turn}
         if task.answer is None:
             reason, detail = task.failure or ("no_answer", None)
-            detail = visible(detail, MAX_DETAIL) if detail else None
+            detail = escape_invisible(detail, MAX_DETAIL) if detail else None
             out.drop([row | {"reason": reason, "detail": detail}], DROPPED)
             continue
         found = list(task.answer)

@@ -19,7 +19,7 @@ from typing import BinaryIO, Never, cast
 
 from tqdm import tqdm
 
-from drift_data.workspace import UserError, file_digest
+from drift_data.workspace import UserError, hash_file
 
 PARQUET = ".parquet"
 JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
@@ -101,7 +101,7 @@ def raw_files(inputs: Sequence[str]) -> list[RawFile]:
     paths = list(dict.fromkeys(path.resolve() for name in inputs for path in _paths(name)))
     top = Path(os.path.commonpath([path.parent for path in paths]))
     return [
-        RawFile(path.relative_to(top).as_posix(), str(path), file_digest(path), path.stat().st_size)
+        RawFile(path.relative_to(top).as_posix(), str(path), hash_file(path), path.stat().st_size)
         for path in paths
     ]
 
@@ -183,7 +183,7 @@ def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
 def _hub_file(url: str) -> RawFile:
     if not url.startswith(_HUB):
         path = Path(url)
-        return RawFile(path.name, url, file_digest(path), path.stat().st_size)
+        return RawFile(path.name, url, hash_file(path), path.stat().st_size)
     from huggingface_hub import HfFileSystem
 
     info = HfFileSystem().info(url)

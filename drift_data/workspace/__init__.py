@@ -1,20 +1,20 @@
-"""Paths, atomic tables, manifests and "is this already done?": the one implementation all stages share.
+"""The folder of a project, and how a stage makes parts of it: paths, tables, manifests, and what is finished.
 
-A stage writes into a temporary folder; when it ends without an error and its rows add up, every output is
-renamed into place with its `manifest.json` inside. A folder with a manifest is therefore finished, and a process
-killed at any moment leaves nothing half-written. This package knows nothing about what the tables mean.
+A stage fills temporary folders. When it ends without an error and its rows add up, each of them is renamed into place
+with a `manifest.json` inside. A folder with a manifest is therefore finished, and a process that is killed at any
+moment leaves nothing half-written. What the tables mean stands in `drift_data.schema`.
 """
 
-from drift_data.workspace.atomic import part_path, replaced_file, replaced_folder
+from drift_data.workspace.atomic import name_part_file, replaced_file, replaced_folder
 from drift_data.workspace.errors import AccountingError, UserError
 from drift_data.workspace.manifest import (
     CARD,
     MANIFEST,
     Manifest,
-    file_digest,
-    folder_digest,
-    peak_memory_bytes,
-    tool_version,
+    hash_file,
+    hash_folder,
+    measure_peak_memory,
+    read_tool_version,
 )
 from drift_data.workspace.output import Output
 from drift_data.workspace.runs import label_model, locate_output, locate_run
@@ -30,14 +30,14 @@ __all__ = [
     "TableWriter",
     "UserError",
     "Workspace",
-    "file_digest",
-    "folder_digest",
+    "hash_file",
+    "hash_folder",
     "label_model",
     "locate_output",
     "locate_run",
-    "part_path",
-    "peak_memory_bytes",
+    "measure_peak_memory",
+    "name_part_file",
+    "read_tool_version",
     "replaced_file",
     "replaced_folder",
-    "tool_version",
 ]

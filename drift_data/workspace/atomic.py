@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def part_path(target: Path, folder: Path | None = None) -> Path:
+def name_part_file(target: Path, folder: Path | None = None) -> Path:
     """Return the temporary name under which `replaced_file` writes a file.
 
     Args:
@@ -34,10 +34,10 @@ def replaced_file(target: Path, folder: Path | None = None) -> Iterator[Path]:
 
     Args:
         target: the file to be written; its folder must be there.
-        folder: where the temporary file goes, as in `part_path`. Name one when a file that a kill leaves behind
+        folder: where the temporary file goes, as in `name_part_file`. Name one when a file that a kill leaves behind
             would count as content of the target's own folder.
     """
-    part = part_path(target, folder)
+    part = name_part_file(target, folder)
     try:
         yield part
         sync_to_disk(part)

@@ -1,4 +1,4 @@
-"""The two kinds of failure: what the user can mend, and rows that a stage lost."""
+"""The two kinds of failure that end a command with a message: mistakes of the user, and rows that a stage lost."""
 
 
 class UserError(Exception):
@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class AccountingError(Exception):
-    """A stage lost or invented rows: rows in differ from rows out plus rows dropped. A bug of the tool; exit 2."""
+    """A stage lost or invented rows: rows in differ from rows out plus rows dropped. A bug of the tool; exit code 2."""

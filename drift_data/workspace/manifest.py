@@ -1,4 +1,4 @@
-"""Manifests and digests: what made a finished folder. Knows nothing about what is in it."""
+"""Manifests, which say what made a finished folder, and the digests in them."""
 
 from __future__ import annotations
 
@@ -13,46 +13,45 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 MANIFEST = "manifest.json"
-CARD = (
-    "README.md"  # says of a folder what a person should know, and may be written anew: no part of its content
-)
+# The card tells people about a folder. It may be written again at any time, so it is not part of the folder's content.
+CARD = "README.md"
 
 
 class Manifest(BaseModel):
-    """What made a finished folder. `digest` covers the content, so an equal rebuild changes nothing downstream."""
+    """What made a finished folder. `digest` covers the content: when a rebuild is equal, what was made of it stays valid."""
 
     model_config = ConfigDict(extra="forbid")
 
     stage: str
     tool: str
     options: dict[str, Any]
-    inputs: dict[str, str]  # folder in this workspace → its digest when it was read
+    inputs: dict[str, str]  # folder in this workspace that was read → its digest at that time
     files: dict[str, str]  # raw input → sha256 of its bytes
     rows_in: int | None = None
     rows_out: int = 0
     dropped: dict[str, int] = {}
-    made_by: dict[str, Any] = {}  # engine, judge or model used
-    results: dict[str, Any] = {}  # figures worth keeping: scores, counts of a funnel
+    made_by: dict[str, Any] = {}  # the engine, judge or model that was used
+    results: dict[str, Any] = {}  # figures worth keeping, such as scores or counts
     digest: str = ""
     seconds: float = 0.0
-    peak_memory_bytes: int = 0  # of this process and the largest of its children, imports included
+    peak_memory_bytes: int = 0  # of this process or its largest child, whichever is more; imports included
 
 
-def file_digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, read as a stream."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
-    """Return one sha256 over the names and bytes of all files below a folder, manifest and card left out."""
+def hash_folder(folder: Path) -> str:
+    """Return one sha256 over the names and bytes of all files below a folder, except manifests and cards."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, CARD)):
-        total.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
     return total.hexdigest()
 
 
-def tool_version() -> str:
+def read_tool_version() -> str:
     """Return the installed version of the toolkit, or "unknown" when it runs from a bare folder."""
     try:
         return version("drift-toolkit")
@@ -60,13 +59,13 @@ def tool_version() -> str:
         return "unknown"
 
 
-def peak_memory_bytes() -> int:
+def measure_peak_memory() -> int:
     """Return the peak resident memory of this process or its largest finished child, whichever is more."""
     unit = 1 if sys.platform == "darwin" else 1024
     usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return max(usage) * unit
 
 
-def plain_json(value: Any) -> Any:
-    """Return a value as it reads back from JSON, so that options compare equal after a round trip."""
+def make_plain_json(value: Any) -> Any:
+    """Return a value as it reads back from JSON, so that options compare equal to those in a manifest."""
     return json.loads(json.dumps(value, sort_keys=True, default=str))

@@ -1,6 +1,6 @@
-"""What a stage makes: folders that are filled aside and then renamed into place with their manifests.
+"""Fills the folders that a stage makes in a temporary place, and renames them into place with their manifests.
 
-A process killed at any moment leaves either the old folders or the new ones, never a half-written one.
+A process that is killed at any moment leaves either the old folders or the new ones, never a half-written one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from drift_data.workspace.errors import AccountingError
 from drift_data.workspace.manifest import MANIFEST, Manifest
 from drift_data.workspace.table import TableWriter
 
-_TEMPORARY = ".tmp"  # folder of the workspace where outputs are filled
-_UNFINISHED = ".unfinished"  # folder of the workspace with what stages keep for the case that they are killed
-_IDENTITY = "identity.json"  # in it: the options and inputs of the stage that was at work
-DROPPED = "dropped"  # folder of the workspace with the rows that were left out, table by table
+# Folders of a workspace.
+_TEMPORARY_FOLDER = ".tmp"  # outputs while they are filled
+_UNFINISHED_FOLDER = ".unfinished"  # finished parts of outputs, kept for the case that the stage is killed
+DROPPED_FOLDER = "dropped"  # rows that were left out, table by table
+_IDENTITY_FILE = "identity.json"  # beside unfinished work: the stage, options and inputs that it belongs to
 
 
 class Output:
@@ -41,21 +42,27 @@ class Output:
 
     @property
     def unfinished(self) -> Path:
-        """The folder for work that a killed run need not do again: finished shards, checkpoints.
+        """The folder for work that need not be done again after a kill: finished shards, checkpoints.
 
-        It is empty, unless a run with the same options and inputs was cut before: then it holds what that one had
-        written, the last file perhaps by half. It is gone once the stage has finished, and is no part of the output.
+        The folder is empty, unless an earlier run with the same options and inputs was killed. Then it holds what that
+        run had written; the last file may be half-written. The folder is not part of the output, and it is removed once
+        the stage has finished.
         """
         return self._unfinished.folder_of(self.name)
 
     def table(self, schema: pa.Schema) -> TableWriter:
-        """Return the writer of this folder's table; the schema counts at the first call."""
+        """Return the writer of this folder's table. The first call decides the schema."""
         if self._table is None:
             self._table = TableWriter(self.folder, schema)
         return self._table
 
     def drop(self, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-        """Set rows aside. Each has the columns of `schema`, among them `reason`."""
+        """Write rows that are left out of the table to the dropped rows.
+
+        Args:
+            rows: each has the columns of `schema`.
+            schema: has a column `reason`; the rows of each reason are counted.
+        """
         if not rows:
             return
         if self._dropped is None:
@@ -64,7 +71,11 @@ class Output:
         self._reasons.update(str(row["reason"]) for row in rows)
 
     def finish(self) -> tuple[int, dict[str, int]]:
-        """Close the writers, check that no row was lost, return (rows out, dropped by reason)."""
+        """Close the writers and return (number of rows out, reason → number of dropped rows).
+
+        Raises:
+            AccountingError: `rows_in` is set and differs from the rows out plus the rows dropped.
+        """
         if self._table is not None:
             self._table.close()
         if self._dropped is not None:
@@ -80,20 +91,20 @@ class Output:
 
 
 class Unfinished:
-    """Folders that outlive a killed run, for the next one with the same options and inputs.
+    """Folders of unfinished work that survive a kill, for the next run with the same options and inputs.
 
     Args:
-        root: of the workspace.
-        identity: what determines a stage's outputs, as JSON.
+        root: folder of the workspace.
+        identity: JSON of the stage, options and inputs that determine the outputs.
     """
 
     def __init__(self, root: Path, identity: str) -> None:
-        self._root, self._identity = root / _UNFINISHED, identity
+        self._root, self._identity = root / _UNFINISHED_FOLDER, identity
 
     def folder_of(self, name: str) -> Path:
-        """Return the folder of an output; what a run with other options or inputs left there is removed."""
+        """Return the folder of unfinished work of an output. Work of other options or inputs is removed first."""
         folder = self._root / name
-        mark = folder / _IDENTITY
+        mark = folder / _IDENTITY_FILE
         if not mark.is_file() or mark.read_text() != self._identity:
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "work").mkdir(parents=True)
@@ -101,7 +112,7 @@ class Unfinished:
         return folder / "work"
 
     def remove(self, name: str) -> None:
-        """Remove the folder of a finished output, and the parents that are empty then."""
+        """Remove the unfinished work of an output that is finished, and the parent folders that are empty then."""
         folder = self._root / name
         if not folder.is_dir():
             return
@@ -113,15 +124,15 @@ class Unfinished:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove what a killed run has left behind in a workspace; nothing of it is needed."""
-    shutil.rmtree(root / _TEMPORARY, ignore_errors=True)
+    """Remove the temporary folders that a killed run has left behind in a workspace; nothing in them is needed."""
+    shutil.rmtree(root / _TEMPORARY_FOLDER, ignore_errors=True)
 
 
 class Staging:
-    """Temporary folders of a stage's outputs; removed in any case, also those that a killed run left behind."""
+    """The temporary folders of a stage's outputs. They are removed at the end in any case."""
 
     def __init__(self, root: Path, names: Sequence[str], unfinished: Unfinished) -> None:
-        self.root, self.folder = root, root / _TEMPORARY
+        self.root, self.folder = root, root / _TEMPORARY_FOLDER
         self._names, self._unfinished = names, unfinished
         self.outputs: dict[str, Output] = {}
 
@@ -131,24 +142,26 @@ class Staging:
             self.outputs[name] = Output(
                 name,
                 self.folder / "new" / name,
-                self.folder / "new" / DROPPED / name,
+                self.folder / "new" / DROPPED_FOLDER / name,
                 self._unfinished,
             )
         return self
 
     def publish(self, manifests: Sequence[Manifest]) -> None:
-        """Rename everything into place: dropped rows first, then each folder with its manifest inside."""
+        """Rename the outputs into place: first the dropped rows, then each folder with its manifest inside."""
         for output, manifest in zip(self.outputs.values(), manifests, strict=True):
             (output.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
             for path in (*output.folder.rglob("*"), *output.dropped_folder.rglob("*")):
                 sync_to_disk(path)
-        for output in self.outputs.values():  # from here on the old outputs count as unfinished
+        for (
+            output
+        ) in self.outputs.values():  # without manifests the old outputs count as unfinished from here on
             old = self.root / output.name
-            if old.is_symlink():  # to a table of another workspace, which stays as it is
+            if old.is_symlink():  # a link to a table of another workspace: that table stays as it is
                 old.unlink()
             (old / MANIFEST).unlink(missing_ok=True)
         for output in self.outputs.values():
-            self._replace(output.dropped_folder, self.root / DROPPED / output.name)
+            self._replace(output.dropped_folder, self.root / DROPPED_FOLDER / output.name)
         for output in self.outputs.values():
             self._replace(output.folder, self.root / output.name)
 

@@ -1,4 +1,4 @@
-"""Writes a table: record batches of one schema into Parquet shards, with bounded memory."""
+"""Writes a table as Parquet shards."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS_PER_GROUP = 20_000
-BYTES_PER_GROUP = 64 << 20
-GROUPS_PER_SHARD = 16
+ROWS_PER_GROUP = 20_000  # most rows of a row group
+BYTES_PER_GROUP = 64 << 20  # bytes in memory after which a row group is written
+GROUPS_PER_SHARD = 16  # row groups of a shard
 
 
 class TableWriter:
@@ -28,7 +28,14 @@ class TableWriter:
         self._file: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.RecordBatch | pa.Table) -> None:
-        """Append rows. Columns must be those of the schema; a null in a key column raises `pa.ArrowInvalid`."""
+        """Append rows.
+
+        Args:
+            rows: must have the columns of the schema; others are left out.
+
+        Raises:
+            pa.ArrowInvalid: a column that needs a value in every row has a null.
+        """
         if rows.schema != self.schema:
             rows = rows.select(self.schema.names).cast(self.schema)
         batches = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
@@ -59,7 +66,7 @@ class TableWriter:
         self.rows += group.num_rows
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
         del group
-        pa.default_memory_pool().release_unused()  # or the peak creeps up with the number of row groups
+        pa.default_memory_pool().release_unused()  # without this the peak grows with the number of row groups
         self._groups += 1
         if self._groups % GROUPS_PER_SHARD == 0:
             self._close_file()
@@ -70,7 +77,7 @@ class TableWriter:
             self._file = None
 
     def close(self) -> None:
-        """Write what is buffered. A table without rows has one shard without row groups: the schema."""
+        """Write the rows that are still buffered. A table without rows gets one shard that holds only the schema."""
         if self._buffer:
             self._flush()
         if self._shards == 0:

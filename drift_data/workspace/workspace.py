@@ -1,4 +1,4 @@
-"""A workspace: where its folders are, what is finished and current, and how a stage makes more of them."""
+"""The folder of a project: where its tables and models lie, which are finished and current, and how a stage makes more."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from drift_data.workspace.errors import UserError
 from drift_data.workspace.manifest import (
     MANIFEST,
     Manifest,
-    folder_digest,
-    peak_memory_bytes,
-    plain_json,
-    tool_version,
+    hash_folder,
+    make_plain_json,
+    measure_peak_memory,
+    read_tool_version,
 )
-from drift_data.workspace.output import DROPPED, Output, Staging, Unfinished, clear_leftovers
+from drift_data.workspace.output import DROPPED_FOLDER, Output, Staging, Unfinished, clear_leftovers
 
 
 class Workspace:
     """One folder with all tables, models and reports of a project.
 
+    Args:
+        root: the folder; it need not exist yet.
+
     Raises:
-        UserError: it is a file.
+        UserError: `root` is a file.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -45,11 +48,15 @@ class Workspace:
         return self.root / name
 
     def dropped_path(self, name: str) -> Path:
-        """Return the folder of the rows left out of a table."""
-        return self.root / DROPPED / name
+        """Return the folder of the rows that were left out of a table."""
+        return self.root / DROPPED_FOLDER / name
 
     def manifest(self, name: str) -> Manifest | None:
-        """Return a folder's manifest, or None when it is not finished."""
+        """Return a folder's manifest; None: the folder is not finished.
+
+        Raises:
+            UserError: the manifest cannot be read.
+        """
         path = self.path(name) / MANIFEST
         try:
             return Manifest.model_validate_json(path.read_bytes())
@@ -64,7 +71,7 @@ class Workspace:
         """Return the manifest of a finished, current folder such as "labels/local".
 
         Raises:
-            UserError: it is missing, or something it was made from, near or far, has changed since.
+            UserError: the folder is missing, or something it was made from, directly or not, has changed since.
         """
         return self._require(name, {})
 
@@ -84,10 +91,10 @@ class Workspace:
         return manifest
 
     def lineage(self, names: Sequence[str]) -> dict[str, Manifest]:
-        """Return the manifests of folders and of all they were made from, inputs first; all must be current.
+        """Return the manifests of folders and of everything they were made from, inputs first.
 
         Raises:
-            UserError: as `require`.
+            UserError: one of these folders is missing or not current, as in `require`.
         """
         found: dict[str, Manifest] = {}
         for name in names:
@@ -97,7 +104,7 @@ class Workspace:
         return found
 
     def made_together(self, one: str, other: str) -> bool:
-        """Say whether two folders are finished and came out of one stage with the same options and inputs."""
+        """Say whether two folders are finished and were made by one stage with the same options and inputs."""
         manifests = [self.manifest(name) for name in (one, other)]
         first, second = ((m.stage, m.options, m.inputs, m.files) if m else None for m in manifests)
         return first is not None and first == second
@@ -109,7 +116,13 @@ class Workspace:
     def batches(
         self, name: str, columns: Sequence[str] | None = None, batch_size: int = 5_000
     ) -> Iterator[pa.RecordBatch]:
-        """Stream a table in order, a row group in memory at a time."""
+        """Yield a table's rows in order, in batches; one row group at a time is in memory.
+
+        Args:
+            name: folder of the table.
+            columns: names of the columns to read; None: all.
+            batch_size: most rows of a batch.
+        """
         for shard in self.shards(name):
             with pq.ParquetFile(shard) as file:
                 for group in range(file.num_row_groups):
@@ -118,7 +131,11 @@ class Workspace:
                     )
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a whole table. For tables that fit into memory: labels, pairs, not conversations."""
+        """Return a whole table. Meant for tables that fit into memory, such as labels or pairs, not conversations.
+
+        Raises:
+            UserError: there is no table.
+        """
         shards = self.shards(name)
         if not shards:
             raise UserError(f"{self.path(name)} holds no table.")
@@ -126,7 +143,11 @@ class Workspace:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the workspace for writing; a second process is told and stops."""
+        """Hold the workspace for writing.
+
+        Raises:
+            UserError: another process holds it.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / ".lock")
         try:
@@ -139,9 +160,11 @@ class Workspace:
 
     def is_done(self, outputs: Sequence[str], options: Any, inputs: Any, files: Any) -> bool:
         """Say whether every output exists and was made with these options from these inputs."""
-        wanted = plain_json([options, inputs, files])
+        wanted = make_plain_json([options, inputs, files])
         manifests = [self.manifest(name) for name in outputs]
-        return all(m is not None and plain_json([m.options, m.inputs, m.files]) == wanted for m in manifests)
+        return all(
+            m is not None and make_plain_json([m.options, m.inputs, m.files]) == wanted for m in manifests
+        )
 
     def run(
         self,
@@ -158,32 +181,35 @@ class Workspace:
         """Make the outputs of a stage, unless they are there already from the same options and inputs.
 
         Args:
-            stage: its name, e.g. "convert".
-            outputs: folders it makes, published together.
-            build: fills the outputs, which it is given by name: `outputs["dsat"].table(schema).write(batch)`. It may
-                leave one of them empty of files.
-            options: everything else that determines the outputs; must survive JSON.
-            inputs: folders of this workspace it reads.
-            files: raw inputs and their digests.
-            again: run although everything is there.
-            earlier_options: how an earlier version of this toolkit wrote the same options, when the present version
+            stage: name of the stage, such as "convert".
+            outputs: folders that the stage makes; all of them appear together.
+            build: fills the outputs, which it gets by name: `outputs["dsat"].table(schema).write(batch)`. It may
+                leave an output without files.
+            options: everything besides inputs and files that determines the outputs; must survive JSON.
+            inputs: folders of this workspace that the stage reads.
+            files: raw input → its digest.
+            again: run even if everything is there.
+            earlier_options: the same options as an earlier version of this toolkit wrote them, when the present version
                 follows another rule. Outputs of the earlier rule stay valid: they count as made.
 
         Returns:
-            True when it ran, False when everything was there already.
+            True when the stage ran, False when everything was there already.
 
         Raises:
-            AccountingError: rows in ≠ rows out + rows dropped; nothing is published.
+            UserError: an input is missing or not current, or another process holds the workspace.
+            AccountingError: rows in differ from rows out plus rows dropped; the old outputs stay.
         """
         digests, files = {name: self.require(name).digest for name in inputs}, dict(files or {})
         with self.lock():
-            clear_leftovers(self.root)  # of a run that was killed, perhaps just after it had published
+            clear_leftovers(self.root)  # a run may have been killed, perhaps just after it had published
             unfinished = Unfinished(
-                self.root, json.dumps(plain_json([stage, options, digests, files]), sort_keys=True)
+                self.root, json.dumps(make_plain_json([stage, options, digests, files]), sort_keys=True)
             )
             known = (options,) if earlier_options is None else (options, earlier_options)
             if not again and any(self.is_done(outputs, each, digests, files) for each in known):
-                for name in outputs:  # a run was killed just after it had published
+                for (
+                    name
+                ) in outputs:  # a run that was killed just after it had published left its unfinished work
                     unfinished.remove(name)
                 print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)
                 return False
@@ -196,18 +222,18 @@ class Workspace:
                     manifests.append(
                         Manifest(
                             stage=stage,
-                            tool=tool_version(),
-                            options=plain_json(options),
+                            tool=read_tool_version(),
+                            options=make_plain_json(options),
                             inputs=digests,
                             files=files,
                             rows_in=output.rows_in,
                             rows_out=rows_out,
                             dropped=dropped,
-                            made_by=plain_json(output.made_by),
-                            results=plain_json(output.results),
-                            digest=folder_digest(output.folder),
+                            made_by=make_plain_json(output.made_by),
+                            results=make_plain_json(output.results),
+                            digest=hash_folder(output.folder),
                             seconds=round(time.monotonic() - started, 3),
-                            peak_memory_bytes=peak_memory_bytes(),
+                            peak_memory_bytes=measure_peak_memory(),
                         )
                     )
                 staging.publish(manifests)

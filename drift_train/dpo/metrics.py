@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from drift_data.workspace import peak_memory_bytes, replaced_file
+from drift_data.workspace import measure_peak_memory, replaced_file
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 
 _PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
@@ -197,4 +197,4 @@ def _terminal() -> TextIO:
 
 
 def _peak_memory() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory_bytes()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else measure_peak_memory()

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from drift_data.workspace import MANIFEST, UserError, Workspace, folder_digest
+from drift_data.workspace import MANIFEST, UserError, Workspace, hash_folder
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -38,7 +38,7 @@ def resolve_base(workspace: Workspace, name: str, what: str = "base model") -> B
         return Base(name, inside, (name,), {})
     if Path(name).is_dir():
         _require_config(Path(name))
-        return Base(name, Path(name), (), {f"{what.split()[0]}:{name}": folder_digest(Path(name))})
+        return Base(name, Path(name), (), {f"{what.split()[0]}:{name}": hash_folder(Path(name))})
     identity, _, revision = name.partition("@")
     if identity.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(

@@ -37,11 +37,11 @@ def calibrate(
     from drift_data.calibrate.summary import Quality
     from drift_data.calibrate.thresholds import THRESHOLDS_FILE
     from drift_data.judge.rubric import load_rubric
-    from drift_data.labels.tables import labels_chosen, latest_labels
+    from drift_data.labels.tables import find_labels, find_latest_labels
     from drift_data.workspace import UserError
     from pipelines.console import print_quality
 
-    labels = labels_chosen(workspace, labels) if labels else latest_labels(workspace)
+    labels = find_labels(workspace, labels) if labels else find_latest_labels(workspace)
     if (gold is None) == (against is None):
         raise UserError("Give GOLD=file or table of labelled turns, or AGAINST=another judge's labels.")
     if gold is not None:
@@ -49,7 +49,7 @@ def calibrate(
     else:
         assert against is not None
         folder = report_agreement(
-            workspace, labels, labels_chosen(workspace, against, "AGAINST"), loaded.calibrate
+            workspace, labels, find_labels(workspace, against, "AGAINST"), loaded.calibrate
         )
     path = workspace.path(folder)
     print_quality(Quality.model_validate_json((path / QUALITY_FILE).read_bytes()), Console())

@@ -82,7 +82,7 @@ def label(
     from drift_data.calibrate.thresholds import read_thresholds
     from drift_data.judge.stage import label as label_turns
     from drift_data.labels.sample import choose_sample
-    from drift_data.labels.tables import label_table
+    from drift_data.labels.tables import name_label_table
     from drift_data.workspace import UserError
     from pipelines.console import print_counts
     from pipelines.judges import make_embedded_judge, open_llm
@@ -91,7 +91,7 @@ def label(
         raise UserError(f"CLASSIFIER= is for JUDGE=local, not {loaded.label.judge}.")
     options = with_batch_files(loaded, offline, results, final).label
     limits = options.thresholds if thresholds is None else read_thresholds(thresholds)
-    table = label_table(options.table, sample)
+    table = name_label_table(options.table, sample)
     drawn = None if sample is None else choose_sample(workspace, table, sample)
     if options.asks is None:
         if estimate:

@@ -25,11 +25,11 @@ def query(
     work: Work = WORK,
 ) -> None:
     """Run DuckDB over the workspace: one view a table."""
-    from drift_data.query.query import ALL_ROWS_HINT, canned_queries, save_query, show_query
+    from drift_data.query.query import ALL_ROWS_HINT, load_canned_queries, save_query, show_query
     from drift_data.workspace import UserError, Workspace
 
     workspace = Workspace(work)
-    canned = canned_queries(SQL_FOLDER)
+    canned = load_canned_queries(SQL_FOLDER)
     if sql is None and name is None:
         _list_queries(workspace, canned)
         return

@@ -38,18 +38,18 @@ def review(
     used = {} if rubric is None else {"label.rubric": str(rubric)}
     workspace, loaded = open_workspace(work, recipe, overrides, **used)
     from drift_data.judge.rubric import load_rubric
-    from drift_data.labels.reviewer import reviewer as reviewer_of
-    from drift_data.labels.tables import labels_chosen, latest_labels
+    from drift_data.labels.reviewer import make_reviewer
+    from drift_data.labels.tables import find_labels, find_latest_labels
     from drift_data.review.selection import parse_filter
     from drift_data.review.serve import serve_review
     from drift_data.review.session import ReviewOptions, ReviewSession
     from drift_data.workspace import UserError
 
     options = ReviewOptions(
-        labels=labels_chosen(workspace, labels) if labels else latest_labels(workspace),
-        reviewer=reviewer_of(reviewer if reviewer is not None else _read_login()),
+        labels=find_labels(workspace, labels) if labels else find_latest_labels(workspace),
+        reviewer=make_reviewer(reviewer if reviewer is not None else _read_login()),
         rubric=load_rubric(loaded.label.rubric),
-        against=labels_chosen(workspace, against, "AGAINST") if against else None,
+        against=find_labels(workspace, against, "AGAINST") if against else None,
         blind=blind,
     )
     start = parse_filter(chosen)

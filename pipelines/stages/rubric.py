@@ -55,7 +55,7 @@ def rubric(
     named = llm_overrides(judge, model, base_url, budget)
     workspace, loaded = open_workspace(work, recipe, overrides, **named)
     from drift_data.judge.rubric import load_rubric
-    from drift_data.labels.tables import labels_chosen
+    from drift_data.labels.tables import find_labels
     from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
     from drift_data.llm.server import read_key
     from drift_data.rubric.estimate import estimate_learning
@@ -97,7 +97,7 @@ def rubric(
                     access.sampling,
                     options.learn,
                     inputs=inputs or [],
-                    labels=labels_chosen(workspace, labels) if labels else None,
+                    labels=find_labels(workspace, labels) if labels else None,
                     announce=announce,
                 )
             )

@@ -17,9 +17,9 @@ def seed(
 ) -> None:
     """Mine DSAT examples, SAT examples and DSAT→SAT seed pairs from the labels."""
     workspace, loaded = open_workspace(work, recipe, overrides)
-    from drift_data.labels.tables import labels_chosen, latest_labels
+    from drift_data.labels.tables import find_labels, find_latest_labels
     from drift_data.mine.stage import mine
     from pipelines.console import print_counts
 
-    mine(workspace, labels_chosen(workspace, labels) if labels else latest_labels(workspace), loaded.mine)
+    mine(workspace, find_labels(workspace, labels) if labels else find_latest_labels(workspace), loaded.mine)
     print_counts(workspace, "dsat", "sat", "seed")

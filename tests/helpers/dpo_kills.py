@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drift_data.workspace import file_digest
+from drift_data.workspace import hash_file
 from drift_train.dpo import train as dpo
 from drift_train.options import TrainOptions
 from tests.helpers.dpo_runs import make_pairs
@@ -39,6 +39,6 @@ def run(policy: Path, folder: Path, options: TrainOptions, kill: Callable[[], No
 
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], str]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows], file_digest(
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows], hash_file(
         folder / "model" / "model.safetensors"
     )

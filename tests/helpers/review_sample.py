@@ -7,7 +7,7 @@ The second judge differs at a4 and d2 and has no label for d4.
 import hashlib
 from pathlib import Path
 
-from drift_data.labels.reviewer import reviewer
+from drift_data.labels.reviewer import make_reviewer
 from drift_data.review.session import FormAnswer, ReviewOptions, ReviewSession
 from drift_data.schema import CONVERSATIONS
 from drift_data.workspace import Workspace
@@ -84,7 +84,7 @@ def to_review(folder: Path, texts: dict[tuple[str, int], str] | None = None) -> 
 
 def session(workspace: Workspace, name: str = "ann", **options) -> ReviewSession:
     """Begin a review of labels/test."""
-    return ReviewSession(workspace, ReviewOptions("labels/test", reviewer(name), RUBRIC, **options))
+    return ReviewSession(workspace, ReviewOptions("labels/test", make_reviewer(name), RUBRIC, **options))
 
 
 def answer(session: ReviewSession, key: tuple[str, int], label: str, chosen, **more) -> FormAnswer:

@@ -17,7 +17,7 @@ from scoring_model import asked_messages, judged
 
 import pipelines.__main__ as cli
 from drift_data.judge.rubric import load_rubric
-from drift_data.labels.reviewer import reviewer
+from drift_data.labels.reviewer import make_reviewer
 from drift_data.review.selection import parse
 from drift_data.review.session import Answer, Options, Session
 from drift_data.workspace import Workspace
@@ -94,7 +94,7 @@ def write_answers(server: LLMServer) -> None:
 def review() -> None:
     """Decide on the first turns of labels/openai, as the page's form would."""
     workspace, chosen = Workspace(WORK), parse("order=log")
-    session = Session(workspace, Options("labels/openai", reviewer("ann"), load_rubric(None)))
+    session = Session(workspace, Options("labels/openai", make_reviewer("ann"), load_rubric(None)))
     for number in range(REVIEWED):
         shown = session.turn(number, chosen)
         ticked = frozenset(item["name"] for item in shown.judged["items"])

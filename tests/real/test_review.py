@@ -7,7 +7,7 @@ from drift_data.judge.local import LocalJudge
 from drift_data.judge.options import Thresholds
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.stage import label
-from drift_data.labels.reviewer import reviewer
+from drift_data.labels.reviewer import make_reviewer
 from drift_data.review.selection import parse_filter
 from drift_data.review.session import ReviewOptions, ReviewSession
 from drift_data.workspace import Workspace
@@ -60,7 +60,7 @@ def test_ten_turns_reviewed_by_keyboard_are_kept_and_flow_into_calibrate(
 
 
 def test_every_real_turn_can_be_shown_with_its_evidence_marked(workspace: Workspace) -> None:
-    session = ReviewSession(workspace, ReviewOptions("labels/local", reviewer("bob"), load_rubric()))
+    session = ReviewSession(workspace, ReviewOptions("labels/local", make_reviewer("bob"), load_rubric()))
     unmarked = 0
     for number in range(len(session.queue)):
         turn = session.load_turn(number, parse_filter("order=log"))

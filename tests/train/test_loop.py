@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drift_data.schema import DSAT_ROWS, PREFERENCES
-from drift_data.workspace import UserError, Workspace, file_digest, folder_digest
+from drift_data.workspace import UserError, Workspace, hash_file, hash_folder
 from drift_train import loop
 from drift_train.dpo import rehearsal
 from drift_train.dpo import train as dpo
@@ -60,7 +60,7 @@ def test_the_base_models_weights_are_read_once_a_call(
 
     def counted(folder: Path) -> str:
         read.append(folder)
-        return folder_digest(folder)
+        return hash_folder(folder)
 
     monkeypatch.setattr(base, "folder_digest", counted)
     assert not loop.iterate(finished, "r", 2, str(policy), OPTIONS)
@@ -127,8 +127,8 @@ def test_each_model_starts_from_the_one_before(finished: Workspace, policy: Path
     assert (names[0]["policy"], names[0]["reference"]) == (str(policy), str(policy))
     assert (names[1]["policy"], names[1]["reference"]) == ("runs/r/iter0/model", "runs/r/iter0/model")
     assert (names[2]["policy"], names[2]["reference"]) == ("runs/r/iter1/model", "runs/r/iter1/model")
-    weights = {file_digest(finished.path(f"runs/r/iter{k}/model") / "model.safetensors") for k in (0, 1, 2)}
-    assert len({*weights, file_digest(policy / "model.safetensors")}) == 4
+    weights = {hash_file(finished.path(f"runs/r/iter{k}/model") / "model.safetensors") for k in (0, 1, 2)}
+    assert len({*weights, hash_file(policy / "model.safetensors")}) == 4
 
 
 def test_manifests_name_the_engine_and_the_checked_log_probs(finished: Workspace) -> None:
@@ -199,7 +199,7 @@ def test_too_few_seed_pairs_leave_the_base_model_as_m0_and_say_so(
     }
     assert "M0 is the base model" in capsys.readouterr().err
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert file_digest(workspace.path("runs/r/iter0/model") / name) == file_digest(policy / name)
+        assert hash_file(workspace.path("runs/r/iter0/model") / name) == hash_file(policy / name)
     assert not loop.warm(workspace, "r", str(policy), OPTIONS)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from drift_data.chats.turns import feedback_mask, message_starts
+from drift_data.chats.turns import find_message_starts, mask_feedback_turns
 from drift_data.judge.local.cues import Cues
 from drift_data.judge.local.ngrams import (
     FoldedTexts,
@@ -79,13 +79,13 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> FeedbackTurns:
         cues: finds the replies that open like a refusal.
     """
     messages = conversations["messages"]
-    starts, flat = message_starts(messages), messages.flatten()
+    starts, flat = find_message_starts(messages), messages.flatten()
     text = pl.Series("text", flat.field("content")).fill_null("")
     role = pl.Series(flat.field("role"))
     user = (role == "user").fill_null(False).to_numpy()
     assistant = (role == "assistant").fill_null(False).to_numpy()
     row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    at = np.flatnonzero(feedback_mask(messages))
+    at = np.flatnonzero(mask_feedback_turns(messages))
     order = np.cumsum(user) - 1  # number of each user message among those of the batch
     first = order[starts[row[at]]] + ~user[starts[row[at]]]  # number of the conversation's first user message
     now = order[at]

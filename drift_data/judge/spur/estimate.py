@@ -16,7 +16,7 @@ from tqdm import tqdm
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.judge.spur.exchange import WindowExchange
 from drift_data.judge.spur.prompt import ScoringPrompts
-from drift_data.labels.sample import Sample, conversation_batches
+from drift_data.labels.sample import Sample, iter_sampled_conversations
 from drift_data.llm.backend import feed_from_store
 from drift_data.llm.cost import FREE, Spending
 from drift_data.llm.options import Price
@@ -144,7 +144,7 @@ def sum_stored_prices(
 ) -> float:
     """Return the price paid for stored answers that labelling will use; a budget counts them from the start."""
     spending = Spending()
-    for _, conversations in conversation_batches(
+    for _, conversations in iter_sampled_conversations(
         workspace, CONVERSATION_COLUMNS, _BATCH_CONVERSATIONS, sample
     ):
         for exchange in judge.plan_exchanges([conversations]):
@@ -155,7 +155,7 @@ def sum_stored_prices(
 def _iter_even_batches(workspace: Workspace, total: int, sample: Sample | None) -> Iterator[pa.RecordBatch]:
     """Yield all conversations in batches, or every n-th batch if there are many."""
     step = 1 if sample is not None else max(1, total // _EXAMINED_CONVERSATIONS)
-    batches = conversation_batches(workspace, CONVERSATION_COLUMNS, _BATCH_CONVERSATIONS, sample)
+    batches = iter_sampled_conversations(workspace, CONVERSATION_COLUMNS, _BATCH_CONVERSATIONS, sample)
     for number, (_, batch) in enumerate(batches):
         if number % step == 0:
             yield batch

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.judge.base import JUDGED_ROWS, JudgedBatch, UnlabelledTurn
 from drift_data.judge.rubric import Rubric
 from drift_data.judge.spur.answer import MAX_EVIDENCE_CHARACTERS, TurnAnswer
@@ -128,7 +128,7 @@ class LLMJudge:
             dsat_score=scores[DSAT],
             items=[(name, polarity[name], strength) for name, strength in strengths.items()],
             reason=answer.act,
-            evidence=visible(answer.evidence, MAX_EVIDENCE_CHARACTERS) if strengths else None,
+            evidence=escape_invisible(answer.evidence, MAX_EVIDENCE_CHARACTERS) if strengths else None,
             refusal=answer.refusal != "no",
             correct_refusal=None if answer.refusal == "no" else answer.refusal == "deserved",
             judge=self.name,
@@ -165,7 +165,7 @@ class _PendingBatch:
             (exchange.row, exchange.conversation, answer) for answer in exchange.answers.values()
         ]
         for turn, (reason, detail) in exchange.unlabelled.items():
-            detail = visible(detail, _MAX_DETAIL_CHARACTERS) if detail else None
+            detail = escape_invisible(detail, _MAX_DETAIL_CHARACTERS) if detail else None
             self._unlabelled.append(
                 (exchange.row, UnlabelledTurn(exchange.conversation, turn, reason, detail))
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from drift_data.chats.turns import feedback_turns
+from drift_data.chats.turns import find_feedback_turns
 from drift_data.judge.spur.options import WindowOptions
 
 
@@ -34,7 +34,7 @@ def cut_windows(
             of whose turns are asked about is the same for every choice of the other turns. Turns that are not in
             `asked` are shown as context only.
     """
-    turns = feedback_turns(messages)
+    turns = find_feedback_turns(messages)
     if not turns:
         return
     sizes = [

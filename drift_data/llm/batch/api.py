@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.llm.batch.files import ENDPOINT, RequestFile, Round
 from drift_data.llm.options import ServerOptions
 from drift_data.llm.server import read_key
@@ -177,7 +177,7 @@ class BatchAPI:
             ) from error
 
     def _clean_words(self, text: str) -> str:
-        return visible(hide_key(text, self._key), MAX_SERVER_WORDS)
+        return escape_invisible(hide_key(text, self._key), MAX_SERVER_WORDS)
 
 
 class BatchRunner:
@@ -285,7 +285,7 @@ class BatchRunner:
             for error in errors[:3]
         )
         raise UserError(
-            f"The Batch API found fault with {sent.path}: {visible(told or 'it does not say what', MAX_SERVER_WORDS)}. "
+            f"The Batch API found fault with {sent.path}: {escape_invisible(told or 'it does not say what', MAX_SERVER_WORDS)}. "
             "Check the model's name and parameters and run again: the file will be written and sent anew."
         )
 
@@ -295,7 +295,7 @@ class BatchRunner:
         Raises:
             UserError: the queue has been full for longer than `patience`.
         """
-        now, words = time.monotonic(), visible(words, MAX_SERVER_WORDS)
+        now, words = time.monotonic(), escape_invisible(words, MAX_SERVER_WORDS)
         if any(other.file.status == "submitted" for other in self._open):
             self._full_since = 0.0
         self._full_since = self._full_since or now

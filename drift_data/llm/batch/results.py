@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.llm.request import CONTENT_FILTER, Answer
 from drift_data.llm.response import APIError, Completion, classify_refusal, read_error
 from drift_data.workspace import UserError
@@ -139,7 +139,7 @@ def _read_result(line: bytes, path: Path, number: int) -> Result | Malformed:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = visible(f"{where}: {first['msg']}" if where else str(first["msg"]), _MAX_DETAIL)
+        reason = escape_invisible(f"{where}: {first['msg']}" if where else str(first["msg"]), _MAX_DETAIL)
         return Malformed(f"{path}:{number}", reason)
     if read.response is None and read.url is not None:
         raise UserError(
@@ -153,7 +153,7 @@ def _read_result(line: bytes, path: Path, number: int) -> Result | Malformed:
         return Result(read.custom_id, Failure("no chat completion", None))
     answer = completion.to_answer()
     if completion.is_aborted:
-        detail = visible(answer.text, _MAX_DETAIL) or None
+        detail = escape_invisible(answer.text, _MAX_DETAIL) or None
         return Result(read.custom_id, Failure(f"finish_reason {answer.finish_reason}", detail))
     return Result(read.custom_id, answer, usage=completion.usage is not None)
 
@@ -162,11 +162,11 @@ def _read_failure(line: _Line) -> Result:
     """Return what a line without an answer says. A prompt that a content filter refused counts as answered."""
     status = line.response.status_code if line.response else None
     error = line.error or read_error(line.response.body if line.response else None)
-    code = "" if error.code is None else visible(str(error.code), 60)
+    code = "" if error.code is None else escape_invisible(str(error.code), 60)
     refused = classify_refusal(error, status)
     if refused == CONTENT_FILTER:
         return Result(line.custom_id, Answer(finish_reason=CONTENT_FILTER))
-    detail = visible(error.message, _MAX_DETAIL) if error.message else None
+    detail = escape_invisible(error.message, _MAX_DETAIL) if error.message else None
     return Result(
         line.custom_id,
         Failure(

@@ -15,7 +15,7 @@ import aiohttp
 import httpx2
 import openai
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.llm.options import ServerOptions
 from drift_data.llm.request import CONTENT_FILTER, Answer
 from drift_data.llm.response import REQUEST_REFUSED, APIError, classify_refusal, read_error
@@ -109,7 +109,7 @@ class ServerErrors:
         """Return a server's words, bounded and without the key; None for no words."""
         if not text:
             return None
-        return visible(hide_key(text, self._key), MAX_SERVER_WORDS)
+        return escape_invisible(hide_key(text, self._key), MAX_SERVER_WORDS)
 
     def explain_end(self, failure: FailedAttempt, in_a_row: int) -> UserError:
         """Return the error that ends a run in which `in_a_row` requests have failed in a row, this one last."""
@@ -146,7 +146,7 @@ class ServerErrors:
             )
         if status == 404:
             raise UserError(
-                f"{self._server.url} does not know the model {visible(model, 100)}, or is not the base URL of an "
+                f"{self._server.url} does not know the model {escape_invisible(model, 100)}, or is not the base URL of an "
                 f"OpenAI-compatible server, which mostly ends in /v1 ({words or 'status 404'})."
             )
         if status == 408 or status == 409 or status == 429 or status >= 500:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from drift_data.chats.safe_text import visible
+from drift_data.chats.safe_text import escape_invisible
 from drift_data.schema import MESSAGES
 from drift_data.workspace import Manifest
 
@@ -134,7 +134,7 @@ def card_environment() -> Environment:
 
 def code(text: object) -> str:
     """Return text as one line of Markdown code that also a table cell can hold; cut after 120 characters."""
-    shown = visible(str(text), 120).replace("`", "'").replace("|", "¦")
+    shown = escape_invisible(str(text), 120).replace("`", "'").replace("|", "¦")
     return f"`{shown}`" if shown.strip() else "` `"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from drift_data.machine import MAX_SERVER_WORDS, hide_key
-from drift_data.workspace import MANIFEST, Manifest, UserError, folder_digest
+from drift_data.workspace import MANIFEST, Manifest, UserError, hash_folder
 from drift_train.models.render import Renderer
 from drift_train.options import PolicySamplingOptions, PolicyServerOptions
 from drift_train.rollout.engine import EngineError, EngineReply, EngineStartError, SampleRequest
@@ -267,7 +267,7 @@ def make_served_name(policy: Path) -> str:
     """
     path = policy / MANIFEST
     if not path.is_file():
-        return f"policy-{folder_digest(policy)[:12]}"
+        return f"policy-{hash_folder(policy)[:12]}"
     try:
         return f"policy-{Manifest.model_validate_json(path.read_bytes()).digest[:12]}"
     except ValueError as error:

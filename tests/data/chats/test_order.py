@@ -18,9 +18,9 @@ from drift_data.chats.order import (
     SAMPLE,
     SPLIT,
     Purpose,
+    choose_split,
     rank,
     rank_as_number,
-    split_of,
     take_first,
 )
 from drift_data.distill.examples import is_held_out
@@ -35,7 +35,7 @@ DEVIATIONS = 5  # from what chance gives: one pair in two million
 # Name → the conversations that are chosen. Those that take a part are cut to about a tenth, where the code allows it.
 CHOSEN: dict[str, Callable[[], Iterable[str]]] = {
     "sample": lambda: take_first(IDS, SAMPLE, FIRST),
-    "test split": lambda: (name for name in IDS if split_of(name, 0.1) == "test"),
+    "test split": lambda: (name for name in IDS if choose_split(name, 0.1) == "test"),
     "calibrate's choosing half": lambda: half(CHOOSING_PART),
     "hold-out, 1 in 2": lambda: (name for name in IDS if is_held_out(name, 2)),
     "hold-out, 1 in 3": lambda: (name for name in IDS if is_held_out(name, 3)),
@@ -91,7 +91,7 @@ def test_what_is_chosen_for_one_purpose_says_nothing_of_another(one: str, other:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        pytest.param(lambda name: split_of(name, 0.1) == "train", "test split", id="train×test"),
+        pytest.param(lambda name: choose_split(name, 0.1) == "train", "test split", id="train×test"),
         pytest.param(lambda name: not is_held_out(name, 3), "hold-out, 1 in 3", id="learned from×held out"),
         pytest.param(lambda name: name in reporting(), "calibrate's choosing half", id="halves"),
     ],
@@ -108,9 +108,9 @@ def test_a_small_sample_is_not_the_test_split() -> None:
     """The defect this guards against: a sample of 1 % was the test split, as the earlier rule still is."""
     names = [f"conversation-{n}" for n in range(100_000)]
     sample = take_first(names, SAMPLE, 1_000)
-    assert sum(split_of(name, 0.01) == "test" for name in sample) < 30  # ten by chance
+    assert sum(choose_split(name, 0.01) == "test" for name in sample) < 30  # ten by chance
     earlier = take_first(names, EARLIER_SAMPLE, 900)
-    assert all(split_of(name, 0.01) == "test" for name in earlier)  # what users of such a sample are told
+    assert all(choose_split(name, 0.01) == "test" for name in earlier)  # what users of such a sample are told
 
 
 @pytest.mark.parametrize("one_in", [2, 3, 4, 6])
@@ -139,7 +139,7 @@ def fingerprint(found: Iterable[object]) -> str:
     [(0.01, 13, "d6ab2dee5a39ef21"), (0.1, 108, "2792bdaaa4cfdbfc"), (0.5, 512, "ccb23394ccdefaea")],
 )
 def test_the_split_stays_as_it_was(fraction: float, count: int, print_: str) -> None:
-    test = [name for name in NAMES if split_of(name, fraction) == "test"]
+    test = [name for name in NAMES if choose_split(name, fraction) == "test"]
     assert (len(test), fingerprint(test)) == (count, print_)
 
 

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from drift_data import schema
-from drift_data.chats.turns import count_feedback_turns, feedback_mask, feedback_turns
+from drift_data.chats.turns import count_feedback_turns, find_feedback_turns, mask_feedback_turns
 
 CHATS = {
     "uaua": [2],
@@ -25,7 +25,7 @@ def chat(roles: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("roles", CHATS)
 def test_feedback_turn_is_a_user_message_right_after_an_assistant_message(roles: str) -> None:
-    assert feedback_turns(chat(roles)) == CHATS[roles]
+    assert find_feedback_turns(chat(roles)) == CHATS[roles]
 
 
 def test_column_count_agrees_with_the_single_conversation_count() -> None:
@@ -42,7 +42,7 @@ def test_slices_and_null_lists_are_counted_right() -> None:
     column = pa.array([chat("uaua"), None, chat("uau"), chat("suauau"), chat("")], schema.MESSAGES)
     assert count_feedback_turns(column).tolist() == [1, 0, 1, 2, 0]
     assert count_feedback_turns(column.slice(1, 3)).tolist() == [0, 1, 2]
-    assert np.flatnonzero(feedback_mask(column.slice(2, 2))).tolist() == [2, 3 + 3, 3 + 5]
+    assert np.flatnonzero(mask_feedback_turns(column.slice(2, 2))).tolist() == [2, 3 + 3, 3 + 5]
 
 
 def test_column_without_rows_or_messages_is_allowed() -> None:

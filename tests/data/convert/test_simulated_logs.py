@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drift_data import schema
-from drift_data.chats.turns import feedback_turns
+from drift_data.chats.turns import find_feedback_turns
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.stage import convert
 from drift_data.simulate import SimulateOptions, simulate
@@ -28,7 +28,7 @@ def test_simulated_logs_of_the_workspace_are_the_default_input(simulated: Worksp
     assert convert(simulated, "simulated", [], CleanOptions())
     chats, labels = rows(simulated), rows(simulated, "labels/simulated")
     assert len(chats) == 60 and accounts(simulated, 60)
-    keys = [(row["conversation_id"], turn) for row in chats for turn in feedback_turns(row["messages"])]
+    keys = [(row["conversation_id"], turn) for row in chats for turn in find_feedback_turns(row["messages"])]
     assert sorted((row["conversation_id"], row["turn"]) for row in labels) == sorted(keys)
     assert accounts(simulated, len(keys), "labels/simulated")
     assert labels == rows(simulated, "simulated/truth")
@@ -41,7 +41,7 @@ def test_only_truth_of_kept_conversations_is_copied(simulated: Workspace) -> Non
     labels = rows(simulated, "labels/simulated")
     assert 0 < len(kept) < 60
     assert {row["conversation_id"] for row in labels} <= set(kept)
-    assert accounts(simulated, sum(len(feedback_turns(m)) for m in kept.values()), "labels/simulated")
+    assert accounts(simulated, sum(len(find_feedback_turns(m)) for m in kept.values()), "labels/simulated")
 
 
 def test_logs_without_simulation_say_what_to_do(tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from drift_data.chats.turns import feedback_turns
+from drift_data.chats.turns import find_feedback_turns
 from drift_data.judge.base import Judge
 from drift_data.judge.dataset import DatasetJudge, find_labelled_source
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.options import Thresholds
 from drift_data.judge.stage import label
-from drift_data.labels.tables import latest_labels
-from drift_data.query.warehouse import current_labels
+from drift_data.labels.tables import find_latest_labels
+from drift_data.query.warehouse import find_current_labels
 from drift_data.schema import CONVERSATIONS, DROPPED
 from drift_data.workspace import AccountingError, UserError, Workspace
 from pipelines.experiments.controls import shuffle_labels
@@ -51,7 +51,7 @@ def test_turns_a_judge_could_not_label_are_dropped_with_the_reason_and_nothing_i
         f"UNION ALL SELECT conversation_id, turn FROM '{tmp_path}/dropped/labels/mine/*.parquet' ORDER BY ALL"
     ).fetchall()
     chats = workspace.read("conversations").to_pylist()
-    assert accounted == [(c["conversation_id"], t) for c in chats for t in feedback_turns(c["messages"])]
+    assert accounted == [(c["conversation_id"], t) for c in chats for t in find_feedback_turns(c["messages"])]
 
 
 @pytest.mark.parametrize(
@@ -158,30 +158,30 @@ def test_the_dataset_judge_says_so_when_the_data_carries_no_labels_or_strange_on
 
 def test_the_latest_labels_are_those_the_label_stage_made_last(tmp_path):
     workspace = make_workspace(tmp_path, labels=[row(*key, label="NEUTRAL") for key in KEYS])
-    assert latest_labels(workspace) == "labels/carried"
+    assert find_latest_labels(workspace) == "labels/carried"
     label(workspace, ScriptedJudge({}), Thresholds(), name="zz")
-    assert latest_labels(workspace) == "labels/zz"
+    assert find_latest_labels(workspace) == "labels/zz"
     label(workspace, LocalJudge(), Thresholds())
-    assert latest_labels(workspace) == "labels/local"
+    assert find_latest_labels(workspace) == "labels/local"
     shuffle_labels(workspace, "labels/local", seed=1)
-    assert latest_labels(workspace) == "labels/local"
+    assert find_latest_labels(workspace) == "labels/local"
     with pytest.raises(UserError, match="make label"):
-        latest_labels(Workspace(tmp_path / "empty"))
+        find_latest_labels(Workspace(tmp_path / "empty"))
 
 
 def test_labels_that_came_with_earlier_conversations_do_not_count(tmp_path):
     workspace = make_workspace(tmp_path, labels=[row(*key, label="NEUTRAL") for key in KEYS])
-    assert (latest_labels(workspace), find_labelled_source(workspace)) == ("labels/carried", "carried")
+    assert (find_latest_labels(workspace), find_labelled_source(workspace)) == ("labels/carried", "carried")
 
     def others(outputs):
         outputs["conversations"].table(CONVERSATIONS)
 
     workspace.run("convert", ["conversations"], others, options={"source": "another"})
     with pytest.raises(UserError, match="make label"):
-        latest_labels(workspace)
+        find_latest_labels(workspace)
     with pytest.raises(UserError, match="carries no labels"):
         find_labelled_source(workspace)
-    assert current_labels(workspace) is None
+    assert find_current_labels(workspace) is None
 
 
 def test_shuffled_labels_are_the_same_labels_on_other_turns(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from drift_data.calibrate.options import CalibrateOptions, ThresholdOptions
 from drift_data.calibrate.stage import calibrate_labels
 from drift_data.calibrate.summary import Quality
-from drift_data.chats.order import SAMPLE, rank, split_of
+from drift_data.chats.order import SAMPLE, choose_split, rank
 from drift_data.distill.examples import is_held_out
 from drift_data.distill.options import DistillOptions
 from drift_data.distill.stage import distill_labels
@@ -45,7 +45,7 @@ CHATS = {
 SCORES = {(name, at): (0, 8 if at in (2, 6) else 0) for name in NAMES for at in SAID}
 TEST = 0.2  # of the conversations
 SPLIT = MineOptions(test_fraction=TEST, per_conversation="all")
-IN_TEST = {name for name in NAMES if split_of(name, TEST) == "test"}
+IN_TEST = {name for name in NAMES if choose_split(name, TEST) == "test"}
 EARLIER = sorted(
     NAMES, key=lambda name: hashlib.sha256(name.encode()).digest()
 )  # the order of earlier samples

@@ -4,9 +4,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from drift_data.chats.order import split_of
+from drift_data.chats.order import choose_split
 from drift_data.mine.options import MineOptions
-from drift_data.mine.rules import Turn, mine_conversation
+from drift_data.mine.rules import LabelledTurn, mine_conversation
 from drift_data.mine.stage import mine
 from drift_data.schema import CONVERSATIONS, LABEL_ROWS
 from drift_data.workspace import UserError, Workspace
@@ -29,11 +29,11 @@ def reasons(found, table):
 
 
 def dsat(turn, score=9.0, **more):
-    return Turn(turn, "DSAT", score, **more)
+    return LabelledTurn(turn, "DSAT", score, **more)
 
 
 def sat(turn, score=9.0, **more):
-    return Turn(turn, "SAT", score, **more)
+    return LabelledTurn(turn, "SAT", score, **more)
 
 
 ALL = MineOptions(per_conversation="all", test_fraction=0)
@@ -66,7 +66,7 @@ def test_a_sat_example_has_the_reply_as_chosen():
 
 @pytest.mark.parametrize("label", ["dsat", "sat"])
 def test_only_the_strongest_turn_of_a_conversation_stays(label):
-    turns = [Turn(turn, label.upper(), score) for turn, score in [(2, 3.0), (4, 9.0), (6, 5.0)]]
+    turns = [LabelledTurn(turn, label.upper(), score) for turn, score in [(2, 3.0), (4, 9.0), (6, 5.0)]]
     found = mine_conversation("c", FIVE, turns, MineOptions())
     assert [row["turn"] for row in kept(found, label)] == [4]
     assert reasons(found, label) == [(2, "not_the_strongest"), (6, "not_the_strongest")]
@@ -167,13 +167,13 @@ def test_rows_that_make_no_example_say_why():
 
 
 def test_split_is_a_fixed_function_of_the_conversation_with_the_stated_share():
-    assert split_of("0001", 0.01) == "train"
-    assert {split_of("x", 0.0), split_of("y", 0.0)} == {"train"}
-    assert split_of("x", 1.0) == "test"
+    assert choose_split("0001", 0.01) == "train"
+    assert {choose_split("x", 0.0), choose_split("y", 0.0)} == {"train"}
+    assert choose_split("x", 1.0) == "test"
     ids = [f"conversation-{i}" for i in range(20_000)]
-    tested = {i for i in ids if split_of(i, 0.01) == "test"}
+    tested = {i for i in ids if choose_split(i, 0.01) == "test"}
     assert 150 < len(tested) < 250
-    assert tested <= {i for i in ids if split_of(i, 0.05) == "test"}  # a larger share only adds
+    assert tested <= {i for i in ids if choose_split(i, 0.05) == "test"}  # a larger share only adds
     assert sorted(tested)[:3] == ["conversation-10048", "conversation-10132", "conversation-10175"]  # golden
 
 

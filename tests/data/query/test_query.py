@@ -9,8 +9,8 @@ from rich.console import Console
 
 import pipelines
 from drift_data.query.query import (
-    canned_queries,
     describe_query,
+    load_canned_queries,
     print_table,
     run_query,
     save_query,
@@ -23,7 +23,7 @@ from drift_data.workspace import UserError, Workspace
 from tests.helpers.quality_sample import turn, write_conversations, write_labels
 from tests.helpers.sample_workspace import build_data, sample
 
-CANNED = canned_queries(Path(pipelines.__file__).parent / "sql")
+CANNED = load_canned_queries(Path(pipelines.__file__).parent / "sql")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drift_data import schema
-from drift_data.query.warehouse import connect, current_labels, finished, view_names
+from drift_data.query.warehouse import connect, find_current_labels, find_finished_folders, list_view_names
 from drift_data.workspace import MANIFEST, UserError, Workspace
 from tests.helpers.sample_workspace import CHATS, RUN, STEPS, build_data, sample
 
@@ -20,7 +20,7 @@ def rows(workspace, sql):
 
 def test_every_finished_table_has_its_view(workspace):
     with connect(workspace) as connection:
-        names = view_names(connection)
+        names = list_view_names(connection)
         assert names == [
             "conversations", "current_labels", "dropped", "dropped_conversations", "dropped_dsat",
             "dropped_labels_local", "dropped_pairs", "dsat", "evaluations", "funnel", "health", "labels", "labels_local",
@@ -126,21 +126,21 @@ def test_an_unfinished_folder_is_not_seen(tmp_path):
 def test_current_labels_are_those_that_were_mined_even_when_others_are_newer(tmp_path):
     workspace = Workspace(tmp_path)
     build_data(workspace)
-    assert current_labels(workspace) == "labels/local"
+    assert find_current_labels(workspace) == "labels/local"
 
     def relabel(build):
         build["labels/other"].table(schema.LABEL_ROWS)
 
     workspace.run("label", ["labels/other"], relabel, options={}, inputs=["conversations"])
-    assert current_labels(workspace) == "labels/local"
+    assert find_current_labels(workspace) == "labels/local"
     (workspace.path("dsat") / MANIFEST).unlink()
-    assert current_labels(workspace) == "labels/other"
+    assert find_current_labels(workspace) == "labels/other"
     assert rows(workspace, "SELECT count(*) FROM current_labels") == [(0,)]
 
 
 def test_an_empty_workspace_has_no_table_and_no_error(tmp_path):
     workspace = Workspace(tmp_path)
-    assert finished(workspace) == []
+    assert find_finished_folders(workspace) == []
     assert rows(workspace, "FROM funnel") == []
     assert rows(workspace, "SELECT reason FROM dropped") == []
     assert rows(workspace, "FROM manifests") == []
@@ -154,7 +154,7 @@ def test_odd_names_of_workspace_judge_and_run_are_quoted(tmp_path):
 
     workspace.run("label", ["labels/open-ai'1"], relabel, options={}, inputs=["conversations"])
     with connect(workspace) as connection:
-        assert '"labels_open-ai\'1"' in view_names(connection)
+        assert '"labels_open-ai\'1"' in list_view_names(connection)
         assert connection.execute('SELECT count(*) FROM "labels_open-ai\'1"').fetchone() == (0,)
         assert connection.execute("SELECT count(*) FROM conversations").fetchone() == (len(CHATS),)
 

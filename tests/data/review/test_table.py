@@ -10,8 +10,8 @@ from drift_data.calibrate.stage import calibrate_labels, report_agreement
 from drift_data.calibrate.summary import Quality
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.stage import label
-from drift_data.labels.reviewer import reviewer
-from drift_data.labels.tables import labels_named, latest_labels
+from drift_data.labels.reviewer import make_reviewer
+from drift_data.labels.tables import find_latest_labels, resolve_labels
 from drift_data.mine.options import MineOptions
 from drift_data.mine.stage import mine
 from drift_data.review.selection import parse_filter
@@ -186,18 +186,18 @@ def test_a_table_of_another_stage_or_without_its_journal_is_not_overwritten(work
     ],
 )
 def test_a_name_is_made_one_of_a_folder(typed, table):
-    assert reviewer(typed).table == table == labels_named(f"human:{typed}")
+    assert make_reviewer(typed).table == table == resolve_labels(f"human:{typed}")
 
 
 def test_a_name_without_a_letter_is_refused():
     with pytest.raises(UserError, match="no letter or digit"):
-        reviewer(" ../.. ")
+        make_reviewer(" ../.. ")
 
 
 def test_a_persons_partial_labels_are_never_the_default(workspace, ann):
-    assert latest_labels(workspace) == "labels/other"
+    assert find_latest_labels(workspace) == "labels/other"
     decide(ann, ("a", 2), "DSAT")
-    assert latest_labels(workspace) == "labels/other"
+    assert find_latest_labels(workspace) == "labels/other"
 
 
 def test_no_judge_may_take_the_table_of_a_person(workspace):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drift_data.chats.turns import feedback_turns
+from drift_data.chats.turns import find_feedback_turns
 from drift_data.schema import DSAT, LABEL_ROWS, SAT
 from drift_data.simulate import SimulateOptions, simulate
 from drift_data.simulate.options import PretrainOptions, UserOptions
@@ -64,7 +64,9 @@ def test_logs_have_the_schema_and_the_habits_of_wildchat(workspace: Workspace) -
 
 
 def test_the_truth_covers_exactly_the_feedback_turns(workspace: Workspace) -> None:
-    turns = {(key, turn) for key, messages in logs(workspace).items() for turn in feedback_turns(messages)}
+    turns = {
+        (key, turn) for key, messages in logs(workspace).items() for turn in find_feedback_turns(messages)
+    }
     assert turns == set(truth(workspace))
     assert workspace.read("simulated/truth").schema == LABEL_ROWS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drift_data.workspace import part_path, replaced_file, replaced_folder
+from drift_data.workspace import name_part_file, replaced_file, replaced_folder
 from drift_data.workspace.atomic import sync_to_disk
 
 
@@ -39,7 +39,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 
 def test_what_a_killed_process_left_is_replaced(tmp_path):
     target = tmp_path / "a.txt"
-    part_path(target).write_text("a longer beginning of what a killed process wrote")
+    name_part_file(target).write_text("a longer beginning of what a killed process wrote")
     with replaced_file(target) as part:
         part.write_text("new")
     assert target.read_text() == "new"

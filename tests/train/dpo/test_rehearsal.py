@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from drift_data.workspace import UserError, file_digest
+from drift_data.workspace import UserError, hash_file
 from drift_train.dpo import train as dpo
 from drift_train.dpo import trainer as dpo_trainer
 from drift_train.dpo.rehearsal import longest_pairs, rehearse
@@ -45,10 +45,10 @@ def test_an_example_with_control_tokens_is_passed_over_and_none_at_all_is_said(p
 
 
 def test_it_leaves_nothing_behind(policy: Path, tmp_path: Path) -> None:
-    before = file_digest(policy / "model.safetensors")
+    before = hash_file(policy / "model.safetensors")
     rehearse(policy, policy, [example(i) for i in range(3)], OPTIONS, tmp_path, "t")
     assert not list(tmp_path.iterdir())
-    assert file_digest(policy / "model.safetensors") == before
+    assert hash_file(policy / "model.safetensors") == before
 
 
 def test_too_little_memory_names_the_knob(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drift_data.workspace import UserError, file_digest
+from drift_data.workspace import UserError, hash_file
 from drift_train.dpo import train as dpo
 from drift_train.dpo import trainer as dpo_trainer
 from drift_train.models.load import free_memory, load_model, load_renderer
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_weights(policy: Path, tmp_path: Path) -> N
     for name in ("one", "two"):
         train(policy, tmp_path / name, pairs)
     train(policy, tmp_path / "other", pairs, OPTIONS.model_copy(update={"seed": 1}))
-    weights = [file_digest(tmp_path / name / "model.safetensors") for name in ("one", "two", "other")]
+    weights = [hash_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "other")]
     assert weights[0] == weights[1] != weights[2]
 
 

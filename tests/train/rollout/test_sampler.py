@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drift_data.workspace import part_path
+from drift_data.workspace import name_part_file
 from drift_train.models.log_probs import CheckError
 from drift_train.options import EvalOptions, PolicySamplingOptions
 from drift_train.rollout import sampler as sampler_module
@@ -95,7 +95,7 @@ def test_a_shard_that_was_written_by_half_is_not_taken(policy: Path, tmp_path: P
     (whole,) = keep.iterdir()
     content = whole.read_bytes()
     whole.unlink()
-    part_path(whole).write_bytes(content[: len(content) // 2])
+    name_part_file(whole).write_bytes(content[: len(content) // 2])
     assert sample(policy, asked, OPTIONS, tmp_path, keep).replies == undisturbed.replies
     assert [path.name for path in keep.iterdir()] == [whole.name]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from sklearn.ensemble import GradientBoostingClassifier
 
-from drift_data.chats.turns import feedback_turns
+from drift_data.chats.turns import find_feedback_turns
 from drift_data.judge.label_rule import decide_label
 from drift_data.judge.local import LocalJudge
 from drift_data.judge.local.cues import load_cues
@@ -238,7 +238,9 @@ def test_rows_are_the_feedback_turns_in_order_whatever_the_roles():
     for part in (batch, batch.slice(1), batch.slice(0, 0)):
         [answer] = JUDGE.judge([part])
         wanted = [
-            (row["conversation_id"], t) for row in part.to_pylist() for t in feedback_turns(row["messages"])
+            (row["conversation_id"], t)
+            for row in part.to_pylist()
+            for t in find_feedback_turns(row["messages"])
         ]
         got = answer.rows.to_pylist()
         assert [(row["conversation_id"], row["turn"]) for row in got] == wanted

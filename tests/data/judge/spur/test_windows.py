@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift_data.chats.turns import feedback_turns
+from drift_data.chats.turns import find_feedback_turns
 from drift_data.judge.spur.options import WindowOptions
 from drift_data.judge.spur.windows import cut_windows
 
@@ -50,7 +50,7 @@ def test_characters_bound_a_window_but_one_turn_always_fits():
 def test_every_feedback_turn_is_judged_once_and_shown_with_its_reply(roles, turns, context, characters):
     messages = [{"role": role, "content": "word " * 3} for role in roles]
     found = list(cut_windows(messages, WindowOptions(turns=turns, context=context, characters=characters)))
-    assert [turn for window in found for turn in window.turns] == feedback_turns(messages)
+    assert [turn for window in found for turn in window.turns] == find_feedback_turns(messages)
     for window in found:
         assert list(window.messages) == messages[window.first : window.turns[-1] + 1]
         assert window.first <= window.turns[0] - 1 and len(window.turns) <= turns

@@ -9,7 +9,7 @@ import yaml
 
 from drift_data.publish.cards.model import render_model_card, write_model_card
 from drift_data.report.options import AlarmOptions
-from drift_data.workspace import CARD, MANIFEST, UserError, Workspace, folder_digest
+from drift_data.workspace import CARD, MANIFEST, UserError, Workspace, hash_folder
 from tests.helpers.sample_workspace import RUN, sample
 
 MODEL = f"runs/{RUN}/iter1/model"
@@ -123,11 +123,11 @@ def test_a_stale_model_has_no_card(workspace: Workspace) -> None:
 
 def test_the_card_is_written_into_the_model_and_is_no_part_of_it(workspace: Workspace) -> None:
     folder = workspace.path(MODEL)
-    before = folder_digest(folder)
+    before = hash_folder(folder)
     path = write_model_card(workspace, RUN, 1, AlarmOptions())
     assert path == folder / CARD
     assert path.read_text() == card(workspace)
-    assert folder_digest(folder) == before == workspace.require(MODEL).digest
+    assert hash_folder(folder) == before == workspace.require(MODEL).digest
     written = path.stat().st_mtime_ns
     write_model_card(workspace, RUN, 1, AlarmOptions())
     assert path.stat().st_mtime_ns == written
