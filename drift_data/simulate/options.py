@@ -1,12 +1,14 @@
-"""How many simulated chats, and how their assistants and users behave: stated probabilities, nothing else."""
+"""Options of simulation: how many chats, and with which probabilities their assistants and users behave."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 Share = Annotated[float, Field(ge=0, le=1)]
+_OURS: JsonDict = {"source": "ours"}
 
 
 class UserOptions(BaseModel):
@@ -14,30 +16,89 @@ class UserOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    complains: Share = 0.25  # chance that one wrong dimension draws a complaint
-    vague: Share = 0.06  # share of complaints that name nothing
-    asks_again: Share = 0.04  # share of complaints that only repeat the request
-    thanks_if_right: Share = 0.3  # after a reply without a fault
-    thanks_if_wrong: Share = 0.08  # faults that drew no complaint
-    thanks_if_mended: Share = 0.15  # after a revision
-    goes_on: Share = 0.6  # chance of a further turn where there is neither
-    small_talk: Share = 0.2  # share of neutral turns that ask for no task
-    hard: Share = 0.25  # share of neutral turns that sound like a verdict
-    most_replies: int = Field(default=4, ge=1)
-    instructed: Share = 0.0  # share of complaints that the instruction follows
-    instruction: str = "please answer again"  # what guided rollouts ask for: the base model has to know it
+    complains: Share = Field(
+        0.25,
+        description="Chance that one wrong dimension of a reply draws a complaint.",
+        json_schema_extra=_OURS,
+    )
+    vague: Share = Field(
+        0.06, description="Share of complaints that do not say what is wrong.", json_schema_extra=_OURS
+    )
+    asks_again: Share = Field(
+        0.04, description="Share of complaints that only repeat the request.", json_schema_extra=_OURS
+    )
+    thanks_if_right: Share = Field(
+        0.3, description="Chance of thanks after a reply without a fault.", json_schema_extra=_OURS
+    )
+    thanks_if_wrong: Share = Field(
+        0.08,
+        description="Chance of thanks after a reply whose faults drew no complaint.",
+        json_schema_extra=_OURS,
+    )
+    thanks_if_mended: Share = Field(
+        0.15,
+        description="Chance of thanks after a revision that drew no complaint, right or wrong.",
+        json_schema_extra=_OURS,
+    )
+    goes_on: Share = Field(
+        0.6,
+        description="Chance of a further turn after a reply that draws neither a complaint nor thanks.",
+        json_schema_extra=_OURS,
+    )
+    small_talk: Share = Field(
+        0.2, description="Share of neutral turns that ask for no task.", json_schema_extra=_OURS
+    )
+    hard: Share = Field(
+        0.25,
+        description="Share of neutral turns that sound like a complaint or like thanks.",
+        json_schema_extra=_OURS,
+    )
+    most_replies: int = Field(
+        4,
+        ge=1,
+        description="Replies after which a chat ends at the latest.",
+        json_schema_extra={"source": "ours", "unit": "replies"},
+    )
+    instructed: Share = Field(
+        0.0, description="Share of complaints that are followed by `instruction`.", json_schema_extra=_OURS
+    )
+    instruction: str = Field(
+        "please answer again",
+        description="Instruction of guided rollouts, in the words that the tiny base model knows.",
+        json_schema_extra=_OURS,
+    )
 
 
 class PretrainOptions(BaseModel):
-    """What the base model learns from: first clean chats, then chats of the quality it is to have."""
+    """What the base model learns from: first clean chats, then chats of the quality that it is to have."""
 
     model_config = ConfigDict(extra="forbid")
 
-    clean: int = Field(default=20_000, ge=0)  # chats
-    noisy: int = Field(default=20_000, ge=0)
-    quality: Share = 0.7  # chance that a reply gets one dimension right
-    mends: Share = 0.5  # chance that a revision mends a fault the complaint does not name
-    users: UserOptions = UserOptions(complains=0.35, instructed=0.4)
+    clean: int = Field(
+        20_000,
+        ge=0,
+        description="Number of chats whose last reply is worth learning.",
+        json_schema_extra={"source": "ours", "unit": "chats"},
+    )
+    noisy: int = Field(
+        20_000,
+        ge=0,
+        description="Number of chats of the quality that the base model is to have, learned after the clean ones.",
+        json_schema_extra={"source": "ours", "unit": "chats"},
+    )
+    quality: Share = Field(
+        0.7,
+        description="Chance that a reply gets one dimension of the task right.",
+        json_schema_extra=_OURS,
+    )
+    mends: Share = Field(
+        0.5,
+        description="Chance that a revision mends a fault that the complaint does not name.",
+        json_schema_extra=_OURS,
+    )
+    users: UserOptions = Field(
+        UserOptions(complains=0.35, instructed=0.4), description="How the users of these chats behave."
+    )
 
 
 class SimulateOptions(BaseModel):
@@ -45,11 +106,40 @@ class SimulateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seed: int = 0
-    conversations: int = Field(default=5_000, ge=1)
-    quality: Share = 0.65  # chance that a logged reply gets one dimension right
-    mends: Share = 0.5  # chance that a logged revision mends a fault that was not named
-    heldout: int = Field(default=400, ge=1)  # prompts
-    heldout_tasks: int = Field(default=120, ge=1)  # tasks (of 1,296) that only held-out prompts ask for
-    users: UserOptions = UserOptions()
-    pretrain: PretrainOptions = PretrainOptions()
+    seed: int = Field(
+        0,
+        description="Seed of everything that is drawn; equal seeds make equal logs.",
+        json_schema_extra=_OURS,
+    )
+    conversations: int = Field(
+        5_000,
+        ge=1,
+        description="Number of logged chats.",
+        json_schema_extra={"source": "ours", "unit": "chats"},
+    )
+    quality: Share = Field(
+        0.65,
+        description="Chance that a logged reply gets one dimension of the task right.",
+        json_schema_extra=_OURS,
+    )
+    mends: Share = Field(
+        0.5,
+        description="Chance that a logged revision mends a fault that the complaint does not name.",
+        json_schema_extra=_OURS,
+    )
+    heldout: int = Field(
+        400,
+        ge=1,
+        description="Number of held-out prompts.",
+        json_schema_extra={"source": "ours", "unit": "prompts"},
+    )
+    heldout_tasks: int = Field(
+        120,
+        ge=1,
+        description="Number of tasks, of 1,296, that only held-out prompts ask for.",
+        json_schema_extra={"source": "ours", "unit": "tasks"},
+    )
+    users: UserOptions = Field(UserOptions(), description="How the users of the logged chats behave.")
+    pretrain: PretrainOptions = Field(
+        PretrainOptions(), description="Chats that the tiny base model learns from."
+    )

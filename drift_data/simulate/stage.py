@@ -1,4 +1,4 @@
-"""The stage `simulate`: demo logs with their truth, what the base model learns from, and held-out prompts."""
+"""The stage `simulate`: writes demo logs with their true labels, chats for the base model, and held-out prompts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from drift_data.schema import DSAT, LABEL_ROWS, MESSAGES, SAT, define_column, define_table, make_label_row
 from drift_data.simulate import wildchat
-from drift_data.simulate.chats import Chat, logged_chat, pretrain_chats
+from drift_data.simulate.chats import Chat, draw_logged_chat, iter_pretrain_chats
 from drift_data.simulate.options import SimulateOptions
-from drift_data.simulate.world import Task, random_task, request_text
+from drift_data.simulate.world import ListTask, draw_random_task, word_request
 from drift_data.workspace import Output, Workspace
 
-PRETRAIN = define_table(
+PRETRAIN_ROWS = define_table(
     "simulated/pretrain",
     "a chat that the tiny base model learns from",
     [
@@ -26,7 +26,7 @@ PRETRAIN = define_table(
         define_column("messages", MESSAGES, "the chat", required=True),
     ],
 )
-HELDOUT = define_table(
+HELDOUT_ROWS = define_table(
     "simulated/heldout",
     "a held-out prompt",
     [
@@ -34,116 +34,132 @@ HELDOUT = define_table(
         define_column("messages", MESSAGES, "the prompt", required=True),
     ],
 )
-OUTPUTS = ("simulated/logs", "simulated/truth", "simulated/pretrain", "simulated/heldout")
-JUDGE = "simulated:truth"
-RUBRIC = "simulated"
-_STRENGTH = 8
-_BATCH = 1_000
-# The logged assistants: name and how much better than `quality` they are in each dimension.
-_MODELS = (("sim-small", -0.05), ("sim-large", 0.05))
+SIMULATED_TABLES = ("simulated/logs", "simulated/truth", "simulated/pretrain", "simulated/heldout")
+TRUTH_JUDGE = "simulated:truth"  # stands in the column `judge` of the true labels
+TRUTH_RUBRIC = "simulated"  # stands in the column `rubric` of the true labels
+_TRUE_STRENGTH = 8  # of every item in the true labels, on the scale from 1 to 10
+_BATCH_CHATS = 1_000  # chats that are written at once
+# The logged assistants: name, and how much their chance to get a dimension right differs from `quality`.
+_ASSISTANTS = (("sim-small", -0.05), ("sim-large", 0.05))
 
 
 def simulate(workspace: Workspace, options: SimulateOptions) -> bool:
-    """Make the folders of `OUTPUTS`, unless they are there already. Returns True when it ran."""
+    """Write the tables of `SIMULATED_TABLES`, unless they are finished already.
+
+    Args:
+        workspace: gets the tables.
+        options: size and character of the logs.
+
+    Returns:
+        False if the same tables were finished already.
+    """
 
     def build(outputs: Mapping[str, Output]) -> None:
-        held_out = _held_out_tasks(options)
+        held_out = _draw_held_out_tasks(options)
         funnel = _write_logs(outputs, options, held_out)
         for name in ("simulated/logs", "simulated/truth"):
             outputs[name].results = dict(funnel)
-        pretrain = outputs["simulated/pretrain"].table(PRETRAIN)
+        pretrain = outputs["simulated/pretrain"].table(PRETRAIN_ROWS)
         rng = Random(f"pretrain {options.seed}")
-        chats = pretrain_chats(options.pretrain, frozenset(held_out), rng)
+        chats = iter_pretrain_chats(options.pretrain, frozenset(held_out), rng)
         total = options.pretrain.clean + options.pretrain.noisy
         rows = []
         for phase, messages in tqdm(
             chats, total=total, desc="chats to learn from", unit="chat", mininterval=0.5
         ):
             rows.append({"phase": phase, "messages": messages})
-            if len(rows) == _BATCH:
+            if len(rows) == _BATCH_CHATS:
                 pretrain.write_rows(rows)
                 rows = []
         pretrain.write_rows(rows)
-        outputs["simulated/heldout"].table(HELDOUT).write_rows(_held_out_prompts(options, held_out))
+        outputs["simulated/heldout"].table(HELDOUT_ROWS).write_rows(_make_held_out_prompts(options, held_out))
 
-    return workspace.run("simulate", OUTPUTS, build, options=options.model_dump(mode="json"))
+    return workspace.run("simulate", SIMULATED_TABLES, build, options=options.model_dump(mode="json"))
 
 
-def _held_out_tasks(options: SimulateOptions) -> list[Task]:
+def _draw_held_out_tasks(options: SimulateOptions) -> list[ListTask]:
+    """Draw the tasks that only held-out prompts ask for, each once."""
     rng = Random(f"held out {options.seed}")
-    tasks: dict[Task, None] = {}
+    tasks: dict[ListTask, None] = {}
     while len(tasks) < options.heldout_tasks:
-        tasks[random_task(rng)] = None
+        tasks[draw_random_task(rng)] = None
     return list(tasks)
 
 
-def _held_out_prompts(options: SimulateOptions, tasks: list[Task]) -> list[dict[str, object]]:
+def _make_held_out_prompts(options: SimulateOptions, tasks: list[ListTask]) -> list[dict[str, object]]:
+    """Return the rows of `simulated/heldout`; the tasks take turns."""
     rng = Random(f"held out prompts {options.seed}")
     rows: list[dict[str, object]] = []
     for number in range(options.heldout):
-        messages = [{"role": "user", "content": request_text(tasks[number % len(tasks)], rng)}]
+        messages = [{"role": "user", "content": word_request(tasks[number % len(tasks)], rng)}]
         rows.append({"conversation_id": f"heldout-{number:05d}", "messages": messages})
     return rows
 
 
 def _write_logs(
-    outputs: Mapping[str, Output], options: SimulateOptions, held_out: list[Task]
+    outputs: Mapping[str, Output], options: SimulateOptions, held_out: list[ListTask]
 ) -> Counter[str]:
-    """Write logs and truth; return the funnel that a perfect judge would find."""
+    """Write the logs and their true labels; return the counts that a perfect judge would find."""
     logs, truth = (
-        outputs["simulated/logs"].table(wildchat.SCHEMA),
+        outputs["simulated/logs"].table(wildchat.WILDCHAT_SCHEMA),
         outputs["simulated/truth"].table(LABEL_ROWS),
     )
-    rng, dresser, hidden = Random(f"logs {options.seed}"), wildchat.Dresser(options.seed), frozenset(held_out)
+    rng, wildchat_rows, hidden = (
+        Random(f"logs {options.seed}"),
+        wildchat.WildChatRows(options.seed),
+        frozenset(held_out),
+    )
     seen: set[str] = set()
     funnel: Counter[str] = Counter()
     with tqdm(total=options.conversations, desc="simulated chats", unit="chat", mininterval=0.5) as progress:
-        for first in range(0, options.conversations, _BATCH):
+        for first in range(0, options.conversations, _BATCH_CHATS):
             chats: list[Chat] = []
             models: list[str] = []
-            while len(chats) < min(_BATCH, options.conversations - first):
-                model, better = rng.choice(_MODELS)
+            while len(chats) < min(_BATCH_CHATS, options.conversations - first):
+                model, better = rng.choice(_ASSISTANTS)
                 quality = min(1.0, max(0.0, options.quality + better))
-                chat = logged_chat(quality, options.mends, options.users, hidden, rng)
+                chat = draw_logged_chat(quality, options.mends, options.users, hidden, rng)
                 text = "\0".join(message["content"] for message in chat.messages)
-                if text not in seen:  # an exact repeat would be dropped when the logs are cleaned
+                if text not in seen:  # `convert` would drop an exact repeat
                     seen.add(text)
                     chats.append(chat)
                     models.append(model)
             contents = pa.array([message["content"] for chat in chats for message in chat.messages])
             lengths = np.array([len(chat.messages) for chat in chats])
-            batch = dresser.rows(first, contents, lengths, pa.array(models))
+            batch = wildchat_rows.make_batch(first, contents, lengths, pa.array(models))
             logs.write(batch)
             ids = batch.column("conversation_hash").to_pylist()
             truth.write_rows(
-                [row for key, chat in zip(ids, chats, strict=True) for row in _label_rows(key, chat)]
+                [row for key, chat in zip(ids, chats, strict=True) for row in _make_label_rows(key, chat)]
             )
             for chat in chats:
-                _count(chat, funnel)
+                _count_turns(chat, funnel)
             progress.update(len(chats))
     return funnel
 
 
-def _label_rows(key: str, chat: Chat) -> list[dict[str, Any]]:
+def _make_label_rows(key: str, chat: Chat) -> list[dict[str, Any]]:
+    """Return the true label of each feedback turn of a chat, schema `LABEL_ROWS`."""
     return [
         make_label_row(
             key,
             verdict.turn,
             verdict.label,
-            sat_score=float(_STRENGTH * (verdict.label == SAT)),
-            dsat_score=float(_STRENGTH * (verdict.label == DSAT)),
-            items=[(verdict.item, verdict.label, _STRENGTH)] if verdict.item else [],
+            sat_score=float(_TRUE_STRENGTH * (verdict.label == SAT)),
+            dsat_score=float(_TRUE_STRENGTH * (verdict.label == DSAT)),
+            items=[(verdict.item, verdict.label, _TRUE_STRENGTH)] if verdict.item else [],
             reason=verdict.reason,
             evidence=chat.messages[verdict.turn]["content"],
             refusal=False,
-            judge=JUDGE,
-            rubric=RUBRIC,
+            judge=TRUTH_JUDGE,
+            rubric=TRUTH_RUBRIC,
         )
         for verdict in chat.verdicts
     ]
 
 
-def _count(chat: Chat, funnel: Counter[str]) -> None:
+def _count_turns(chat: Chat, funnel: Counter[str]) -> None:
+    """Add the feedback turns, labels and DSAT→SAT pairs of a chat to the counts."""
     labels = [verdict.label for verdict in chat.verdicts]
     funnel["conversations"] += 1
     funnel["feedback_turns"] += len(labels)

@@ -1,8 +1,8 @@
-"""What simulated users type after a reply: complaints, thanks and neutral turns.
+"""Words what simulated users type after a reply: complaints, thanks and neutral turns.
 
-Phrasings are meant to be hard where people are hard: complaints without a negative word, praise made of
-negative ones, neutral turns that sound annoyed or pleased. They share no source with any judge, so that what
-a judge makes of them is a measurement. This module knows nothing of labels, probabilities of turns, or files.
+The phrasings are hard to judge where people's are: complaints without a negative word, praise in negative words, neutral
+turns that sound annoyed or pleased. They share no source with any judge, so that a judge's labels of simulated chats
+measure the judge.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from drift_data.simulate.world import CATEGORIES, LAYOUTS, Task, number_word
+from drift_data.simulate.world import CATEGORIES, LAYOUTS, ListTask, spell_number
 
-# {want}: the right value, {got}: the value of the reply.
+# Dimension that a complaint names → phrasings. {want} is the right value, {got} the value of the reply.
 COMPLAINTS: Final[dict[str, tuple[str, ...]]] = {
     "count": (
         "i asked for {want}",
@@ -105,6 +105,7 @@ COMPLAINTS: Final[dict[str, tuple[str, ...]]] = {
         "once more, but with care",
     ),
 }
+# What may stand before and after a complaint; repeated entries are more frequent.
 COMPLAINT_LEADS: Final = (
     "",
     "",
@@ -144,15 +145,15 @@ THANKS: Final = (
     "yes!",
     "better than before",
     "now it is right",
-    # made of negative words
+    # Praise in negative words.
     "not bad at all",
     "nothing wrong with that",
     "i can not ask for more",
     "wow, i did not expect that",
     "no more questions, that was it",
 )
-# New tasks; the request follows.
-NEXT: Final = (
+# Beginnings of a message that goes on with a request for a new task.
+NEXT_LEADS: Final = (
     "",
     "",
     "",
@@ -164,8 +165,8 @@ NEXT: Final = (
     "and then ",
     "different topic. ",
 )
-# New tasks that sound like a complaint or like thanks, and are neither.
-NEXT_HARD: Final = (
+# The same, but sounding like a complaint or like thanks, which they are not.
+HARD_NEXT_LEADS: Final = (
     "no rush, but ",
     "sorry, one more: ",
     "i forgot to ask, ",
@@ -183,8 +184,8 @@ NEXT_HARD: Final = (
     "for a great party, ",
     "i like nice lists. ",
 )
-# Turns without a request.
-CHAT: Final = (
+# Neutral messages without a request.
+SMALL_TALK: Final = (
     "ok",
     "i see",
     "which one do you like",
@@ -194,7 +195,8 @@ CHAT: Final = (
     "where can i read more",
     "one moment",
 )
-CHAT_HARD: Final = (
+# The same, but sounding like a complaint or like thanks, which they are not.
+HARD_SMALL_TALK: Final = (
     "is it bad to like only one of them",
     "my brother does not like any of these",
     "why do people ask for such things",
@@ -204,11 +206,12 @@ CHAT_HARD: Final = (
     "are these the best ones",
     "what is a good number of them",
 )
-CHAT_REPLIES: Final = ("You are welcome!", "Happy to help!", "Anything else?")
+# What the assistant answers to thanks or small talk.
+SMALL_TALK_REPLIES: Final = ("You are welcome!", "Happy to help!", "Anything else?")
 
 
-def complaint_phrases(task: Task, held: Task, dimension: str | None) -> tuple[str, ...]:
-    """Return the phrasings that name one dimension a reply got wrong; None gives those that name nothing."""
+def choose_complaint_phrases(task: ListTask, held: ListTask, dimension: str | None) -> tuple[str, ...]:
+    """Return the phrasings that name a dimension which the reply got wrong; None: those that name nothing."""
     if dimension is None:
         return COMPLAINTS["vague"]
     if dimension == "stars":
@@ -216,12 +219,19 @@ def complaint_phrases(task: Task, held: Task, dimension: str | None) -> tuple[st
     return COMPLAINTS[dimension]
 
 
-def complaint(task: Task, held: Task, dimension: str | None, rng: Random) -> str:
-    """Word a complaint about a reply that holds `held` where `task` was asked, naming one wrong dimension."""
-    text = rng.choice(complaint_phrases(task, held, dimension))
+def word_complaint(task: ListTask, held: ListTask, dimension: str | None, rng: Random) -> str:
+    """Word a complaint about a reply.
+
+    Args:
+        task: what was asked for.
+        held: what the reply holds.
+        dimension: the wrong dimension that the complaint names; None: it names nothing.
+        rng: random generator.
+    """
+    text = rng.choice(choose_complaint_phrases(task, held, dimension))
     want, got = "", ""
     if dimension == "count":
-        want, got = number_word(task.count), number_word(held.count)
+        want, got = spell_number(task.count), spell_number(held.count)
     elif dimension == "category":
         want, got = str(task.category), str(held.category)
     elif dimension == "layout":
@@ -232,17 +242,24 @@ def complaint(task: Task, held: Task, dimension: str | None, rng: Random) -> str
     return rng.choice(COMPLAINT_LEADS) + text + rng.choice(COMPLAINT_TAILS)
 
 
-def next_request(request: str, task: Task, hard: bool, rng: Random) -> str:
-    """Word the change to a new task, neutrally; `hard` picks words that sound like a verdict on `task`."""
-    lead = rng.choice(NEXT_HARD if hard else NEXT)
+def word_next_request(request: str, task: ListTask, hard: bool, rng: Random) -> str:
+    """Word a neutral change to a new task.
+
+    Args:
+        request: the request for the new task.
+        task: the task before.
+        hard: whether the words sound like a verdict on the reply before.
+        rng: random generator.
+    """
+    lead = rng.choice(HARD_NEXT_LEADS if hard else NEXT_LEADS)
     return lead.format(category=task.category or next(iter(CATEGORIES))) + request
 
 
-def thanks(rng: Random) -> str:
+def word_thanks(rng: Random) -> str:
     """Word satisfaction with the reply just given."""
     return rng.choice(THANKS)
 
 
-def small_talk(hard: bool, rng: Random) -> str:
-    """Word a neutral turn that asks for no task."""
-    return rng.choice(CHAT_HARD if hard else CHAT)
+def word_small_talk(hard: bool, rng: Random) -> str:
+    """Word a neutral turn that asks for no task; `hard`: it sounds like a verdict on the reply before."""
+    return rng.choice(HARD_SMALL_TALK if hard else SMALL_TALK)

@@ -1,6 +1,6 @@
-"""WildChat-1M's own Parquet schema, and simulated messages dressed in it.
+"""Puts simulated messages into rows of WildChat-1M's own Parquet schema.
 
-Place, headers and moderation scores are made up from the seed. This module knows nothing of tasks or labels.
+Places, headers and moderation scores are made up from a seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 _STEMS = ("self-harm", "self-harm/instructions", "self-harm/intent")
-CATEGORIES: Final = (
+MODERATION_CATEGORIES: Final = (
     "harassment",
     "harassment/threatening",
     "harassment_threatening",
@@ -30,7 +30,7 @@ CATEGORIES: Final = (
     "violence/graphic",
     "violence_graphic",
 )
-DETOXIFY: Final = (
+DETOXIFY_SCORES: Final = (
     "identity_attack",
     "insult",
     "obscene",
@@ -58,13 +58,13 @@ _MESSAGE = pa.struct(
 )
 _MODERATION = pa.struct(
     [
-        ("categories", pa.struct([(name, pa.bool_()) for name in CATEGORIES])),
-        ("category_scores", pa.struct([(name, pa.float64()) for name in CATEGORIES])),
+        ("categories", pa.struct([(name, pa.bool_()) for name in MODERATION_CATEGORIES])),
+        ("category_scores", pa.struct([(name, pa.float64()) for name in MODERATION_CATEGORIES])),
         ("flagged", pa.bool_()),
     ]
 )
-_DETOXIFY = pa.struct([(name, pa.float64()) for name in DETOXIFY])
-SCHEMA: Final = pa.schema(
+_DETOXIFY = pa.struct([(name, pa.float64()) for name in DETOXIFY_SCORES])
+WILDCHAT_SCHEMA: Final = pa.schema(
     [
         ("conversation_hash", pa.string()),
         ("model", pa.string()),
@@ -83,7 +83,8 @@ SCHEMA: Final = pa.schema(
     ]
 )
 
-PLACES: Final = (
+# Country, state, and the header `accept-language` of users there.
+_PLACES: Final = (
     ("United States", "California", "en-US,en;q=0.9"),
     ("United States", "Texas", "en-US,en;q=0.9"),
     ("United Kingdom", "England", "en-GB,en;q=0.8"),
@@ -93,21 +94,26 @@ PLACES: Final = (
     ("Germany", "Berlin", "de-DE,de;q=0.9"),
     ("India", None, "en-IN,en;q=0.8"),
 )
-_AGENT = (
+_USER_AGENT = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 )
-_BEGIN = int(datetime(2023, 4, 9, tzinfo=UTC).timestamp()) * 1_000_000
-_POOL = 4096  # made-up moderation scores are drawn from so many
+# When the first conversation begins, in microseconds since 1970.
+_FIRST_TIME = int(datetime(2023, 4, 9, tzinfo=UTC).timestamp()) * 1_000_000
+_SCORE_POOL = 4096  # made-up sets of moderation scores, from which one is drawn for each message
 
 
-class Dresser:
-    """Turns messages into WildChat rows, a batch at a time, from one seed."""
+class WildChatRows:
+    """Makes WildChat rows from messages, a batch at a time.
+
+    Args:
+        seed: determines everything that is made up.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self._seed = seed
-        scores = self.rng.beta(0.3, 30, (_POOL, len(CATEGORIES)))
-        flags = [pa.array(np.zeros(_POOL, bool))] * len(CATEGORIES)
+        scores = self.rng.beta(0.3, 30, (_SCORE_POOL, len(MODERATION_CATEGORIES)))
+        flags = [pa.array(np.zeros(_SCORE_POOL, bool))] * len(MODERATION_CATEGORIES)
         self._moderation = pa.StructArray.from_arrays(
             [
                 pa.StructArray.from_arrays(flags, fields=list(_MODERATION.field("categories").type)),
@@ -115,23 +121,25 @@ class Dresser:
                     [pa.array(column) for column in scores.T],
                     fields=list(_MODERATION.field("category_scores").type),
                 ),
-                pa.array(np.zeros(_POOL, bool)),
+                pa.array(np.zeros(_SCORE_POOL, bool)),
             ],
             fields=list(_MODERATION),
         )
-        toxicity = self.rng.beta(0.3, 30, (_POOL, len(DETOXIFY)))
+        toxicity = self.rng.beta(0.3, 30, (_SCORE_POOL, len(DETOXIFY_SCORES)))
         self._detoxify = pa.StructArray.from_arrays(
             [pa.array(column) for column in toxicity.T], fields=list(_DETOXIFY)
         )
-        self._places = [pa.array(column, pa.string()) for column in zip(*PLACES, strict=True)]
+        self._places = [pa.array(column, pa.string()) for column in zip(*_PLACES, strict=True)]
 
-    def rows(self, first: int, contents: pa.Array, lengths: np.ndarray, models: pa.Array) -> pa.RecordBatch:
-        """Return WildChat rows of conversations whose messages alternate user, assistant, user, …
+    def make_batch(
+        self, first: int, contents: pa.Array, lengths: np.ndarray, models: pa.Array
+    ) -> pa.RecordBatch:
+        """Return the WildChat rows of conversations whose messages alternate user, assistant, user, …
 
         Args:
-            first: number of the first conversation; ids follow from it and the seed.
+            first: number of the first conversation; ids are made from this number and the seed.
             contents: the messages of all conversations, one after the other (string).
-            lengths: how many messages each conversation has.
+            lengths: how many messages each conversation has, (conversations,).
             models: the model of each conversation (string).
         """
         count, total = len(lengths), len(contents)
@@ -141,14 +149,16 @@ class Dresser:
         place_in_chat = np.arange(total) - np.repeat(ends - lengths, lengths)
         is_reply = place_in_chat % 2 == 1
 
-        place = self.rng.integers(0, len(PLACES), count)
+        place = self.rng.integers(0, len(_PLACES), count)
         country, state, accept = (column.take(pa.array(place)) for column in self._places)
-        hashed_ip = _hex(self.rng, count, 32)
-        header = pa.StructArray.from_arrays([accept, pa.repeat(_AGENT, count)], fields=list(_HEADER))
-        times = _BEGIN + (first + np.arange(count)) * 37_000_000 + self.rng.integers(0, 30_000_000, count)
+        hashed_ip = _draw_hex(self.rng, count, 32)
+        header = pa.StructArray.from_arrays([accept, pa.repeat(_USER_AGENT, count)], fields=list(_HEADER))
+        times = (
+            _FIRST_TIME + (first + np.arange(count)) * 37_000_000 + self.rng.integers(0, 30_000_000, count)
+        )
         language = pa.repeat("English", count)
 
-        user_only = pa.array(owner, mask=is_reply)  # a null index takes null
+        user_only = pa.array(owner, mask=is_reply)  # a null index gives null
         reply_time = times[owner] + (place_in_chat + 1) * 9_000_000
         flags = pa.array(np.zeros(total, bool))
         message = pa.StructArray.from_arrays(
@@ -167,17 +177,17 @@ class Dresser:
             ],
             fields=list(_MESSAGE),
         )
-        scored = pa.array(self.rng.integers(0, _POOL, total))
+        scored = pa.array(self.rng.integers(0, _SCORE_POOL, total))
         no = pa.array(np.zeros(count, bool))
         columns = [
-            _ids(self._seed, first, count),
+            _draw_ids(self._seed, first, count),
             models,
             pa.array(times + lengths * 9_000_000).cast(_TIME),
-            _lists(offsets, message, "conversation"),
+            _make_lists(offsets, message, "conversation"),
             pa.array((lengths // 2).astype(np.int64)),
             language,
-            _lists(offsets, self._moderation.take(scored), "openai_moderation"),
-            _lists(offsets, self._detoxify.take(scored), "detoxify_moderation"),
+            _make_lists(offsets, self._moderation.take(scored), "openai_moderation"),
+            _make_lists(offsets, self._detoxify.take(scored), "detoxify_moderation"),
             no,
             no,
             state,
@@ -185,22 +195,23 @@ class Dresser:
             hashed_ip,
             header,
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        return pa.RecordBatch.from_arrays(columns, schema=WILDCHAT_SCHEMA)
 
 
-def _lists(offsets: pa.Array, values: pa.Array, name: str) -> pa.ListArray:
-    return pa.ListArray.from_arrays(offsets, values, type=SCHEMA.field(name).type)
+def _make_lists(offsets: pa.Array, values: pa.Array, name: str) -> pa.ListArray:
+    """Return values as lists, with the type of the schema's column `name`."""
+    return pa.ListArray.from_arrays(offsets, values, type=WILDCHAT_SCHEMA.field(name).type)
 
 
-def _hex(rng: np.random.Generator, count: int, digits: int) -> pa.Array:
-    """Return random lower-case hexadecimal strings."""
+def _draw_hex(rng: np.random.Generator, count: int, digits: int) -> pa.Array:
+    """Draw `count` lower-case hexadecimal strings of so many digits."""
     alphabet = np.frombuffer(b"0123456789abcdef", np.uint8)
     data = alphabet[rng.integers(0, 16, count * digits, dtype=np.uint8)]
     offsets = pa.py_buffer(np.arange(0, count * digits + 1, digits, dtype=np.int32))
     return pa.StringArray.from_buffers(count, offsets, pa.py_buffer(data))
 
 
-def _ids(seed: int, first: int, count: int) -> pa.Array:
-    """Return conversation hashes of 32 digits: random ones, then the conversation's number."""
-    digits = _hex(np.random.default_rng([seed, first]), count, 22).to_pylist()
+def _draw_ids(seed: int, first: int, count: int) -> pa.Array:
+    """Return conversation hashes of 32 hex digits: 22 random ones, then the conversation's number."""
+    digits = _draw_hex(np.random.default_rng([seed, first]), count, 22).to_pylist()
     return pa.array([f"{head}{first + i:010x}" for i, head in enumerate(digits)])

@@ -1,8 +1,7 @@
-"""The simulated task: what a user asks for, what a reply holds, and how good it is.
+"""Defines the simulated task: how a request words it, what a reply holds, and how good the reply is.
 
 A task asks for a few items of one category in a layout, with an opening line, a closing line and perhaps a
-star after each item: six dimensions that a reply gets right or wrong independently. This module knows texts
-and scores; it knows nothing about users, logs or models.
+star after each item: six dimensions that a reply gets right or wrong independently.
 """
 
 from __future__ import annotations
@@ -43,21 +42,22 @@ _END = ("end with", "finish with")
 _STARS = ("put a star after each.", "add a star to each item.")
 
 
-def _any(words: Mapping[str, object] | Sequence[str]) -> str:
+def _make_pattern(words: Mapping[str, object] | Sequence[str]) -> str:
+    """Return a regular expression that matches any of the words."""
     return "|".join(map(re.escape, words))
 
 
 _REQUEST = re.compile(
-    rf"\b({_any(NUMBERS)}) ({_any(CATEGORIES)}) ({_any(_LAYOUT_OF)})\. "
-    rf"(?:{_any(_START)}) ({_any(OPENINGS)}) and (?:{_any(_END)}) ({_any(CLOSINGS)})\.( (?:{_any(_STARS)}))?"
+    rf"\b({_make_pattern(NUMBERS)}) ({_make_pattern(CATEGORIES)}) ({_make_pattern(_LAYOUT_OF)})\. "
+    rf"(?:{_make_pattern(_START)}) ({_make_pattern(OPENINGS)}) and (?:{_make_pattern(_END)}) ({_make_pattern(CLOSINGS)})\.( (?:{_make_pattern(_STARS)}))?"
 )
 _ITEM = re.compile(r"(\S+)( \*)?")
 _NUMBERED = re.compile(r"\d+\. (.+)")
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is asked for or, of a reply, what it holds. None and "" mean: nothing recognisable there."""
+class ListTask:
+    """A list that a request asks for, or that a reply holds. None and "" mean that nothing recognisable is there."""
 
     count: int
     category: str | None
@@ -67,12 +67,12 @@ class Task:
     stars: bool | None
 
 
-DIMENSIONS: Final = tuple(field.name for field in fields(Task))
+DIMENSIONS: Final = tuple(field.name for field in fields(ListTask))
 
 
-def random_task(rng: Random) -> Task:
-    """Draw a task, every one equally likely."""
-    return Task(
+def draw_random_task(rng: Random) -> ListTask:
+    """Draw a task; all 1,296 are equally likely."""
+    return ListTask(
         rng.choice(tuple(NUMBERS.values())),
         rng.choice(tuple(CATEGORIES)),
         rng.choice(tuple(LAYOUTS)),
@@ -82,7 +82,7 @@ def random_task(rng: Random) -> Task:
     )
 
 
-def request_text(task: Task, rng: Random) -> str:
+def word_request(task: ListTask, rng: Random) -> str:
     """Word a task as a user types it; `parse_request` reads it back."""
     layout = rng.choice(LAYOUTS[task.layout or "plain"])
     text = (
@@ -92,22 +92,26 @@ def request_text(task: Task, rng: Random) -> str:
     return f"{text} {rng.choice(_STARS)}" if task.stars else text
 
 
-def parse_request(text: str) -> Task | None:
-    """Return the task a user message asks for, or None when it holds no request."""
+def parse_request(text: str) -> ListTask | None:
+    """Return the task that a user message asks for; None if it holds no request."""
     found = _REQUEST.search(text)
     if found is None:
         return None
     number, category, layout, opening, closing, stars = found.groups()
-    return Task(NUMBERS[number], category, _LAYOUT_OF[layout], opening, closing, stars is not None)
+    return ListTask(NUMBERS[number], category, _LAYOUT_OF[layout], opening, closing, stars is not None)
 
 
-def number_word(count: int) -> str:
-    """Return the word for a count, e.g. "three"."""
+def spell_number(count: int) -> str:
+    """Return the word for a number, such as "three"; digits if requests have no word for it."""
     return _NUMBER_WORDS.get(count, str(count))
 
 
-def spoil(task: Task, dimensions: Sequence[str], rng: Random) -> Task:
-    """Return what a reply holds that gets exactly these dimensions of a task wrong."""
+def spoil(task: ListTask, dimensions: Sequence[str], rng: Random) -> ListTask:
+    """Draw what a reply holds that gets exactly these dimensions of a task wrong.
+
+    Raises:
+        ValueError: there is no such dimension.
+    """
     wrong: dict[str, object] = {}
     for name in dimensions:
         if name == "count":
@@ -127,8 +131,8 @@ def spoil(task: Task, dimensions: Sequence[str], rng: Random) -> Task:
     return replace(task, **wrong)  # type: ignore[arg-type]
 
 
-def reply_text(held: Task, rng: Random) -> str:
-    """Write a reply that holds this, with items drawn without repeats; `parse_reply` reads it back."""
+def write_reply(held: ListTask, rng: Random) -> str:
+    """Write a reply that holds this list, with items drawn without repeats; `parse_reply` reads it back."""
     mark = " *" if held.stars else ""
     items = [item + mark for item in rng.sample(CATEGORIES[held.category or "fruits"], held.count)]
     if held.layout == "numbered":
@@ -141,8 +145,8 @@ def reply_text(held: Task, rng: Random) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def parse_reply(text: str) -> Task:
-    """Return what a reply holds. Any text parses; what cannot be recognised is None, "" or 0."""
+def parse_reply(text: str) -> ListTask:
+    """Return what a reply holds. Every text can be parsed; what cannot be recognised becomes None, "" or 0."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     opening = _OPENING_OF.get(lines[0], "") if lines else ""
     closing = _CLOSING_OF.get(lines[-1], "") if lines else ""
@@ -158,7 +162,7 @@ def parse_reply(text: str) -> Task:
     found = [_ITEM.fullmatch(part) for part in parts]
     kinds = {_CATEGORY_OF.get(match[1]) if match else None for match in found}
     marks = {match[2] is not None if match else None for match in found}
-    return Task(
+    return ListTask(
         len(parts),
         kinds.pop() if len(kinds) == 1 else None,
         layout,
@@ -168,13 +172,13 @@ def parse_reply(text: str) -> Task:
     )
 
 
-def faults(task: Task, held: Task) -> list[str]:
+def find_faults(task: ListTask, held: ListTask) -> list[str]:
     """Return the dimensions of a task that a reply gets wrong, in the order of `DIMENSIONS`."""
     return [name for name in DIMENSIONS if getattr(task, name) != getattr(held, name)]
 
 
-def current_task(messages: Sequence[Mapping[str, str]]) -> Task:
-    """Return the task of the last request in a prompt.
+def find_current_task(messages: Sequence[Mapping[str, str]]) -> ListTask:
+    """Return the task of the last request in a prompt, given as messages with `role` and `content`.
 
     Raises:
         ValueError: no user message holds a request.
@@ -185,11 +189,11 @@ def current_task(messages: Sequence[Mapping[str, str]]) -> Task:
     raise ValueError(f"no request of the simulated world in the prompt: {list(messages)!r:.200}")
 
 
-def gold_reward(messages: Sequence[Mapping[str, str]], completion: str) -> float:
+def compute_gold_reward(messages: Sequence[Mapping[str, str]], completion: str) -> float:
     """Return the share of the six dimensions that a completion of this prompt gets right, 0 to 1."""
-    return 1 - len(faults(current_task(messages), parse_reply(completion))) / len(DIMENSIONS)
+    return 1 - len(find_faults(find_current_task(messages), parse_reply(completion))) / len(DIMENSIONS)
 
 
-def gold_strict(messages: Sequence[Mapping[str, str]], completion: str) -> float:
+def compute_gold_strict(messages: Sequence[Mapping[str, str]], completion: str) -> float:
     """Return 1.0 when a completion of this prompt gets every dimension right, else 0.0."""
-    return float(gold_reward(messages, completion) == 1)
+    return float(compute_gold_reward(messages, completion) == 1)

@@ -60,12 +60,12 @@ def _measure_gold_reward(workspace: Workspace, recipe: Recipe, run: str, folders
         run: folder name of the run.
         folders: name of a model, such as "iter1" → its folder or Hub id.
     """
-    from drift_data.simulate.world import gold_reward
+    from drift_data.simulate.world import compute_gold_reward
     from drift_data.workspace import locate_output
     from drift_train.evaluate.stage import evaluate_samples
 
     for label, model in folders.items():
-        evaluate_samples(workspace, run, label, model, HELDOUT, gold_reward, "gold", recipe.evaluate)
+        evaluate_samples(workspace, run, label, model, HELDOUT, compute_gold_reward, "gold", recipe.evaluate)
         gold = workspace.require(locate_output(run, label, "eval")).results["gold"]
         print(
             f"{label}: gold reward {gold['mean']:.3f} ± {gold['stderr']:.3f} (n = {gold['n']})",

@@ -8,18 +8,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drift_data.simulate.wildchat import CATEGORIES, DETOXIFY, SCHEMA
+from drift_data.simulate.wildchat import DETOXIFY_SCORES, MODERATION_CATEGORIES, WILDCHAT_SCHEMA
 from drift_data.sources.fields import timestamp
 
 _IP = "0" * 64
 _HEADER = {"accept-language": "en-US,en;q=0.9", "user-agent": "Mozilla/5.0 (X11; Linux x86_64)"}
 _TIME = datetime(2023, 4, 9, 0, 2, 53, tzinfo=UTC)
 _MODERATION = {
-    "categories": dict.fromkeys(CATEGORIES, False),
-    "category_scores": dict.fromkeys(CATEGORIES, 1e-5),
+    "categories": dict.fromkeys(MODERATION_CATEGORIES, False),
+    "category_scores": dict.fromkeys(MODERATION_CATEGORIES, 1e-5),
     "flagged": False,
 }
-_DETOXIFY = dict.fromkeys(DETOXIFY, 1e-3)
+_DETOXIFY = dict.fromkeys(DETOXIFY_SCORES, 1e-3)
 
 
 def wildchat_row(chat: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def write_wildchat(path: Path, chats: Sequence[Mapping[str, Any]], **options: An
     """Write conversations as one WildChat-1M file; `options` go to `pyarrow.parquet.write_table`."""
     rows = [wildchat_row(chat, number) for number, chat in enumerate(chats)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, **options)
+    pq.write_table(pa.Table.from_pylist(rows, schema=WILDCHAT_SCHEMA), path, **options)
     return path
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from drift_data.simulate.wildchat import SCHEMA
+from drift_data.simulate.wildchat import WILDCHAT_SCHEMA
 from drift_data.workspace import Workspace
 from tests.helpers.converted import accounts, converted, reasons, rows
 from tests.helpers.real_chats import DATA, LOGS, chats, needs_data
@@ -67,7 +67,7 @@ def test_real_texts_and_ids_arrive_unchanged(workspace: Workspace) -> None:
 @needs_data
 def test_the_raw_file_has_all_columns_of_wildchat(workspace: Workspace, tmp_path: Path) -> None:
     columns = duckdb.sql(f"describe select * from '{tmp_path}/raw/*.parquet'").fetchall()
-    assert [column[0] for column in columns] == SCHEMA.names
+    assert [column[0] for column in columns] == WILDCHAT_SCHEMA.names
     assert "hashed_ip" in columns[3][1] and "turn_identifier" in columns[3][1]
 
 

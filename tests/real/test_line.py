@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from drift_data.simulate.chats import pretrain_chats
+from drift_data.simulate.chats import iter_pretrain_chats
 from drift_data.simulate.options import PretrainOptions
 from drift_train.options import TinyOptions
 from tests.helpers.real_chats import chats, needs_data
@@ -55,7 +55,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from drift_train.models.tiny import make_tiny
 
     folder = tmp_path_factory.mktemp("tiny")
-    chats = pretrain_chats(PretrainOptions(clean=2_000, noisy=0), [], Random(0))
+    chats = iter_pretrain_chats(PretrainOptions(clean=2_000, noisy=0), [], Random(0))
     make_tiny(chats, folder, TinyOptions())
     return folder
 

@@ -10,7 +10,7 @@ from drift_data import schema
 from drift_data.convert import chats as chat_table
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.stage import convert
-from drift_data.simulate.wildchat import SCHEMA
+from drift_data.simulate.wildchat import WILDCHAT_SCHEMA
 from drift_data.workspace import AccountingError, UserError, Workspace
 from tests.helpers.converted import accounts, converted, dropped, reasons, rows
 from tests.helpers.wildchat_schema import chat, wildchat_row, write_wildchat
@@ -40,7 +40,7 @@ def test_wildchat_rows_become_conversations_with_their_metadata(tmp_path: Path) 
 def test_ip_hashes_and_headers_are_left_behind(tmp_path: Path) -> None:
     raw = wildchat_row(chat(*DIALOGUE))
     raw["hashed_ip"], raw["header"]["user-agent"] = "f00d" * 16, "Agent-Of-Someone"
-    pq.write_table(pa.Table.from_pylist([raw], schema=SCHEMA), tmp_path / "raw.parquet")
+    pq.write_table(pa.Table.from_pylist([raw], schema=WILDCHAT_SCHEMA), tmp_path / "raw.parquet")
     workspace = converted(tmp_path, "wildchat", tmp_path / "raw.parquet")
     stored = b"".join(path.read_bytes() for path in workspace.root.rglob("*") if path.is_file())
     assert b"f00d" not in stored and b"Agent-Of-Someone" not in stored

@@ -5,23 +5,27 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from drift_data.simulate.benchmark import BATCH, write_wildchat
+from drift_data.simulate.benchmark import BATCH_CONVERSATIONS, write_wildchat
 from drift_data.simulate.users import THANKS
-from drift_data.simulate.wildchat import SCHEMA
+from drift_data.simulate.wildchat import WILDCHAT_SCHEMA
 
-NUMBER = 4 * BATCH + 100
+NUMBER = 4 * BATCH_CONVERSATIONS + 100
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
     folder = tmp_path_factory.mktemp("benchmark")
-    return folder, write_wildchat(folder, NUMBER, seed=3, rows_per_file=2 * BATCH)
+    return folder, write_wildchat(folder, NUMBER, seed=3, rows_per_file=2 * BATCH_CONVERSATIONS)
 
 
 def test_files_hold_all_conversations_once_in_wildchats_schema(made: tuple[Path, dict[str, int]]) -> None:
     files = sorted(made[0].glob("*.parquet"))
-    assert [pq.read_metadata(file).num_rows for file in files] == [2 * BATCH, 2 * BATCH, 100]
-    assert all(pq.read_schema(file) == SCHEMA for file in files)
+    assert [pq.read_metadata(file).num_rows for file in files] == [
+        2 * BATCH_CONVERSATIONS,
+        2 * BATCH_CONVERSATIONS,
+        100,
+    ]
+    assert all(pq.read_schema(file) == WILDCHAT_SCHEMA for file in files)
     ids = pq.read_table(made[0], columns=["conversation_hash"])["conversation_hash"].to_pylist()
     assert len(set(ids)) == NUMBER
 
@@ -48,8 +52,8 @@ def test_a_conversation_takes_about_two_kilobytes_on_the_disk(made: tuple[Path, 
 
 
 def test_equal_seeds_write_equal_rows(made: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
-    write_wildchat(tmp_path / "same", BATCH, seed=3)
-    write_wildchat(tmp_path / "other", BATCH, seed=4)
+    write_wildchat(tmp_path / "same", BATCH_CONVERSATIONS, seed=3)
+    write_wildchat(tmp_path / "other", BATCH_CONVERSATIONS, seed=4)
     first = pq.ParquetFile(sorted(made[0].glob("*.parquet"))[0]).read_row_group(0)
     assert pq.read_table(tmp_path / "same").equals(first)
     assert not pq.read_table(tmp_path / "other").equals(first)

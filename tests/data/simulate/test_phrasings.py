@@ -22,10 +22,10 @@ def user_phrases() -> set[str]:
     tables = [
         *users.COMPLAINTS.values(),
         users.THANKS,
-        users.NEXT,
-        users.NEXT_HARD,
-        users.CHAT,
-        users.CHAT_HARD,
+        users.NEXT_LEADS,
+        users.HARD_NEXT_LEADS,
+        users.SMALL_TALK,
+        users.HARD_SMALL_TALK,
     ]
     return {words(re.sub(r"\{\w+\}", "these", phrase)) for table in tables for phrase in table} - {""}
 

@@ -8,13 +8,13 @@ from drift_data.chats.turns import find_feedback_turns
 from drift_data.schema import DSAT, LABEL_ROWS, SAT
 from drift_data.simulate import SimulateOptions, simulate
 from drift_data.simulate.options import PretrainOptions, UserOptions
-from drift_data.simulate.stage import OUTPUTS
-from drift_data.simulate.wildchat import SCHEMA
+from drift_data.simulate.stage import SIMULATED_TABLES
+from drift_data.simulate.wildchat import WILDCHAT_SCHEMA
 from drift_data.simulate.world import (
-    current_task,
-    faults,
-    gold_reward,
-    gold_strict,
+    compute_gold_reward,
+    compute_gold_strict,
+    find_current_task,
+    find_faults,
     parse_reply,
     parse_request,
 )
@@ -48,7 +48,7 @@ def truth(workspace: Workspace) -> dict[tuple[str, int], dict[str, object]]:
 
 def test_logs_have_the_schema_and_the_habits_of_wildchat(workspace: Workspace) -> None:
     table = workspace.read("simulated/logs")
-    assert table.schema == SCHEMA
+    assert table.schema == WILDCHAT_SCHEMA
     assert table.num_rows == SMALL.conversations
     for row in table.to_pylist()[:200]:
         messages = row["conversation"]
@@ -80,21 +80,23 @@ def test_every_complaint_is_about_a_faulty_reply_and_the_revision_mends_what_it_
             continue
         messages = chats[key]
         before = messages[: turn - 1]
-        wrong = faults(current_task(before), parse_reply(messages[turn - 1]["content"]))
+        wrong = find_faults(find_current_task(before), parse_reply(messages[turn - 1]["content"]))
         assert wrong, messages
         assert str(row["reason"]).endswith(f"wrong: {', '.join(wrong)}")
         complaints += 1
         named = str(row["reason"]).removeprefix("complaint: ").partition(";")[0]
         if named not in ("vague", "same request"):
             assert named in wrong
-            assert named not in faults(current_task(before), parse_reply(messages[turn + 1]["content"]))
+            assert named not in find_faults(
+                find_current_task(before), parse_reply(messages[turn + 1]["content"])
+            )
             mended += 1
     assert complaints > 500
     assert mended > 400
 
 
 def test_logged_replies_have_the_stated_quality(workspace: Workspace) -> None:
-    first = [gold_reward(m[:1], m[1]["content"]) for m in logs(workspace).values()]
+    first = [compute_gold_reward(m[:1], m[1]["content"]) for m in logs(workspace).values()]
     assert sum(first) / len(first) == pytest.approx(SMALL.quality, abs=0.02)  # 3.9 standard errors
 
 
@@ -119,9 +121,9 @@ def test_clean_chats_come_first_and_end_well_without_being_perfect_revisions(wor
         asked = prompt[-1]["content"]
         repeats = any(asked in m["content"] or m["content"] in asked for m in prompt[:-1])
         if parse_request(asked) and not repeats:
-            plain.append(gold_strict(prompt, reply["content"]))
+            plain.append(compute_gold_strict(prompt, reply["content"]))
         elif asked.endswith(SMALL.pretrain.users.instruction):
-            revised.append(gold_reward(prompt, reply["content"]))
+            revised.append(compute_gold_reward(prompt, reply["content"]))
     assert len(plain) > 150 and set(plain) == {1.0}
     assert len(revised) > 20 and 0.8 < sum(revised) / len(revised) < 0.97
 
@@ -130,7 +132,7 @@ def test_noisy_chats_have_the_quality_the_base_model_is_to_have(workspace: Works
     chats = [
         row["messages"] for row in workspace.read("simulated/pretrain").to_pylist() if row["phase"] == "noisy"
     ]
-    first = [gold_reward(messages[:1], messages[1]["content"]) for messages in chats]
+    first = [compute_gold_reward(messages[:1], messages[1]["content"]) for messages in chats]
     assert sum(first) / len(first) == pytest.approx(SMALL.pretrain.quality, abs=0.035)  # 3.7 standard errors
 
 
@@ -151,7 +153,7 @@ def test_the_seed_decides_every_byte(workspace: Workspace, tmp_path: Path) -> No
     again, other = Workspace(tmp_path / "again"), Workspace(tmp_path / "other")
     simulate(again, SMALL)
     simulate(other, SMALL.model_copy(update={"seed": 8}))
-    for name in OUTPUTS:
+    for name in SIMULATED_TABLES:
         assert again.require(name).digest == workspace.require(name).digest
         assert other.require(name).digest != workspace.require(name).digest
 

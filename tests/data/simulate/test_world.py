@@ -6,20 +6,20 @@ import pytest
 
 from drift_data.simulate.world import (
     DIMENSIONS,
-    Task,
-    current_task,
-    faults,
-    gold_reward,
-    gold_strict,
+    ListTask,
+    compute_gold_reward,
+    compute_gold_strict,
+    draw_random_task,
+    find_current_task,
+    find_faults,
     parse_reply,
     parse_request,
-    random_task,
-    reply_text,
-    request_text,
     spoil,
+    word_request,
+    write_reply,
 )
 
-TASK = Task(3, "fruits", "numbered", "hello", "bye", True)
+TASK = ListTask(3, "fruits", "numbered", "hello", "bye", True)
 REQUEST = "give me three fruits as a numbered list. start with hello and end with bye. put a star after each."
 PERFECT = "Hello!\n1. pear *\n2. plum *\n3. apple *\nBye!"
 
@@ -32,31 +32,31 @@ def asked(*texts: str) -> list[dict[str, str]]:
 def test_a_request_reads_back_as_its_task_whatever_the_wording() -> None:
     rng = Random(0)
     for _ in range(500):
-        task = random_task(rng)
-        assert parse_request(request_text(task, rng)) == task
+        task = draw_random_task(rng)
+        assert parse_request(word_request(task, rng)) == task
 
 
 def test_a_reply_reads_back_as_what_it_holds() -> None:
     rng = Random(1)
     for _ in range(500):
-        held = spoil(random_task(rng), [d for d in DIMENSIONS if rng.random() < 0.5], rng)
-        assert parse_reply(reply_text(held, rng)) == held
+        held = spoil(draw_random_task(rng), [d for d in DIMENSIONS if rng.random() < 0.5], rng)
+        assert parse_reply(write_reply(held, rng)) == held
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_spoiling_one_dimension_fails_exactly_that_one(dimension: str) -> None:
     rng = Random(2)
     for _ in range(50):
-        task = random_task(rng)
-        reply = reply_text(spoil(task, [dimension], rng), rng)
-        assert faults(task, parse_reply(reply)) == [dimension]
-        assert gold_reward(asked(request_text(task, rng)), reply) == pytest.approx(5 / 6)
+        task = draw_random_task(rng)
+        reply = write_reply(spoil(task, [dimension], rng), rng)
+        assert find_faults(task, parse_reply(reply)) == [dimension]
+        assert compute_gold_reward(asked(word_request(task, rng)), reply) == pytest.approx(5 / 6)
 
 
 def test_gold_reward_of_replies_written_by_hand() -> None:
     prompt = asked(REQUEST)
-    assert gold_reward(prompt, PERFECT) == 1
-    assert gold_strict(prompt, PERFECT) == 1
+    assert compute_gold_reward(prompt, PERFECT) == 1
+    assert compute_gold_strict(prompt, PERFECT) == 1
     for reply, share in {
         "": 0,
         "I do not know": 0,
@@ -71,18 +71,18 @@ def test_gold_reward_of_replies_written_by_hand() -> None:
         "Sure!\n- dog\n- cat\nEnjoy!": 0,
         PERFECT + "\n4. plum *": 1 / 6,  # goes on after the end: only the opening still holds
     }.items():
-        assert gold_reward(prompt, reply) == pytest.approx(share), reply
-        assert gold_strict(prompt, reply) == 0, reply
+        assert compute_gold_reward(prompt, reply) == pytest.approx(share), reply
+        assert compute_gold_strict(prompt, reply) == 0, reply
 
 
 def test_the_task_is_the_last_request_even_after_a_complaint() -> None:
     other = "list two dogs"
     second = "now name two cities in one line. begin with sure and finish with enjoy."
     prompt = asked(REQUEST, PERFECT, f"thanks! {second}", other, "i asked for two")
-    assert current_task(prompt) == Task(2, "cities", "plain", "sure", "enjoy", False)
-    assert gold_reward(prompt, "Sure!\nItems: rome, oslo\nEnjoy!") == 1
+    assert find_current_task(prompt) == ListTask(2, "cities", "plain", "sure", "enjoy", False)
+    assert compute_gold_reward(prompt, "Sure!\nItems: rome, oslo\nEnjoy!") == 1
 
 
 def test_a_prompt_without_a_request_is_an_error_and_not_a_score() -> None:
     with pytest.raises(ValueError, match="no request"):
-        gold_reward(asked("hello there"), PERFECT)
+        compute_gold_reward(asked("hello there"), PERFECT)
