@@ -87,9 +87,8 @@ class CascadeJudge:
         """
         batches, batches_to_score = tee(conversations)
         for batch, local in zip(batches, self._local.judge(batches_to_score), strict=True):
-            scores = local.rows[
-                "dsat_score"
-            ].to_numpy()  # float32; NumPy compares the band's edges as float32, too
+            # The scores are float32, and NumPy compares the band's edges with them as float32, too.
+            scores = local.rows["dsat_score"].to_numpy()
             rows = local.rows.filter(pa.array((scores < self._band.low) | (scores >= self._band.high)))
             positions = {key: position for position, key in enumerate(list_feedback_keys(batch))}
             certain = [positions.pop(key) for key in _iter_keys(rows)]
@@ -109,9 +108,8 @@ class _CertainTurns:
 
     rows: pa.Table  # schema `JUDGED_ROWS`
     positions: list[int]  # position of each row among all feedback turns of the batch
-    asked: Mapping[
-        tuple[str, int], int
-    ]  # key → position, of each turn that the language model is asked about
+    # Key → position among all feedback turns, of each turn that the language model is asked about.
+    asked: Mapping[tuple[str, int], int]
 
     def merge(self, answers: pa.Table) -> pa.Table:
         """Return these rows and the language model's rows, in the order of the batch."""

@@ -20,7 +20,7 @@ _CONTROL_TOKEN_START = re.compile(
     r"<(?=[|｜][^|｜<>\n]{1,60}[|｜]>|/?(?:s|think|tool_call|tool_response)>|<?/?SYS>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|sop)>|seed:[a-z_]{1,30}>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|gMASK)\])"
 )
-_FENCE_CODE_DIGITS = 8  # hexadecimal
+_FENCE_CODE_DIGITS = 8  # hexadecimal digits of a fence code
 
 
 class QuotingOptions(BaseModel):

@@ -88,7 +88,7 @@ def label(
         out, counts = outputs[output], Counter[str]()
         table = out.table(LABEL_ROWS)
         decide_only = judge.rubric is not None and not again
-        earlier = _find_with_other_thresholds(workspace, output, options, inputs) if decide_only else None
+        earlier = _find_reusable_scores(workspace, output, options, inputs) if decide_only else None
         if earlier is None:
             if announce is not None:
                 announce()
@@ -199,7 +199,7 @@ def _make_dropped_row(turn: UnlabelledTurn) -> dict[str, Any]:
     }
 
 
-def _find_with_other_thresholds(
+def _find_reusable_scores(
     workspace: Workspace, output: str, options: dict[str, Any], inputs: list[str]
 ) -> Manifest | None:
     """Return the manifest of the existing table if only its thresholds differ from the wanted ones, else None."""

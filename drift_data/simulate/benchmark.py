@@ -22,13 +22,12 @@ from drift_data.simulate import users, wildchat, world
 
 Ints = npt.NDArray[np.int64]
 
-BATCH_CONVERSATIONS: Final = 5_000  # made at once, also the rows of a row group
+BATCH_CONVERSATIONS: Final = 5_000  # conversations that are made at once, also the rows of a row group
 ROWS_PER_FILE: Final = 100_000
 # Shares of conversations: in the paper 12 % have DSAT, 5 % have SAT, 0.5 % have SAT right after DSAT.
 KIND_SHARES: Final = {"dsat_then_sat": 0.005, "dsat": 0.115, "sat": 0.045}
-_EXCHANGE_SHARES: Final = np.array(
-    [0.52, 0.16, 0.1, 0.07, 0.05, 0.03, 0.03, 0.02, 0.01, 0.01]
-)  # shares of conversations with 1, 2, … 10 exchanges
+# Shares of conversations with 1, 2, … 10 exchanges.
+_EXCHANGE_SHARES: Final = np.array([0.52, 0.16, 0.1, 0.07, 0.05, 0.03, 0.03, 0.02, 0.01, 0.01])
 _MODELS: Final = ("gpt-3.5-turbo-0613", "gpt-4-0314", "gpt-4-1106-preview", "gpt-3.5-turbo-0301")
 _WORD_COUNT = 6_000  # different words of the filler text
 _SENTENCE_COUNT = 200_000  # different filler sentences

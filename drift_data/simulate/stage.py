@@ -37,7 +37,7 @@ HELDOUT_ROWS = define_table(
 SIMULATED_TABLES = ("simulated/logs", "simulated/truth", "simulated/pretrain", "simulated/heldout")
 TRUTH_JUDGE = "simulated:truth"  # stands in the column `judge` of the true labels
 TRUTH_RUBRIC = "simulated"  # stands in the column `rubric` of the true labels
-_TRUE_STRENGTH = 8  # of every item in the true labels, on the scale from 1 to 10
+_TRUE_STRENGTH = 8  # strength of every item in the true labels, of 1 to 10
 _BATCH_CHATS = 1_000  # chats that are written at once
 # The logged assistants: name, and how much their chance to get a dimension right differs from `quality`.
 _ASSISTANTS = (("sim-small", -0.05), ("sim-large", 0.05))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from drift_data.judge.local.text import expand_cues, mark_searchable, may_hold
 
 CUES_FILE = "cues.yaml"
-_REFUSAL_CHARACTERS = 300  # at the beginning of a reply, where a refusal shows
+_REFUSAL_CHARACTERS = 300  # characters at the beginning of a reply, where a refusal shows
 
 
 class CueSign(BaseModel):

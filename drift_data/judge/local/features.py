@@ -32,9 +32,9 @@ from drift_data.judge.local.ngrams import (
 from drift_data.judge.local.trees import Float32s
 
 FEATURES_VERSION: Final = 1  # raise it when a change of the code below changes any feature
-COMPARED_CHARACTERS: Final = 4_000  # at each end of a user's message that are compared with other messages
-MESSAGE_END_CHARACTERS: Final = 200  # at each end of the judged message that are read as n-grams
-OPENING_CHARACTERS: Final = 160  # at the beginning of a reply that are read
+COMPARED_CHARACTERS: Final = 4_000  # characters at each end of a user's message that are compared
+MESSAGE_END_CHARACTERS: Final = 200  # characters at each end of the judged message that are read as n-grams
+OPENING_CHARACTERS: Final = 160  # characters at the beginning of a reply that are read
 # The texts that are read as n-grams: the judged message, its words that the message before lacks, the opening of the
 # judged reply, and the opening of the next reply.
 TEXT_FIELDS: Final = ("said", "added", "reply", "next")
@@ -48,7 +48,7 @@ class FeedbackTurns:
 
     frame: pl.DataFrame  # at, conversation_id, turn, text, reply, refusal, code
     numbers: Float32s  # (turns, names)
-    names: tuple[str, ...]  # of the numbers
+    names: tuple[str, ...]  # names of the numbers
     grams: Mapping[str, Sequence[Grams]]  # text field → n-grams, one element for each length
 
     def __len__(self) -> int:

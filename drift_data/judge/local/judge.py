@@ -26,7 +26,7 @@ from drift_data.schema import DSAT, SAT
 _CODE_VERSION: Final = 1  # raise it when a change of the code below changes labels
 _MIN_EXPLAINED_SCORE: Final = 2.0  # lowest dsat_score that gets an item and a reason
 _THREAD_COUNT: Final = 2
-_EVIDENCE_CHARACTERS: Final = 200  # of the message that are given as evidence
+_EVIDENCE_CHARACTERS: Final = 200  # characters of the message that are given as evidence
 # What a reason says about numbers of a turn: name of the number, lowest value at which the text holds, text.
 _NUMBER_REASONS: Final = (
     ("repeated_ago", 1.0, "the very same message was sent before"),
@@ -90,7 +90,7 @@ class LocalJudge:
     def _make_rows(self, turns: FeedbackTurns, predicted: Prediction) -> pa.Table:
         scores = np.round(10 * predicted.dsat, 3)
         explained = scores >= _MIN_EXPLAINED_SCORE
-        signs = self._find_signs(turns, predicted, scores, explained)
+        signs = self._find_signs(turns, scores, explained)
         polarity = pl.col("items").struct.field("polarity")
         strength = pl.col("items").struct.field("strength").cast(pl.Float32)
         by_turn = (
@@ -119,10 +119,13 @@ class LocalJudge:
         )
         return rows.to_arrow().select(JUDGED_ROWS.names).cast(JUDGED_ROWS)
 
-    def _find_signs(
-        self, turns: FeedbackTurns, predicted: Prediction, scores: np.ndarray, explained: np.ndarray
-    ) -> pl.DataFrame:
+    def _find_signs(self, turns: FeedbackTurns, scores: np.ndarray, explained: np.ndarray) -> pl.DataFrame:
         """Return the items of the turns: satisfaction by its phrases, and one item for each turn with a high score.
+
+        Args:
+            turns: the turns of a batch.
+            scores: their `dsat_score`, (turns,).
+            explained: whether the score is high enough for an item, (turns,).
 
         Returns:
             `at` (number of the turn), `name`, `polarity`, `strength`.

@@ -104,7 +104,7 @@ class Classifier:
         if not self.card.items or not len(turns):
             return np.zeros(len(turns), np.intp)
         said = turns.grams["said"]
-        cells, sizes = [find_buckets(grams) for grams in said], _scale_lengths(said)
+        cells, sizes = [find_buckets(grams) for grams in said], _compute_length_scales(said)
         scores = [
             sum(grams.sum_weights(text[cell]) for grams, cell in zip(said, cells, strict=True)) / sizes
             + turns.numbers @ numbers[:-1]
@@ -233,11 +233,11 @@ def find_buckets(grams: Grams) -> npt.NDArray[np.int64]:
 def score_texts(said: Sequence[Grams], weights: Float64s, bias: float) -> Float64s:
     """Return the log-odds of each turn's n-grams: the sum of their weights over the square root of their number."""
     sums = sum(grams.sum_weights(weights[find_buckets(grams)]) for grams in said)
-    scores: Float64s = sums / _scale_lengths(said) + bias
+    scores: Float64s = sums / _compute_length_scales(said) + bias
     return scores
 
 
-def _scale_lengths(said: Sequence[Grams]) -> Float64s:
+def _compute_length_scales(said: Sequence[Grams]) -> Float64s:
     """Return the square root of how many n-grams each turn has."""
     sizes: Float64s = np.sqrt(np.maximum(sum(grams.lengths for grams in said), 1))
     return sizes

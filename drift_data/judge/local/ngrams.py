@@ -159,7 +159,9 @@ class FoldedTexts:
         kind = read.astype(np.uint8) & 3
         silent = np.flatnonzero(kind == _SILENT)
         starts = np.cumsum([0, *(len(text) + 1 for text in cut)])
-        self._starts = starts - np.searchsorted(silent, starts)  # of each text, then the end of the last one
+        self._starts = starts - np.searchsorted(
+            silent, starts
+        )  # start of each text, then the end of the last one
         heard = kind != _SILENT if len(silent) else slice(None)
         self._chars, self._kind = read[heard] >> np.uint32(2), kind[heard]
 
@@ -241,17 +243,17 @@ def count_common_ends(left: Ragged, right: Ragged) -> tuple[Ints, Ints]:
     offsets = np.concatenate([[0], np.cumsum(shorter)])
     at = np.arange(offsets[-1])
 
-    def ahead(side: Ragged) -> U64:
+    def read_forward(side: Ragged) -> U64:
         places: Ints = np.repeat(side.starts[:-1] - offsets[:-1], shorter) + at
         return side.values[places]
 
-    def astern(side: Ragged) -> U64:
+    def read_backward(side: Ragged) -> U64:
         places: Ints = np.repeat(side.starts[1:] - 1 + offsets[:-1], shorter) - at
         return side.values[places]
 
-    return _count_streaks(ahead(left) == ahead(right), offsets), _count_streaks(
-        astern(left) == astern(right), offsets
-    )
+    common_head = _count_streaks(read_forward(left) == read_forward(right), offsets)
+    common_tail = _count_streaks(read_backward(left) == read_backward(right), offsets)
+    return common_head, common_tail
 
 
 def _count_streaks(equal: npt.NDArray[np.bool_], offsets: Ints) -> Ints:

@@ -12,13 +12,15 @@ from typing import Final
 
 import polars as pl
 
-SEARCHED_CHARACTERS: Final = 400  # at each end of a message, where praise and complaints stand
+SEARCHED_CHARACTERS: Final = 400  # characters at each end of a message, where praise and complaints stand
 
 # Marks in searchable text.
 SENTENCE: Final = "\x01"  # the end of a sentence
 START: Final = "\x02"  # the start of the message
 END: Final = "\x03"  # the end of the message
-_KEPT_CHARACTERS: Final = rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"  # that folding keeps; for use inside of [ ]
+_KEPT_CHARACTERS: Final = (
+    rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"  # characters that folding keeps, written for use inside of [ ]
+)
 # Scripts that are written without spaces between words: there a cue may begin and end anywhere.
 UNSPACED: Final = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{So}]"
 
@@ -37,9 +39,8 @@ def fold(text: pl.Expr) -> pl.Expr:
         .str.normalize("NFKD")
         .str.replace_all(r"[\p{M}'’`´]+", "")
         .str.replace_all(r"[.!?;\n。！？；…؟।]+", SENTENCE)
-        .str.replace_all(
-            rf"[^{_KEPT_CHARACTERS} ][^{_KEPT_CHARACTERS}]*| [^{_KEPT_CHARACTERS}]+", " "
-        )  # does not match a single space, which most are
+        # This pattern does not match a single space between words: most separators are one already.
+        .str.replace_all(rf"[^{_KEPT_CHARACTERS} ][^{_KEPT_CHARACTERS}]*| [^{_KEPT_CHARACTERS}]+", " ")
         .str.replace_all(rf" ?{SENTENCE}[ {SENTENCE}]*", f" {SENTENCE} ")
     )
 

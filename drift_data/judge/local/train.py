@@ -264,9 +264,8 @@ def _fit_logistic(
     If it has not converged after the last step, a warning is printed and the model is used: that costs only quality.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # its text names options that a recipe does not have
+        # scikit-learn's warning names options that a recipe does not have.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         found = LogisticRegression(C=strength, **_SOLVER).fit(matrix, true, sample_weight=weights)
     if found.n_iter_[0] >= _SOLVER["max_iter"]:
         print(
@@ -278,6 +277,7 @@ def _fit_logistic(
 
 
 def _score(matrix: Matrix, weights: Float64s, bias: float) -> Float64s:
+    """Return the log-odds that a linear model gives each row."""
     scores: Float64s = matrix @ weights + bias
     return scores
 

@@ -33,8 +33,8 @@ Act = Literal[
 ]
 # Whether the judged reply is a refusal, and whether the request deserved one.
 Refusal = Literal["no", "deserved", "undeserved"]
-MAX_EVIDENCE_CHARACTERS: Final = 300  # of the evidence that the label table keeps
-_STRENGTHS: Final = range(1, 11)  # of an item, from weak to said outright
+MAX_EVIDENCE_CHARACTERS: Final = 300  # characters of the evidence that the label table keeps
+_STRENGTHS: Final = range(1, 11)  # strengths of an item, from weak to said outright
 
 
 class ItemAnswer(BaseModel):

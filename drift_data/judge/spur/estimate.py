@@ -27,9 +27,9 @@ from drift_data.workspace import Workspace
 
 # Assumed length of an answer in compact JSON. A turn takes about 25 tokens without items and 45 with one; most turns
 # have none.
-_TOKENS_PER_ANSWER: Final = 8  # around the turns
-_TOKENS_PER_TURN: Final = 30
-_EXAMINED_CONVERSATIONS: Final = 5_000  # about so many are examined
+_TOKENS_PER_ANSWER: Final = 8  # tokens of the JSON around the turns
+_TOKENS_PER_TURN: Final = 30  # tokens of one turn, averaged
+_EXAMINED_CONVERSATIONS: Final = 5_000  # about as many conversations are examined
 _BATCH_CONVERSATIONS: Final = 250  # conversations read at once
 
 
@@ -50,14 +50,14 @@ class LabellingEstimate:
 
     conversations: int
     examined: int  # conversations that were examined; the rest is extrapolated
-    turns: int  # still to be judged
-    requests: int  # still to be sent
+    turns: int  # turns that are still to be judged
+    requests: int  # requests that are still to be sent
     answered: int  # further requests, whose answers are in the store
     input_tokens: int
     shared_tokens: int  # input tokens of the beginning that all requests share, which servers may cache
     output_tokens: int
-    price: float  # if the server caches nothing; in the currency of the prices
-    price_cached: float  # if the server reads the shared beginning from its cache
+    price: float  # price if the server caches nothing, in the currency of the prices
+    price_cached: float  # price if the server reads the shared beginning from its cache
     how: str  # how tokens were counted
     priced: bool  # False if no price of the model is known
 

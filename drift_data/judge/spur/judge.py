@@ -25,7 +25,7 @@ from drift_data.schema import DSAT, SAT, make_label_row
 
 # Column of a batch, list<int32>: the feedback turns to judge. Without this column, all of them are judged.
 ASKED_COLUMN: Final = "asked"
-_MAX_DETAIL_CHARACTERS = 300  # of the detail of an unlabelled turn that are kept
+_MAX_DETAIL_CHARACTERS = 300  # characters of an unlabelled turn's detail that are kept
 _EMPTY_WINDOW = Window(0, (), ())
 
 
@@ -68,9 +68,9 @@ class LLMJudge:
         waiting: deque[_PendingBatch] = deque()
         for exchange in self._backend.run(self._make_exchanges(conversations, waiting)):
             exchange.batch.add_answers(exchange)
-            while waiting and waiting[0].complete:
+            while waiting and waiting[0].is_complete:
                 yield self._make_judged(waiting.popleft())
-        while waiting and waiting[0].complete:
+        while waiting and waiting[0].is_complete:
             yield self._make_judged(waiting.popleft())
 
     def plan_exchanges(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[WindowExchange]:
@@ -140,7 +140,7 @@ class _PlacedExchange(WindowExchange):
     """An exchange that carries where its answers belong."""
 
     batch: _PendingBatch
-    row: int  # of the conversation in its batch
+    row: int  # row of the conversation in its batch
     conversation: str
 
 
@@ -154,7 +154,7 @@ class _PendingBatch:
         self._answers: list[tuple[int, str, TurnAnswer]] = []  # row and id of the conversation, answer
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether all exchanges of the batch are finished."""
         return self.all_asked and self.open == 0
 
