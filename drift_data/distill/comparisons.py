@@ -9,7 +9,7 @@ import polars as pl
 
 from drift_data.calibrate.summary import Comparison, compare_labels
 from drift_data.calibrate.thresholds import decide_labels
-from drift_data.distill.thresholds import compute_precision_recall
+from drift_data.distill.thresholds import MAX_CURVE_POINTS, compute_precision_recall
 from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
@@ -18,7 +18,6 @@ PHRASE_STRENGTH: Final = 5  # least strength of a phrase that makes a turn DSAT 
 DISTILLED_TITLE: Final = "distilled"
 SHIPPED_TITLE: Final = "shipped"
 PHRASES_TITLE: Final = "phrases"
-_MAX_CURVE_POINTS: Final = 200  # points of a curve that the report keeps
 
 
 def add_scores(
@@ -117,5 +116,5 @@ def compute_all_curves(
     found = {}
     for name, side in sides.items():
         curve = compute_precision_recall(side, thresholds.sat).select("recall", "precision")
-        found[name] = curve[:: -(-curve.height // _MAX_CURVE_POINTS) or 1].rows()
+        found[name] = curve[:: -(-curve.height // MAX_CURVE_POINTS) or 1].rows()
     return found

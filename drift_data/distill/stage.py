@@ -161,7 +161,7 @@ def _list_orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
 def _warn_of_earlier_version(
     workspace: Workspace, folder: str, teacher: Teacher, options: DistillOptions
 ) -> None:
-    """Print how an earlier version of this toolkit made a finished classifier otherwise than this one would."""
+    """Print what an earlier version of this toolkit did differently when it made a finished classifier."""
     made = workspace.require(folder)
     earlier = _list_orders(teacher, options).keys() if "orders" not in made.options else ()
     said = json.loads((workspace.path(folder) / DISTILL_FILE).read_bytes())["notes"]

@@ -22,7 +22,7 @@ from drift_data.schema import DSAT
 
 TARGET_PRECISIONS: Final = (0.6, 0.7, 0.8, 0.9)  # precisions for which the report names a threshold
 _MIN_DSAT_TURNS: Final = 10  # turns that a threshold must call DSAT before its precision is more than luck
-_MAX_CURVE_POINTS: Final = 200  # points of the curve that the report keeps
+MAX_CURVE_POINTS: Final = 200  # points of the curve that the report keeps
 
 
 class OperatingPoint(BaseModel):
@@ -87,7 +87,7 @@ def choose_dsat_threshold(
         )
     points = [
         ThresholdPoint(**row, f1=2 * row["right"] / (row["given"] + true))
-        for row in curve[:: -(-curve.height // _MAX_CURVE_POINTS) or 1].iter_rows(named=True)
+        for row in curve[:: -(-curve.height // MAX_CURVE_POINTS) or 1].iter_rows(named=True)
     ]
     choice = ThresholdChoice(present=present, chosen=chosen, notes=notes, curves={DSAT: points})
     return revert_insignificant_moves(rows, choice, options, seed)

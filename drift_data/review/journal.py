@@ -44,7 +44,7 @@ CREATE TABLE decisions (
 );
 CREATE INDEX by_turn ON decisions (reviewer, conversation_id, turn);
 """
-_COLUMNS: Final = (
+_DECISION_COLUMNS: Final = (
     "reviewer, conversation_id, turn, label, items, refusal, correct_refusal, labels, judge, judge_label, selection, "
     "random, blind, text, conversations"
 )
@@ -153,7 +153,7 @@ class Journal:
             _format_now(),
         ]
         marks = ", ".join("?" * len(values))
-        insert = f"INSERT INTO decisions ({_COLUMNS}, decided_at) VALUES ({marks})"
+        insert = f"INSERT INTO decisions ({_DECISION_COLUMNS}, decided_at) VALUES ({marks})"
         with self._writing():
             cursor = self._database.execute(insert, values)
         assert cursor.lastrowid is not None
@@ -223,7 +223,7 @@ class Journal:
     def _select(self, reviewer: str, more: str = "ORDER BY id", values: Iterable[Any] = ()) -> list[Decision]:
         """Return the decisions of a reviewer that were not taken back; `more` goes on with the SQL condition."""
         rows = self._database.execute(
-            f"SELECT {_COLUMNS}, id FROM decisions WHERE reviewer = ? AND undone_at IS NULL {more}",
+            f"SELECT {_DECISION_COLUMNS}, id FROM decisions WHERE reviewer = ? AND undone_at IS NULL {more}",
             [reviewer, *values],
         )
         return [_make_decision(row) for row in rows]
@@ -243,8 +243,8 @@ def combine_decisions(before: ReviewedTurn | None, decision: Decision) -> Review
 
 
 def _make_decision(row: tuple[Any, ...]) -> Decision:
-    """Return the decision of a row with the columns of `_COLUMNS` and the id."""
-    values = dict(zip(_COLUMNS.split(", "), row[:-1], strict=True))
+    """Return the decision of a row with the columns of `_DECISION_COLUMNS` and the id."""
+    values = dict(zip(_DECISION_COLUMNS.split(", "), row[:-1], strict=True))
     values["items"] = tuple(json.loads(values["items"]))
     values["selection"] = json.loads(values["selection"])
     for name in ("refusal", "correct_refusal"):

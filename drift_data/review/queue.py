@@ -20,9 +20,9 @@ from drift_data.workspace import Manifest, UserError, Workspace
 # Code of a turn without a label, such as one not reviewed yet. Other codes are positions in LABELS.
 OPEN_CODE = -1
 
-Flags = npt.NDArray[np.bool_]
-Codes = npt.NDArray[np.int8]
-Numbers = npt.NDArray[np.int64]
+TurnMask = npt.NDArray[np.bool_]  # one flag a turn
+Codes = npt.NDArray[np.int8]  # one code of a label a turn
+Numbers = npt.NDArray[np.int64]  # numbers of turns
 TurnKey = tuple[str, int]  # conversation_id, turn
 
 
@@ -116,14 +116,14 @@ class ReviewQueue:
             after = np.flatnonzero(wanted[: max(0, first - 1)])
         return int(order[after[0]]) if len(after) else None
 
-    def select_turns(self, chosen: Selection, codes: Codes) -> Flags:
+    def select_turns(self, chosen: Selection, codes: Codes) -> TurnMask:
         """Return (turns,) whether each turn is in a selection.
 
         Args:
             chosen: filters.
             codes: (turns,) codes of the reviewer's labels.
         """
-        states: dict[str, Flags] = {
+        states: dict[str, TurnMask] = {
             "all": np.ones(len(self), np.bool_),
             "open": codes == OPEN_CODE,
             "done": codes != OPEN_CODE,
@@ -172,13 +172,13 @@ class ReviewQueue:
         ranks[numbers] = np.arange(len(numbers))
         return numbers, ranks
 
-    def _find_agreeing(self) -> Flags | None:
+    def _find_agreeing(self) -> TurnMask | None:
         """Return (turns,) whether the other judge gives no other label; None without another judge."""
         if self.others is None:
             return None
         return np.asarray((self.others == OPEN_CODE) | (self.others == self.labels), np.bool_)
 
-    def _apply_filters(self, chosen: Selection) -> Flags:
+    def _apply_filters(self, chosen: Selection) -> TurnMask:
         """Return (turns,) whether each turn passes the filters, whatever its state."""
         where = np.ones(len(self), np.bool_)
         if chosen.label is not None:

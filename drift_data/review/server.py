@@ -154,7 +154,7 @@ class ReviewPages:
         """Return the fields of a form of this page, or the answer that refuses the request."""
         form = await read_form(request)
         if form is None:
-            return self._render_trouble("That was no form of this page.", 400)
+            return self._render_trouble("That was not a form of this page.", 400)
         if not secrets.compare_digest(form.get("token", [""])[0].encode(), self.token.encode()):
             return self._render_trouble(
                 "This page is of an earlier `make review`. Nothing was saved; load it again.", 403
@@ -185,7 +185,7 @@ class ReviewPages:
             refusals={value: said for value, (said, _, _) in _REFUSAL_CHOICES.items()},
             keys={DSAT: "d", NEUTRAL: "n", SAT: "s"},
             measured=session.measure(),
-            enough=MIN_CONVERSATIONS_FOR_INTERVAL,
+            min_conversations=MIN_CONVERSATIONS_FOR_INTERVAL,
             last=session.journal.find_last(session.options.reviewer.name),
             notice=notice,
             missing=missing,

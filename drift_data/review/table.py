@@ -90,7 +90,7 @@ def write_table(
         kept = [turn for turn in reviewed if turn.key not in changed]
         out.rows_in = len(reviewed)
         out.table(LABEL_ROWS).write_rows([_convert_turn(turn, reviewer, rubric) for turn in kept])
-        out.drop([_make_dropped_row(turn) for turn in reviewed if turn.key in changed], DROPPED)
+        out.drop([_make_changed_row(turn) for turn in reviewed if turn.key in changed], DROPPED)
         out.made_by = {
             "judge": reviewer.judge,
             "reviewed": sorted({turn.last.labels for turn in kept}),
@@ -165,7 +165,7 @@ def _describe_decision(turn: ReviewedTurn) -> str:
     return "; ".join(parts)
 
 
-def _make_dropped_row(turn: ReviewedTurn) -> dict[str, Any]:
+def _make_changed_row(turn: ReviewedTurn) -> dict[str, Any]:
     """Return the row of a turn whose text has changed."""
     name, number = turn.key
     return {"conversation_id": name, "turn": number, "reason": CHANGED_REASON, "detail": turn.last.label}
