@@ -55,6 +55,6 @@ def find_labelled_source(workspace: Workspace) -> str:
     carried = [name for name in names if workspace.made_together(f"labels/{name}", "conversations")]
     if len(carried) == 1:
         return carried[0]
-    found = f"has labels of several: {', '.join(carried)}" if carried else "carries no labels"
-    way_out = f", or delete those of the other data in {workspace.root / 'labels'}" if carried else ""
+    found = f"carries labels of several sources: {', '.join(carried)}" if carried else "carries no labels"
+    way_out = f", or delete the tables of the other sources in {workspace.root / 'labels'}" if carried else ""
     raise UserError(f"The data in {workspace.root} {found}. Use JUDGE=local{way_out}.")

@@ -147,7 +147,8 @@ class _WordSets:
     """The words of many texts, in order and as sets."""
 
     def __init__(self, words: Ragged) -> None:
-        self.words, self.unique = words, words.unique()
+        self.words = words  # in reading order
+        self.unique = words.unique()  # each once, as keys of 40 bits
 
 
 def _keep_from(numbers: Ints, first: Ints) -> Ints:

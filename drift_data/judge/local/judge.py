@@ -25,9 +25,9 @@ from drift_data.schema import DSAT, SAT
 
 _CODE_VERSION: Final = 1  # raise it when a change of the code below changes labels
 _MIN_EXPLAINED_SCORE: Final = 2.0  # lowest dsat_score that gets an item and a reason
-_THREAD_COUNT: Final = 2
+_THREAD_COUNT: Final = 2  # batches that are judged at the same time
 _EVIDENCE_CHARACTERS: Final = 200  # characters of the message that are given as evidence
-# What a reason says about numbers of a turn: name of the number, lowest value at which the text holds, text.
+# What a reason says about the numbers of a turn: name of a number, lowest value for which the text holds, text.
 _NUMBER_REASONS: Final = (
     ("repeated_ago", 1.0, "the very same message was sent before"),
     ("before_known", 0.9, "nearly all its words are in the message before"),
