@@ -1,1 +1,1 @@
-"""Tables and models for other people: the Hub with cards and screening, and the release's own layout."""
+"""Publishes tables and models: on the Hub, with cards and after a screening, or in the layout of the DRIFT release."""

@@ -1,7 +1,7 @@
-"""Publishes one trained model of a run as a repository of the Hub: weights, tokenizer and card, in one commit.
+"""Publishes one trained model of a run on the Hub: weights, tokenizer and card, in one commit.
 
-What is unfinished, stale or damaged is refused. Files that are no part of a model stay here, and are named. What the
-card says is `cards`' business, what the Hub is told and how it fails `hub`'s.
+A model that is unfinished, stale or damaged is refused. Files that do not belong to a model are not uploaded, and are
+named. `cards/model.py` writes the card and `hub.py` uploads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drift_data.publish.cards.model import render_model_card
 from drift_data.publish.options import PublishOptions
-from drift_data.publish.stage import STAGING
+from drift_data.publish.stage import STAGING_FOLDER
 from drift_data.report.options import AlarmOptions
 from drift_data.workspace import (
     CARD,
@@ -26,13 +26,15 @@ from drift_data.workspace import (
     locate_run,
 )
 
-_WEIGHTS = "model*.safetensors"
-_FILES = (  # what transformers and vllm read; never optimizer states, logs, pickles or code
-    _WEIGHTS, "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
+_WEIGHT_FILES = "model*.safetensors"
+# Patterns of the files that transformers and vLLM read. Optimizer states, logs, pickles and code are never uploaded.
+_MODEL_FILES = (
+    _WEIGHT_FILES, "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
     "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
-_OWNED = ("model-", "model.")  # weights in the repository that are not in the folder: another model's shards
+# Beginnings of names of weight files. Those in the repository that are not uploaded again are shards of an earlier model.
+_WEIGHT_PREFIXES = ("model-", "model.")
 
 
 def publish_model(
@@ -45,45 +47,46 @@ def publish_model(
     token: str | None,
     endpoint: str | None = None,
 ) -> str:
-    """Upload a model with its card. Equal content: no commit.
+    """Upload a model with its card. If the repository has the same content already, no commit is made.
 
     Args:
         workspace: holds the run.
-        repo: owner/name of a model repository, made when it is not there.
+        repo: owner/name of a model repository, which is created if it does not exist.
         run: name of the run.
-        model: which of its models, e.g. "iter2".
-        options: `private` and `licence` count here.
+        model: which model of the run, e.g. "iter2".
+        options: only `private` and `licence` are used.
         alarms: thresholds of the alarms that the card shows.
-        token: with write access. It is neither kept nor shown.
-        endpoint: of the Hub; None is what `huggingface_hub` takes by itself.
+        token: Hub token with write access. It is neither stored nor shown.
+        endpoint: address of the Hub; None: the default of `huggingface_hub`.
 
     Returns:
         The address of the commit that holds the model.
 
     Raises:
-        UserError: no token, the model is missing, stale, damaged or the base model itself, or the Hub refused.
+        UserError: there is no token; the model is missing, stale, damaged or the unchanged base model; or the Hub
+            refused.
     """
     from drift_data.publish import hub
 
-    token = hub.checked_token(token)
-    hub.check_repo(repo)
+    token = hub.require_token(token)
+    hub.check_repo_name(repo)
     with workspace.lock():
-        iteration = _iteration(workspace, run, model)
+        iteration = _find_iteration(workspace, run, model)
         name = locate_output(run, model, "model")
-        files, left = _files(workspace, name)
+        files, left = _choose_files(workspace, name)
         card = render_model_card(workspace, run, iteration, alarms, repo, options.licence)
-        staging = workspace.root / STAGING
-        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+        staging = workspace.root / STAGING_FOLDER
+        shutil.rmtree(staging, ignore_errors=True)  # a killed run leaves it behind
         try:
             staging.mkdir()
             for path in files:
-                (staging / path.name).symlink_to(path.resolve())  # weights are large
+                (staging / path.name).symlink_to(path.resolve())  # weights are too large to copy
             (staging / CARD).write_text(card, encoding="utf-8")
-            done = hub.upload(
+            done = hub.upload_folder(
                 staging,
                 repo,
                 kind="model",
-                owned=_OWNED,
+                owned_prefixes=_WEIGHT_PREFIXES,
                 private=options.private,
                 message=f"Publish {model} of {run}",
                 token=token,
@@ -100,8 +103,12 @@ def publish_model(
     return done.url
 
 
-def _iteration(workspace: Workspace, run: str, model: str) -> int:
-    """Return the number of a model that is there, or say which are."""
+def _find_iteration(workspace: Workspace, run: str, model: str) -> int:
+    """Return the iteration number of a model.
+
+    Raises:
+        UserError: the run has no such finished model; the message names those it has.
+    """
     found = sorted(path.parts[-3] for path in workspace.path(locate_run(run)).glob(f"iter*/model/{MANIFEST}"))
     if not re.fullmatch(r"iter\d+", model) or model not in found:
         raise UserError(
@@ -111,11 +118,11 @@ def _iteration(workspace: Workspace, run: str, model: str) -> int:
     return int(model.removeprefix("iter"))
 
 
-def _files(workspace: Workspace, name: str) -> tuple[list[Path], list[str]]:
-    """Return the files of a model that are published, and the names of the others.
+def _choose_files(workspace: Workspace, name: str) -> tuple[list[Path], list[str]]:
+    """Return the files of a model that are published, and the names of the other files in its folder.
 
     Raises:
-        UserError: it is stale, not what its manifest says, the base model, or cannot be loaded.
+        UserError: the model is stale, differs from its manifest, is the base model, or cannot be loaded.
     """
     manifest, folder = workspace.require(name), workspace.path(name)
     if manifest.made_by.get("warm_start") is False:
@@ -129,8 +136,8 @@ def _files(workspace: Workspace, name: str) -> tuple[list[Path], list[str]]:
             f"`make {manifest.stage}` again."
         )
     present = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, CARD))
-    files = [path for path in present if any(fnmatch(path.name, pattern) for pattern in _FILES)]
+    files = [path for path in present if any(fnmatch(path.name, pattern) for pattern in _MODEL_FILES)]
     names = {path.name for path in files}
-    if "config.json" not in names or not any(fnmatch(each, _WEIGHTS) for each in names):
+    if "config.json" not in names or not any(fnmatch(each, _WEIGHT_FILES) for each in names):
         raise UserError(f"{folder} is no model that transformers loads: config.json or weights are missing.")
     return files, [path.name for path in present if path not in files]

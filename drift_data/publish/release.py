@@ -1,6 +1,7 @@
-"""Writes `dsat`, `sat` and `seed` in the layout of the DRIFT release: JSON lines that other code reads.
+"""Writes `dsat`, `sat` and `seed` in the layout of the DRIFT release: JSON Lines that the authors' code reads.
 
-The release's own keys come first; our ids, items and reasons follow, so that nothing is lost on the way back.
+The release's own keys come first. Our ids, items and reasons follow, so that `SOURCE=drift-release` can read the files
+back without loss.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Any
 from drift_data.schema import TableName
 from drift_data.workspace import UserError, Workspace, replaced_folder
 
-FILES = ("dsat_data.jsonl", "sat_data.jsonl", "seed-data/train.jsonl", "seed-data/test.jsonl")
+RELEASE_FILES = ("dsat_data.jsonl", "sat_data.jsonl", "seed-data/train.jsonl", "seed-data/test.jsonl")
 
 
 def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
-    """Write the four files into a folder; all of them appear at once.
+    """Write the four files of the release into a folder; all of them appear at once.
 
     Args:
         workspace: holds finished `dsat`, `sat` and `seed`.
-        folder: made when it is not there; an earlier export in it is replaced.
+        folder: target, created if it does not exist; an earlier export in it is replaced.
 
     Returns:
         The number of lines of each file.
@@ -35,65 +36,77 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
     strangers = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if not path.is_dir() and path.relative_to(folder).as_posix() not in FILES
+        if not path.is_dir() and path.relative_to(folder).as_posix() not in RELEASE_FILES
     )
     if strangers or (folder.exists() and not folder.is_dir()):
         what = f"holds {', '.join(strangers[:3])}" if strangers else "is a file"
         raise UserError(f"{folder} {what}, which is no earlier export. Choose an empty or new folder.")
     with replaced_folder(folder) as new:
         (new / "seed-data").mkdir()
-        seeds = {split: _rows(workspace, TableName.SEED, _seed, split) for split in ("train", "test")}
+        seeds = {
+            split: _iter_release_rows(workspace, TableName.SEED, _shape_seed_row, split)
+            for split in ("train", "test")
+        }
         contents = (
-            _rows(workspace, TableName.DSAT, _dsat),
-            _rows(workspace, TableName.SAT, _sat),
+            _iter_release_rows(workspace, TableName.DSAT, _shape_dsat_row),
+            _iter_release_rows(workspace, TableName.SAT, _shape_sat_row),
             seeds["train"],
             seeds["test"],
         )
-        return {name: _write(new / name, rows) for name, rows in zip(FILES, contents, strict=True)}
+        return {
+            name: _write_json_lines(new / name, rows)
+            for name, rows in zip(RELEASE_FILES, contents, strict=True)
+        }
 
 
-def _dsat(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shape_dsat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of `dsat` as an object of the release."""
     return {
         "prompt": row["prompt"],
         "rejected": row["rejected"],
         "user_preference": {"role": "user", "content": row["feedback"]},
-        **_ours(row, "items", "reason"),
+        **_select_columns(row, "items", "reason"),
     }
 
 
-def _sat(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shape_sat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of `sat` as an object of the release."""
     return {
         "prompt": row["prompt"],
         "chosen": row["chosen"],
         "user_preference": {"role": "user", "content": row["feedback"]},
-        **_ours(row, "items", "reason"),
+        **_select_columns(row, "items", "reason"),
     }
 
 
-def _seed(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shape_seed_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of `seed` as an object of the release."""
     return {
         "prompt": row["prompt"],
         "chosen": row["chosen"],
         "rejected": row["rejected"],
-        **_ours(row, "feedback"),
+        **_select_columns(row, "feedback"),
     }
 
 
-def _ours(row: Mapping[str, Any], *more: str) -> dict[str, Any]:
+def _select_columns(row: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Return the columns of a row that the release does not have: the key, the split, and `more`."""
     return {name: row[name] for name in ("conversation_id", "turn", "split", *more)}
 
 
-def _rows(
+def _iter_release_rows(
     workspace: Workspace,
     table: str,
     shape: Callable[[Mapping[str, Any]], dict[str, Any]],
     split: str | None = None,
 ) -> Iterator[dict[str, Any]]:
+    """Yield a table's rows in the release's layout; `split` leaves out all rows of another split."""
     for batch in workspace.batches(table, batch_size=500):
         yield from (shape(row) for row in batch.to_pylist() if split in (None, row["split"]))
 
 
-def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+def _write_json_lines(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+    """Write one object a line, and return the number of lines."""
     lines = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:

@@ -1,7 +1,7 @@
-"""Says which rows must not be published: those of toxic conversations, and own logs with personal data.
+"""Finds the rows that must not be published: rows of toxic conversations, and own logs with personal data.
 
-Rows are joined with their conversations by key. A conversation of a source that is not known to be public
-counts as own logs. This module knows nothing of the Hub.
+Each row is joined with its conversation by `conversation_id`. A conversation counts as own logs unless its source is
+known to be public.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from drift_data.chats.safe_text import escape_invisible
-from drift_data.publish.cards.data import Origins, known_sources
+from drift_data.publish.cards.data import Origins, load_known_sources
 from drift_data.publish.personal_data import scan_rows
 from drift_data.schema import TableName
 from drift_data.workspace import Manifest, UserError, Workspace
 
-REFUSED = "publish/refused.csv"  # every row that stood in the way of the last attempt
-_COLUMNS = ("table", "conversation_id", "turn", "column", "kind", "excerpt")
-_BATCH = 1_000
-_SHOWN = 5  # refused rows that the message names
+REFUSED_FILE = "publish/refused.csv"  # lists every row for which the last attempt was refused
+_REFUSED_COLUMNS = ("table", "conversation_id", "turn", "column", "kind", "excerpt")
+_BATCH_ROWS = 1_000
+_ROWS_NAMED = 5  # number of refused rows that the message names
 
-Refused = tuple[str, str, int | None, str, str, str]  # _COLUMNS
+RefusedRow = tuple[str, str, int | None, str, str, str]  # in the order of _REFUSED_COLUMNS
 
 
-def origins_of(
+def find_origins(
     workspace: Workspace, names: Mapping[str, str], lineage: Mapping[str, Manifest]
 ) -> tuple[Origins, Set[str]]:
     """Return where the rows come from, and the ids of the conversations that are somebody's own logs.
 
     Args:
-        workspace: holds the tables and, where rows were mined from it, `conversations`.
-        names: config → folder of the tables.
-        lineage: manifests of all the tables were made from. What `convert` made says its source, for rows
-            whose conversation is not in `conversations` (data sets of ready pairs have none).
+        workspace: holds the tables and, if rows were mined from it, the table `conversations`.
+        names: config → folder of each table.
+        lineage: manifests of the tables and of everything they were made from. The manifest of `convert` names the
+            source of rows whose conversation is not in `conversations` (data sets of ready pairs have no such table).
     """
     converted = {
         str(m.options["source"]) for m in lineage.values() if m.stage == "convert" and "source" in m.options
     }
     otherwise = converted.pop() if len(converted) == 1 else "unknown"
-    with _joined(workspace, names) as database:
+    with _open_joined_rows(workspace, names) as database:
         counts = database.execute(
             "SELECT coalesce(source, $otherwise), count(DISTINCT conversation_id) FROM joined "
             "GROUP BY 1 ORDER BY 1",
@@ -60,22 +60,22 @@ def origins_of(
         own = database.execute(
             "SELECT DISTINCT conversation_id FROM joined "
             "WHERE NOT list_contains($known, coalesce(source, $otherwise))",
-            {"known": list(known_sources()), "otherwise": otherwise},
+            {"known": list(load_known_sources()), "otherwise": otherwise},
         ).fetchall()
     return Origins(dict(counts), toxic, unflagged), {row[0] for row in own}
 
 
 def refuse_toxic(workspace: Workspace, names: Mapping[str, str]) -> None:
-    """Stop when rows come from conversations flagged as toxic.
+    """Refuse to publish if rows come from conversations flagged as toxic.
 
     Raises:
-        UserError: it names the first rows and the file that lists all.
+        UserError: there are such rows. The message names the first ones and the file that lists all.
     """
-    with _joined(workspace, names) as database:
+    with _open_joined_rows(workspace, names) as database:
         rows = database.execute(
             "SELECT config, conversation_id, turn FROM joined WHERE toxic ORDER BY ALL"
         ).fetchall()
-    _refuse(
+    _refuse_rows(
         workspace,
         ((config, conversation, turn, "", "toxic", "") for config, conversation, turn in rows),
         "come from conversations that are flagged as toxic",
@@ -87,44 +87,47 @@ def refuse_toxic(workspace: Workspace, names: Mapping[str, str]) -> None:
 def refuse_personal_data(
     workspace: Workspace, names: Mapping[str, str], own: Set[str], regions: Sequence[str]
 ) -> None:
-    """Stop when rows of own logs hold addresses, numbers or keys.
+    """Refuse to publish if rows of own logs hold addresses, numbers or keys.
 
     Args:
         workspace: holds the tables.
-        names: config → folder of the tables.
+        names: config → folder of each table.
         own: ids of the conversations to search.
-        regions: see `pii.scan_text`.
+        regions: ISO countries, as in `personal_data.scan_text`.
 
     Raises:
-        UserError: it names the first rows, masked, and the file that lists all.
+        UserError: there are such rows. The message names the first ones, masked, and the file that lists all.
     """
-    _refuse(
+    _refuse_rows(
         workspace,
-        _personal_data(workspace, names, own, regions),
+        _find_personal_data(workspace, names, own, regions),
         "of own logs hold personal data or keys",
         "Take them out of the logs and run `make convert`, label and seed again, or publish them on purpose "
         "with SET='publish.allow_pii=true'.",
     )
 
 
-def _personal_data(
+def _find_personal_data(
     workspace: Workspace, names: Mapping[str, str], own: Set[str], regions: Sequence[str]
-) -> Iterator[Refused]:
+) -> Iterator[RefusedRow]:
+    """Yield every finding of personal data in the rows of the given conversations."""
     ids = pa.array(sorted(own), pa.string())
     for config, name in names.items():
         rows = workspace.require(name).rows_out
         with tqdm(total=rows, desc=f"scan {config}", unit=" rows", mininterval=0.5, file=sys.stderr) as bar:
-            for batch in workspace.batches(name, batch_size=_BATCH):
-                mine = batch.filter(pc.is_in(batch["conversation_id"], ids))
-                for found in scan_rows(mine, regions):
+            for batch in workspace.batches(name, batch_size=_BATCH_ROWS):
+                own_rows = batch.filter(pc.is_in(batch["conversation_id"], ids))
+                for found in scan_rows(own_rows, regions):
                     yield config, found.conversation_id, found.turn, found.column, found.kind, found.excerpt
                 bar.update(batch.num_rows)
 
 
-def _refuse(workspace: Workspace, findings: Iterable[Refused], what: str, way_out: str) -> None:
-    """Write findings to a file and raise, if there are any."""
-    path = workspace.root / REFUSED
-    rows: dict[tuple[str, str, int | None], Refused] = {}  # the first finding of each row
+def _refuse_rows(workspace: Workspace, findings: Iterable[RefusedRow], what: str, way_out: str) -> None:
+    """Write the findings to REFUSED_FILE and raise a `UserError`; return if there are none."""
+    path = workspace.root / REFUSED_FILE
+    rows: dict[
+        tuple[str, str, int | None], RefusedRow
+    ] = {}  # (config, conversation, turn) → its first finding
     kinds: Counter[str] = Counter()
     waiting = iter(findings)
     first = next(waiting, None)
@@ -133,13 +136,13 @@ def _refuse(workspace: Workspace, findings: Iterable[Refused], what: str, way_ou
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow(_REFUSED_COLUMNS)
         for finding in chain([first], waiting):
             writer.writerow(finding)
             rows.setdefault(finding[:3], finding)
             kinds[finding[4]] += 1
-    named = "; ".join(_named(finding) for finding in islice(rows.values(), _SHOWN))
-    more = f"; and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
+    named = "; ".join(_describe_row(finding) for finding in islice(rows.values(), _ROWS_NAMED))
+    more = f"; and {len(rows) - _ROWS_NAMED:,} more" if len(rows) > _ROWS_NAMED else ""
     counts = ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items()))
     raise UserError(
         f"Nothing was published: {len(rows):,} rows {what} ({counts}): {named}{more}. All are in {path}. "
@@ -147,15 +150,16 @@ def _refuse(workspace: Workspace, findings: Iterable[Refused], what: str, way_ou
     )
 
 
-def _named(finding: Refused) -> str:
+def _describe_row(finding: RefusedRow) -> str:
+    """Return one refused row as the message names it."""
     config, conversation, turn, column, kind, excerpt = finding
     inside = f", {kind} {excerpt} in {column}" if column else ""
     return f"{config} {escape_invisible(conversation, 80)} turn {turn}{inside}"
 
 
 @contextmanager
-def _joined(workspace: Workspace, names: Mapping[str, str]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database with `joined`: config, conversation_id, turn, source and toxic flag of every row."""
+def _open_joined_rows(workspace: Workspace, names: Mapping[str, str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database with the table `joined`: config, conversation_id, turn, source and toxic of every row."""
     with duckdb.connect() as database:
         database.execute("CREATE TABLE rows (config VARCHAR, conversation_id VARCHAR, turn INTEGER)")
         for config, name in names.items():

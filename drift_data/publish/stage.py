@@ -1,7 +1,7 @@
-"""Publishes the mined tables and the pairs of a run as one data set of the Hub: a config a table, one commit.
+"""Publishes the mined tables and the pairs of a run as one data set on the Hub: one config a table, in one commit.
 
-Tables that are incomplete or stale are refused here, rows that must not leave the house in `refuse`. What the
-card says is `cards`' business, what the Hub is told and how it fails `hub`'s.
+This module refuses tables that are incomplete or stale; `screening.py` refuses rows that must not be published.
+`cards/data.py` writes the card and `hub.py` uploads.
 """
 
 from __future__ import annotations
@@ -15,65 +15,67 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from drift_data.publish.cards.data import SPLITS, PublishedTable, Scan, render_card
+from drift_data.publish.cards.data import SPLITS, PublishedTable, Scan, render_dataset_card
 from drift_data.publish.options import PublishOptions
 from drift_data.schema import TableName
 from drift_data.workspace import Manifest, TableWriter, UserError, Workspace, locate_run
 
-TABLES = (TableName.DSAT, TableName.SAT, TableName.SEED)
-STAGING = ".publish"  # folder of the workspace with what is being uploaded
+MINED_TABLES = (TableName.DSAT, TableName.SAT, TableName.SEED)
+STAGING_FOLDER = ".publish"  # folder of the workspace that holds the files during an upload
 
 
-def publish(
+def publish_tables(
     workspace: Workspace, repo: str, options: PublishOptions, token: str | None, endpoint: str | None = None
 ) -> str:
-    """Upload `dsat`, `sat`, `seed` and the pairs of `options.run` with a data card. Equal content: no commit.
+    """Upload `dsat`, `sat`, `seed` and the pairs of `options.run` with a data card.
+
+    If the repository has the same content already, no commit is made.
 
     Args:
         workspace: holds the finished tables.
-        repo: owner/name of a data-set repository, made when it is not there.
-        options: what may be published, and how it is seen.
-        token: with write access. It is neither kept nor shown.
-        endpoint: of the Hub; None is what `huggingface_hub` takes by itself.
+        repo: owner/name of a data-set repository, which is created if it does not exist.
+        options: what may be published, and who sees it.
+        token: Hub token with write access. It is neither stored nor shown.
+        endpoint: address of the Hub; None: the default of `huggingface_hub`.
 
     Returns:
         The address of the commit that holds the tables.
 
     Raises:
-        UserError: no token, a table is missing, stale or damaged, rows must stay here, or the Hub refused.
+        UserError: there is no token; a table is missing, stale or damaged; rows must not be published; or the Hub
+            refused.
     """
-    from drift_data.publish import hub
-    from drift_data.publish import screening as refuse
+    from drift_data.publish import hub, screening
 
-    token = hub.checked_token(token)
-    hub.check_repo(repo)
+    token = hub.require_token(token)
+    hub.check_repo_name(repo)
     with workspace.lock():
-        (workspace.root / refuse.REFUSED).unlink(missing_ok=True)  # of an earlier attempt
-        names = _names(workspace, options.run)
+        (workspace.root / screening.REFUSED_FILE).unlink(missing_ok=True)  # an earlier attempt wrote it
+        names = _find_tables(workspace, options.run)
         lineage = workspace.lineage(list(names.values()))
-        tables = [_table(workspace, config, name, lineage[name]) for config, name in names.items()]
+        tables = [_inspect_table(workspace, config, name, lineage[name]) for config, name in names.items()]
         if not any(sum(table.rows.values()) for table in tables):
             raise UserError(
                 f"{', '.join(names)} in {workspace.root} have no rows: there is nothing to publish."
             )
-        origins, own = refuse.origins_of(workspace, names, lineage)
+        origins, own = screening.find_origins(workspace, names, lineage)
         if not options.allow_toxic:
-            refuse.refuse_toxic(workspace, names)
+            screening.refuse_toxic(workspace, names)
         scan: Scan = "not_needed" if not own else "skipped" if options.allow_pii else "clean"
         if scan == "clean":
-            refuse.refuse_personal_data(workspace, names, own, options.phone_regions)
-        staging = workspace.root / STAGING
-        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+            screening.refuse_personal_data(workspace, names, own, options.phone_regions)
+        staging = workspace.root / STAGING_FOLDER
+        shutil.rmtree(staging, ignore_errors=True)  # a killed run leaves it behind
         try:
             for table in tables:
-                _stage(workspace, table, staging / table.config)
-            card = render_card(repo, tables, lineage, origins, scan, options.licence)
+                _write_splits(workspace, table, staging / table.config)
+            card = render_dataset_card(repo, tables, lineage, origins, scan, options.licence)
             (staging / "README.md").write_text(card, encoding="utf-8")
-            done = hub.upload(
+            done = hub.upload_folder(
                 staging,
                 repo,
                 kind="dataset",
-                owned=[*(f"{name}/" for name in TABLES), "pairs-"],
+                owned_prefixes=[*(f"{name}/" for name in MINED_TABLES), "pairs-"],
                 private=options.private,
                 message=f"Publish {', '.join(names)}",
                 token=token,
@@ -90,16 +92,16 @@ def publish(
     return done.url
 
 
-def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
-    """Return config → folder of what is published: the mined tables and every iteration's pairs of a run.
+def _find_tables(workspace: Workspace, run: str | None) -> dict[str, str]:
+    """Return config → folder of all tables to publish: the mined tables and the pairs of each iteration of a run.
 
-    A workspace of ready pairs (UltraFeedback) has no mined tables, and its pairs are published by their owner:
-    there only what a run made of them is.
+    A workspace of ready pairs (UltraFeedback) has no mined tables, and the ready pairs are published by their owner
+    already. From such a workspace only the pairs of a run are published.
     """
     ready = (
         workspace.manifest(TableName.PREFERENCES) is not None and workspace.manifest(TableName.DSAT) is None
     )
-    names = {} if ready else {name.value: name.value for name in TABLES}
+    names = {} if ready else {name.value: name.value for name in MINED_TABLES}
     if run is None and ready:
         raise UserError(
             f"{workspace.root} holds the preferences of another data set and nothing mined. Give RUN=name to "
@@ -120,8 +122,13 @@ def _names(workspace: Workspace, run: str | None) -> dict[str, str]:
     return names | found
 
 
-def _table(workspace: Workspace, config: str, name: str, manifest: Manifest) -> PublishedTable:
-    """Look at a table's files: all there, readable, as many rows as its manifest says, a known split each."""
+def _inspect_table(workspace: Workspace, config: str, name: str, manifest: Manifest) -> PublishedTable:
+    """Return a table with its row counts, after a check of its files.
+
+    Raises:
+        UserError: a file is missing or unreadable, the number of rows differs from the manifest, or a row has an
+            unknown split.
+    """
     rows = dict.fromkeys(SPLITS, 0)
     target = f"Delete {workspace.path(name)} and run `make {manifest.stage}` again."
     shards = workspace.shards(name)
@@ -146,8 +153,8 @@ def _table(workspace: Workspace, config: str, name: str, manifest: Manifest) -> 
     return PublishedTable(config, name, schema, rows)
 
 
-def _stage(workspace: Workspace, table: PublishedTable, folder: Path) -> None:
-    """Write a table's rows into one folder a split, as a stream; a split without rows gets none."""
+def _write_splits(workspace: Workspace, table: PublishedTable, folder: Path) -> None:
+    """Write a table's rows as a stream into one folder a split; a split without rows gets no folder."""
     writers = {split: TableWriter(folder / split, table.schema) for split in SPLITS if table.rows[split]}
     total = sum(table.rows.values())
     with tqdm(

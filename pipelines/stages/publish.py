@@ -26,7 +26,7 @@ def publish(
     from huggingface_hub import get_token
 
     from drift_data.publish.model import publish_model
-    from drift_data.publish.stage import publish as publish_tables
+    from drift_data.publish.stage import publish_tables
     from pipelines.runs import name_run
 
     endpoint = os.environ.get("HF_ENDPOINT")

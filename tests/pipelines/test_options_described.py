@@ -16,7 +16,6 @@ NOT_YET = {
     "label",
     "distill",
     "mine",
-    "publish",
 }
 OPTIONS = [option for group in list_option_groups() for option in group.options]
 

@@ -1,1 +1,1 @@
-"""Data cards: what is published with a data set. The texts are in the files beside this."""
+"""Cards of published data sets and models; their templates and texts are in the files beside this one."""

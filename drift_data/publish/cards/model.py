@@ -1,7 +1,7 @@
-"""Writes the card of a trained model from the manifests of its run. It reads no row, no weight, and decides nothing.
+"""Renders the card of a trained model from the manifests of its run; it reads neither tables nor weights.
 
-As in `render`, text of manifests cannot become mark-up, folders of this machine show by their last part only, and
-nothing depends on the time: equal runs have equal cards.
+As in `cards/data.py`, text of manifests cannot become mark-up. Of folders on this machine only the last part of the
+path shows, and nothing depends on the time: equal runs have equal cards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from drift_data.publish.cards.data import card_environment, card_text, known_sources
+from drift_data.publish.cards.data import load_known_sources, make_card_environment, read_card_file
 from drift_data.report.health import check_health, read_health, tabulate_health
 from drift_data.report.options import AlarmOptions
 from drift_data.workspace import (
@@ -25,19 +25,19 @@ from drift_data.workspace import (
     replaced_file,
 )
 
-# Where and how fast it was computed: it determines nothing.
-_OF_THE_MACHINE = {
+# Options that say where and how fast a model was computed. They do not change the model, so the card leaves them out.
+_MACHINE_OPTIONS = {
     "batch_size", "checkpoint_steps", "engine", "gradient_checkpointing", "iteration", "launch", "method",
     "per_device_batch", "recheck", "report_to", "server", "shard", "threads", "vllm",
 }  # fmt: skip
 
 
 def write_model_card(workspace: Workspace, run: str, iteration: int, options: AlarmOptions) -> Path:
-    """Write `runs/<run>/iter<k>/model/README.md`, unless it says the same already, and return its path.
+    """Write `runs/<run>/iter<k>/model/README.md`, unless its text would be the same, and return its path.
 
-    A card is no part of a model's digest: it may be written again when the model has been evaluated.
+    The digest of a model leaves the card out, so the card may be written again when the model has been evaluated.
     """
-    folder = workspace.path(_model(run, iteration))
+    folder = workspace.path(_locate_model(run, iteration))
     card, path = render_model_card(workspace, run, iteration, options), folder / CARD
     if not path.is_file() or path.read_text(encoding="utf-8") != card:
         # The temporary file lies beside the model's folder: one that a kill leaves inside would change its digest.
@@ -58,39 +58,41 @@ def render_model_card(
 
     Args:
         workspace: holds the run.
-        run: its name.
-        iteration: of the model, from 0.
+        run: name of the run.
+        iteration: number of the model in the run, from 0.
         options: thresholds of the alarms.
-        repo: owner/name on the Hub; None: the folder it lies in.
-        licence: the Hub's id; None: that of the base model, where it is known.
+        repo: owner/name on the Hub; None: the card names the model's folder instead.
+        licence: the Hub's id of a licence; None: the licence of the base model, where it is known.
 
     Raises:
         UserError: the model, or something it was made from, is missing or stale.
     """
-    name = _model(run, iteration)
+    name = _locate_model(run, iteration)
     lineage = workspace.lineage([name])
-    own, first = lineage[name], lineage[_model(run, 0)]
+    own, first = lineage[name], lineage[_locate_model(run, 0)]
     base = str(first.made_by.get("policy") or first.made_by.get("model") or "not known")
     on_the_hub = first.files.get(f"base:{base}", "").startswith("revision:")
-    known: dict[str, str] = yaml.safe_load(card_text("models.yaml"))
+    known: dict[str, str] = yaml.safe_load(read_card_file("models.yaml"))
     licence = licence or known.get(base.split("@")[0], "other")
     rows = [row for row in read_health(workspace, run) if row.iteration <= iteration]
     checks = check_health(rows, options)
-    methods: dict[str, str] = yaml.safe_load(card_text("methods.yaml"))
-    trained = [k for k in range(iteration + 1) if "warm_start" not in lineage[_model(run, k)].made_by]
+    methods: dict[str, str] = yaml.safe_load(read_card_file("methods.yaml"))
+    trained = [k for k in range(iteration + 1) if "warm_start" not in lineage[_locate_model(run, k)].made_by]
     rollouts = lineage.get(locate_output(run, iteration, "rollouts"))
     return (
-        card_environment()
+        make_card_environment()
         .get_template("model.md.jinja")
         .render(
             front_matter=yaml.safe_dump(
-                _front_matter(licence, base.split("@")[0] if on_the_hub else None, _sources(lineage)),
+                _build_model_front_matter(
+                    licence, base.split("@")[0] if on_the_hub else None, _find_sources(lineage)
+                ),
                 sort_keys=False,
                 allow_unicode=True,
             ),
             title=repo.split("/")[-1] if repo else f"{run} M{iteration}",
             place=repo or name,
-            base=_public(base),
+            base=_hide_folder(base),
             iteration=iteration,
             trained=bool(trained),
             warm=0 in trained,
@@ -100,29 +102,37 @@ def render_model_card(
             alarms=[check for check in checks if check.alarm],
             checks=len(checks),
             precision=own.made_by.get("precision_saved"),
-            steps=[_step(lineage, run, k) for k in trained],
+            steps=[_describe_step(lineage, run, k) for k in trained],
             options={
-                "Training.": _options(own) if trained else {},
-                "Rollouts.": _options(rollouts) if rollouts else {},
+                "Training.": _choose_options(own) if trained else {},
+                "Rollouts.": _choose_options(rollouts) if rollouts else {},
             },
-            data=_data(lineage, run, first),
-            sources=[known_sources()[source] for source in _sources(lineage) if source in known_sources()],
+            data=_list_inputs(lineage, run, first),
+            sources=[
+                load_known_sources()[source]
+                for source in _find_sources(lineage)
+                if source in load_known_sources()
+            ],
             health_models=[row.heading for row in rows],
             health=tabulate_health(rows),
-            scores=_scores(workspace, run, iteration),
+            scores=_collect_scores(workspace, run, iteration),
             licence=licence,
-            judge=_judge(lineage),
+            judge=_find_judge(lineage),
         )
     )
 
 
-def _model(run: str, iteration: int) -> str:
+def _locate_model(run: str, iteration: int) -> str:
+    """Return the folder of a model in the workspace."""
     return locate_output(run, iteration, "model")
 
 
-def _front_matter(licence: str, base: str | None, sources: list[str]) -> dict[str, Any]:
+def _build_model_front_matter(licence: str, base: str | None, sources: list[str]) -> dict[str, Any]:
+    """Return the YAML head of a model card: how the Hub shows the model."""
     datasets = [
-        known_sources()[source]["id"] for source in sources if "id" in known_sources().get(source, {})
+        load_known_sources()[source]["id"]
+        for source in sources
+        if "id" in load_known_sources().get(source, {})
     ]
     return {
         "license": licence,
@@ -134,39 +144,41 @@ def _front_matter(licence: str, base: str | None, sources: list[str]) -> dict[st
     }
 
 
-def _sources(lineage: Mapping[str, Manifest]) -> list[str]:
+def _find_sources(lineage: Mapping[str, Manifest]) -> list[str]:
     """Return the sources of the data that the model was made from."""
     converted = (m.options.get("source") for m in lineage.values() if m.stage == "convert")
     return sorted({str(source) for source in converted if source})
 
 
-def _judge(lineage: Mapping[str, Manifest]) -> str | None:
+def _find_judge(lineage: Mapping[str, Manifest]) -> str | None:
+    """Return the judge whose labels the data was mined from, if there is one."""
     labels = [m for name, m in lineage.items() if name.startswith("labels/")]
     judge = labels[-1].made_by.get("judge") if labels else None
     return str(judge) if judge else None
 
 
-def _step(lineage: Mapping[str, Manifest], run: str, iteration: int) -> dict[str, Any]:
-    """Return how one model of the chain was trained."""
-    model, pairs = lineage[_model(run, iteration)], lineage[locate_output(run, iteration, "pairs")]
+def _describe_step(lineage: Mapping[str, Manifest], run: str, iteration: int) -> dict[str, Any]:
+    """Return how one model of the run was trained: its line in the card's first table."""
+    model, pairs = lineage[_locate_model(run, iteration)], lineage[locate_output(run, iteration, "pairs")]
     return {
         "model": f"M{iteration}",
         "method": model.options.get("method", ""),
         "pairs": pairs.rows_out,
         "dropped": pairs.dropped,
-        "policy": _short(str(model.made_by.get("policy", ""))),
-        "reference": _short(str(model.made_by.get("reference", ""))),
+        "policy": _shorten_model_name(str(model.made_by.get("policy", ""))),
+        "reference": _shorten_model_name(str(model.made_by.get("reference", ""))),
         "steps": model.results.get("steps"),
     }
 
 
-def _options(manifest: Manifest) -> dict[str, object]:
-    given = {key: value for key, value in manifest.options.items() if key not in _OF_THE_MACHINE}
-    return {key: _public(value) if isinstance(value, str) else value for key, value in given.items()}
+def _choose_options(manifest: Manifest) -> dict[str, object]:
+    """Return the options that determine the model, with folders of this machine cut to their last part."""
+    given = {key: value for key, value in manifest.options.items() if key not in _MACHINE_OPTIONS}
+    return {key: _hide_folder(value) if isinstance(value, str) else value for key, value in given.items()}
 
 
-def _data(lineage: Mapping[str, Manifest], run: str, first: Manifest) -> list[dict[str, Any]]:
-    """Return the tables behind the model, inputs first, and the base model."""
+def _list_inputs(lineage: Mapping[str, Manifest], run: str, first: Manifest) -> list[dict[str, Any]]:
+    """Return name, rows and digest of the tables behind the model, inputs first, and of the base model."""
     rows = [
         {"name": name.removeprefix(f"{locate_run(run)}/"), "rows": m.rows_out, "digest": m.digest}
         for name, m in lineage.items()
@@ -174,19 +186,19 @@ def _data(lineage: Mapping[str, Manifest], run: str, first: Manifest) -> list[di
     ]
     outside = {name: digest for name, digest in first.files.items() if name.startswith("base:")}
     return rows + [
-        {"name": f"base model {_public(name.removeprefix('base:'))}", "rows": None, "digest": digest}
+        {"name": f"base model {_hide_folder(name.removeprefix('base:'))}", "rows": None, "digest": digest}
         for name, digest in outside.items()
     ]
 
 
-def _scores(workspace: Workspace, run: str, iteration: int) -> list[dict[str, Any]]:
-    """Return mean, standard error and n of the evaluations of the base model and of the iterates, if current."""
+def _collect_scores(workspace: Workspace, run: str, iteration: int) -> list[dict[str, Any]]:
+    """Return mean, standard error and n of every current evaluation of the base model and of the run's models."""
     rows = []
     for label in ("base", *(f"iter{k}" for k in range(iteration + 1))):
         for kind in ("eval", "heldout"):
             try:
                 results = workspace.require(locate_output(run, label, kind)).results
-            except UserError:  # not made, or of another model
+            except UserError:  # there is no evaluation, or it is stale
                 continue
             for measure, stated in results.items():
                 if isinstance(stated, dict) and {"mean", "stderr", "n"} <= stated.keys():
@@ -195,14 +207,14 @@ def _scores(workspace: Workspace, run: str, iteration: int) -> list[dict[str, An
     return sorted(rows, key=lambda row: str(row["measure"]))
 
 
-def _short(name: str) -> str:
-    """Return "M1" for a model of the run, and of any other what may be shown."""
+def _shorten_model_name(name: str) -> str:
+    """Return "M1" for a model of a run, and any other name as `_hide_folder` shows it."""
     parts = PurePath(name).parts
     if len(parts) == 4 and parts[0] == "runs":
         return parts[2].replace("iter", "M")
-    return _public(name)
+    return _hide_folder(name)
 
 
-def _public(text: str) -> str:
-    """Return a name, or of a folder on this machine the last part."""
+def _hide_folder(text: str) -> str:
+    """Return a name as it is, and for a folder on this machine only the last part of its path."""
     return PurePath(text).name if text.startswith(("/", ".", "~")) else text

@@ -4,7 +4,7 @@ import pytest
 
 from drift_data.convert.clean import CleanOptions
 from drift_data.convert.stage import convert
-from drift_data.publish.release import FILES, export_release
+from drift_data.publish.release import RELEASE_FILES, export_release
 from drift_data.schema import DSAT_ROWS, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
 
@@ -58,7 +58,7 @@ def lines(path):
 def test_the_release_layout_has_its_own_keys_first_and_ours_after(workspace, tmp_path):
     folder = tmp_path / "out" / "release"
     folder.parent.mkdir()
-    assert export_release(workspace, folder) == dict(zip(FILES, (2, 1, 1, 1), strict=True))
+    assert export_release(workspace, folder) == dict(zip(RELEASE_FILES, (2, 1, 1, 1), strict=True))
     first = lines(folder / "dsat_data.jsonl")[0]
     assert list(first)[:3] == ["prompt", "rejected", "user_preference"]
     assert first["user_preference"]["content"] == "no"
@@ -99,7 +99,7 @@ def test_an_export_that_fails_halfway_leaves_the_earlier_one(workspace, tmp_path
     folder = tmp_path / "release"
     export_release(workspace, folder)
     before = (folder / "sat_data.jsonl").read_text(encoding="utf-8")
-    monkeypatch.setattr("drift_data.publish.release._sat", lambda row: 1 / 0)
+    monkeypatch.setattr("drift_data.publish.release._shape_sat_row", lambda row: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_release(workspace, folder)
     assert (folder / "sat_data.jsonl").read_text(encoding="utf-8") == before

@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub.utils import _http
 
 from drift_data.publish.options import PublishOptions
-from drift_data.publish.stage import publish
+from drift_data.publish.stage import publish_tables
 from drift_data.schema import (
     CONVERSATIONS,
     DSAT_ROWS,
@@ -133,7 +133,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def send(
     workspace: Workspace, hub: HubServer, repo: str = REPO, token: str | None = TOKEN, **options: Any
 ) -> str:
-    return publish(workspace, repo, PublishOptions(**options), token, hub.endpoint)
+    return publish_tables(workspace, repo, PublishOptions(**options), token, hub.endpoint)
 
 
 def files(hub: HubServer, repo: str = REPO) -> dict[str, bytes]:
@@ -599,7 +599,7 @@ def test_an_upload_that_is_always_cut_ends_and_publishes_nothing(
 
 def test_a_hub_that_is_not_there_is_a_clear_error(workspace: Workspace) -> None:
     with pytest.raises(UserError, match=r"connection to http://127.0.0.1:9 broke"):
-        publish(workspace, REPO, PublishOptions(), TOKEN, "http://127.0.0.1:9")
+        publish_tables(workspace, REPO, PublishOptions(), TOKEN, "http://127.0.0.1:9")
 
 
 def test_libraries_that_are_switched_off_are_named(
