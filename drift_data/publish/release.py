@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drift_data.schema import TableName
-from drift_data.workspace import UserError, Workspace, replaced_folder
+from drift_data.workspace import UserError, Workspace, replace_folder
 
 RELEASE_FILES = ("dsat_data.jsonl", "sat_data.jsonl", "seed-data/train.jsonl", "seed-data/test.jsonl")
 
@@ -41,7 +41,7 @@ def export_release(workspace: Workspace, folder: Path) -> dict[str, int]:
     if strangers or (folder.exists() and not folder.is_dir()):
         what = f"holds {', '.join(strangers[:3])}" if strangers else "is a file"
         raise UserError(f"{folder} {what}, which is no earlier export. Choose an empty or new folder.")
-    with replaced_folder(folder) as new:
+    with replace_folder(folder) as new:
         (new / "seed-data").mkdir()
         seeds = {
             split: _iter_release_rows(workspace, TableName.SEED, _shape_seed_row, split)

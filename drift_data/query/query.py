@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from drift_data.chats.safe_text import escape_invisible
 from drift_data.query.warehouse import connect, find_view_command, list_view_names, quote_literal
-from drift_data.workspace import UserError, Workspace, replaced_file
+from drift_data.workspace import UserError, Workspace, replace_file
 
 MAX_ROWS_SHOWN = 50
 ALL_ROWS_HINT = "OUT=file.csv writes all"  # in Make's words, which the stage translates for the command
@@ -68,7 +68,7 @@ def save_query(workspace: Workspace, sql: str, out: Path) -> int:
         rows = _spool_rows(workspace, sql, spool)
         with duckdb.connect(":memory:") as writer, pa.memory_map(str(spool)) as file:
             writer.register("result", pa.ipc.open_file(file).read_all())
-            with replaced_file(out) as part:
+            with replace_file(out) as part:
                 writer.execute(f"COPY (FROM result) TO {quote_literal(str(part))} ({options})")
     return rows
 

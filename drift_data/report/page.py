@@ -20,7 +20,7 @@ from drift_data.report.alarms import end_medians
 from drift_data.report.figures import Figures, read_figures
 from drift_data.report.health import Health, tabulate_health
 from drift_data.report.options import ReportOptions
-from drift_data.workspace import UserError, Workspace, read_tool_version, replaced_file
+from drift_data.workspace import UserError, Workspace, read_tool_version, replace_file
 
 _LN2 = math.log(2)
 _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
@@ -73,7 +73,7 @@ def write_report(
         )
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(out) as part:
+    with replace_file(out) as part:
         part.write_text(page, encoding="utf-8")
     return out
 

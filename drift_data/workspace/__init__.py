@@ -5,7 +5,7 @@ with a `manifest.json` inside. A folder with a manifest is therefore finished, a
 moment leaves nothing half-written. What the tables mean stands in `drift_data.schema`.
 """
 
-from drift_data.workspace.atomic import name_part_file, replaced_file, replaced_folder
+from drift_data.workspace.atomic import name_part_file, replace_file, replace_folder
 from drift_data.workspace.errors import AccountingError, UserError
 from drift_data.workspace.manifest import (
     CARD,
@@ -38,6 +38,6 @@ __all__ = [
     "measure_peak_memory",
     "name_part_file",
     "read_tool_version",
-    "replaced_file",
-    "replaced_folder",
+    "replace_file",
+    "replace_folder",
 ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def name_part_file(target: Path, folder: Path | None = None) -> Path:
-    """Return the temporary name under which `replaced_file` writes a file.
+    """Return the temporary name under which `replace_file` writes a file.
 
     Args:
         target: the file to be written.
@@ -25,7 +25,7 @@ def name_part_file(target: Path, folder: Path | None = None) -> Path:
 
 
 @contextmanager
-def replaced_file(target: Path, folder: Path | None = None) -> Iterator[Path]:
+def replace_file(target: Path, folder: Path | None = None) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields the path of a temporary file, for the caller to write text or bytes to and to close. When the block ends
@@ -49,7 +49,7 @@ def replaced_file(target: Path, folder: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
+def replace_folder(target: Path) -> Iterator[Path]:
     """Write a folder whole or not at all; an old folder of this name is replaced with everything in it.
 
     Yields an empty folder beside the target, for the caller to fill. When the block ends without an error, its files

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from drift_data.workspace import measure_peak_memory, replaced_file
+from drift_data.workspace import measure_peak_memory, replace_file
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 
 _PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
@@ -100,9 +100,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(
-            self.path
-        ) as part:  # a kill in here must not lose the rows of the run that was cut
+        with replace_file(self.path) as part:  # a kill in here must not lose the rows of the run that was cut
             part.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._file = self.path.open("a")
         self._bar = tqdm(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from drift_data.workspace import UserError, replaced_file
+from drift_data.workspace import UserError, replace_file
 from drift_train.dpo.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo.checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo.metrics import MetricsWriter
@@ -80,7 +80,7 @@ def train(
         }
     )
     partial = partial_of(metrics)
-    with replaced_file(metrics) as part:
+    with replace_file(metrics) as part:
         shutil.copyfile(partial, part)
     if unfinished is None:
         partial.unlink()

@@ -24,7 +24,7 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from drift_data.workspace import UserError, replaced_file
+from drift_data.workspace import UserError, replace_file
 from drift_train.dpo.checkpoints import mark_complete
 from drift_train.models.load import device, fsdp, load_model, sharded
 from drift_train.options import TrainOptions
@@ -239,7 +239,7 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
             }
             if self.accelerator.is_main_process:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with replaced_file(path) as part:
+                with replace_file(path) as part:
                     save_file(kept, part)
             self.accelerator.wait_for_everyone()
         for side in ("chosen", "rejected"):

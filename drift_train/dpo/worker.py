@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from drift_data.machine import leave_with_parent
-from drift_data.workspace import replaced_file
+from drift_data.workspace import replace_file
 from drift_train.dpo.launch import ERRORS, FOLDERS, PAIRS, RESULT
 from drift_train.options import TrainOptions
 
@@ -59,7 +59,7 @@ def _leave_with(parent: dict[str, Any]) -> None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all: another process reads it, perhaps after this one was ended."""
-    with replaced_file(path) as part:
+    with replace_file(path) as part:
         part.write_text(json.dumps(content))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drift_data.workspace import replaced_file
+from drift_data.workspace import replace_file
 from drift_train.rollout.engine import EngineReply, ShardReplies
 
 _SCHEMA = pa.schema(
@@ -29,7 +29,7 @@ def write_shard(path: Path, shard: ShardReplies) -> None:
         {name: [getattr(reply, name) for reply in shard.replies] for name in _SCHEMA.names}, _SCHEMA
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path) as part:
+    with replace_file(path) as part:
         pq.write_table(table.replace_schema_metadata({_MADE_BY_KEY: made_by}), part, compression="zstd")
 
 

@@ -62,7 +62,7 @@ def test_the_base_models_weights_are_read_once_a_call(
         read.append(folder)
         return hash_folder(folder)
 
-    monkeypatch.setattr(base, "folder_digest", counted)
+    monkeypatch.setattr(base, "hash_folder", counted)
     assert not loop.iterate(finished, "r", 2, str(policy), OPTIONS)
     assert read == [policy]
 

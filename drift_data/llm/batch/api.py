@@ -24,7 +24,7 @@ from drift_data.llm.batch.files import ENDPOINT, RequestFile, Round
 from drift_data.llm.options import ServerOptions
 from drift_data.llm.server import read_key
 from drift_data.machine import MAX_SERVER_WORDS, hide_key
-from drift_data.workspace import UserError, replaced_file
+from drift_data.workspace import UserError, replace_file
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -136,7 +136,7 @@ class BatchAPI:
             for file_id, target in zip((batch.output_file_id, batch.error_file_id), targets, strict=True):
                 if file_id:
                     with (
-                        replaced_file(target) as part,
+                        replace_file(target) as part,
                         self._client.files.with_streaming_response.content(file_id) as response,
                     ):
                         response.stream_to_file(part)

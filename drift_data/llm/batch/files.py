@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drift_data.llm.request import Request
-from drift_data.workspace import UserError, replaced_file
+from drift_data.workspace import UserError, replace_file
 
 ENDPOINT: Final = "/v1/chat/completions"  # what each line of a request file asks
 ROUND_FILE: Final = "round.json"
@@ -64,7 +64,7 @@ class Round:
 
     def save(self) -> None:
         """Write the state to the disk."""
-        with replaced_file(self.folder / ROUND_FILE) as part:
+        with replace_file(self.folder / ROUND_FILE) as part:
             part.write_text(self.state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def list_results(self) -> list[Path]:

@@ -22,7 +22,7 @@ from drift_data.workspace import (
     Workspace,
     locate_output,
     locate_run,
-    replaced_file,
+    replace_file,
 )
 
 # Options that say where and how fast a model was computed. They do not change the model, so the card leaves them out.
@@ -41,7 +41,7 @@ def write_model_card(workspace: Workspace, run: str, iteration: int, options: Al
     card, path = render_model_card(workspace, run, iteration, options), folder / CARD
     if not path.is_file() or path.read_text(encoding="utf-8") != card:
         # The temporary file lies beside the model's folder: one that a kill leaves inside would change its digest.
-        with replaced_file(path, folder.parent) as part:
+        with replace_file(path, folder.parent) as part:
             part.write_text(card, encoding="utf-8")
     return path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drift_data.workspace import name_part_file, replaced_file, replaced_folder
+from drift_data.workspace import name_part_file, replace_file, replace_folder
 from drift_data.workspace.atomic import sync_to_disk
 
 
@@ -20,7 +20,7 @@ def names(folder: Path) -> list[str]:
 def test_a_new_file_takes_the_old_ones_place(tmp_path, content):
     target = tmp_path / "a.bin"
     target.write_bytes(b"old")
-    with replaced_file(target) as part:
+    with replace_file(target) as part:
         part.write_bytes(content)
         assert target.read_bytes() == b"old"
     assert target.read_bytes() == content
@@ -30,7 +30,7 @@ def test_a_new_file_takes_the_old_ones_place(tmp_path, content):
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replaced_file(target) as part:
+    with pytest.raises(KeyboardInterrupt), replace_file(target) as part:
         part.write_text("ne")
         raise KeyboardInterrupt
     assert target.read_text() == "old"
@@ -40,7 +40,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 def test_what_a_killed_process_left_is_replaced(tmp_path):
     target = tmp_path / "a.txt"
     name_part_file(target).write_text("a longer beginning of what a killed process wrote")
-    with replaced_file(target) as part:
+    with replace_file(target) as part:
         part.write_text("new")
     assert target.read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
@@ -50,7 +50,7 @@ def test_a_hard_link_to_the_old_file_keeps_its_content(tmp_path):
     target, link = tmp_path / "card.md", tmp_path / "link.md"
     target.write_text("old")
     os.link(target, link)
-    with replaced_file(target) as part:
+    with replace_file(target) as part:
         part.write_text("new")
     assert (target.read_text(), link.read_text()) == ("new", "old")
 
@@ -58,7 +58,7 @@ def test_a_hard_link_to_the_old_file_keeps_its_content(tmp_path):
 def test_the_temporary_file_may_lie_in_another_folder(tmp_path):
     target = tmp_path / "model" / "card.md"
     target.parent.mkdir()
-    with replaced_file(target, tmp_path) as part:
+    with replace_file(target, tmp_path) as part:
         part.write_text("new")
         assert names(target.parent) == []
     assert target.read_text() == "new"
@@ -69,7 +69,7 @@ def test_a_folder_is_replaced_with_everything_in_it(tmp_path):
     target = tmp_path / "release"
     target.mkdir()
     (target / "old.txt").write_text("old")
-    with replaced_folder(target) as new:
+    with replace_folder(target) as new:
         (new / "below").mkdir()
         (new / "below" / "new.txt").write_text("new")
         assert names(target) == ["old.txt"]
@@ -81,7 +81,7 @@ def test_an_error_leaves_the_old_folder_and_nothing_beside_it(tmp_path):
     target = tmp_path / "release"
     target.mkdir()
     (target / "old.txt").write_text("old")
-    with pytest.raises(OSError, match="full"), replaced_folder(target) as new:
+    with pytest.raises(OSError, match="full"), replace_folder(target) as new:
         (new / "new.txt").write_text("ne")
         raise OSError("full")
     assert names(target) == ["old.txt"]
