@@ -13,6 +13,8 @@ from tests.helpers.quality_sample import turn
 from tests.helpers.review_sample import to_review
 from tests.helpers.sample_workspace import RUN, build_run, metrics, sample
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
 AUDIT = ROOT / "notebooks" / "audit.ipynb"
 TRAINING = ROOT / "notebooks" / "training.ipynb"

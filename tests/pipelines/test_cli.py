@@ -214,6 +214,7 @@ for arguments in json.loads(sys.argv[1]):
 """  # one after the other in one process: the libraries are imported once
 
 
+@pytest.mark.slow
 def test_the_line_of_stages_needs_no_network_and_a_second_run_redoes_nothing(tmp_path: Path) -> None:
     """In a network namespace with nothing in it, not even loopback."""
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:

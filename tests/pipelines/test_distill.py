@@ -11,6 +11,8 @@ from pipelines.recipe import load_recipe
 from tests.helpers.answered_files import write_answers
 from tests.helpers.label_runs import Drift
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["simulate.conversations=500", "distill.train.trees=10", "distill.written=false"]
 MODEL = ["label.model=test", "label.prices={test: {input: 1, output: 10}}"]
 # Alarms, not measurements.

@@ -14,6 +14,8 @@ import pytest
 
 from tests.helpers.killable import drift, read_steps, spread
 
+pytestmark = pytest.mark.slow
+
 KILLS = {"iter": 8}  # of a stage, else 5: this one makes four tables and models, one after the other
 MEASURED = ("tokens_per_second", "peak_memory_bytes")  # of a training step: these differ from run to run
 MICRO = Path(__file__).parent / "micro.yaml"
@@ -75,7 +77,6 @@ def test_data_stages_survive_kills(tmp_path: Path) -> None:
     stages_survive_kills(tmp_path, DATA_STAGES)
 
 
-@pytest.mark.slow
 def test_training_stages_survive_kills(tmp_path: Path) -> None:
     for stage in DATA_STAGES:
         drift(tmp_path / "undisturbed", *stage, *RECIPE)

@@ -13,11 +13,15 @@ from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
 from drift_data.workspace import Workspace
 from tests.helpers.killable import begin_drift, drift
 from tests.helpers.label_runs import write_chats
 from tests.helpers.llm_server import Action, Body, Hang, LLMServer
 from tests.helpers.scoring_model import SIGNS, varied_answer
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("DRIFT_KILLS", "5"))
 CHATS = int(os.environ.get("DRIFT_CHATS", "150"))

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 CHATS = {
     f"c{n}": [f"Question {n}", "Answer", f"That is wrong, {n}", "Sorry", f"Thanks, {n}"][: 3 + 2 * (n % 2)]
-    for n in range(12)
+    for n in range(6)
 }
 TURNS = sum(len(texts) // 2 for texts in CHATS.values())
 CONTEXT = 16_000

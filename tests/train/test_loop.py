@@ -18,6 +18,8 @@ from drift_train.options import TrainOptions
 from tests.helpers.loop_workspace import OPTIONS, TRAIN, make_workspace
 from tests.helpers.training_rows import assistant, dsat_row, preference_row, user, write_table
 
+pytestmark = pytest.mark.slow
+
 STEPS = [
     "iter0/pairs",
     "iter0/model",

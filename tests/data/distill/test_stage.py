@@ -21,6 +21,8 @@ from drift_data.workspace import UserError, Workspace
 from tests.helpers.html_page import ATTACK, Page, assert_inert
 from tests.helpers.quality_sample import PRESENT, turn, write_gold, write_labels
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"c{n}" for n in range(80)]  # enough that items can be named
 SAID = {2: "that is wrong, not what I asked", 4: "tell me about rivers", 6: "shorter please, cut it"}
 ITEMS = {2: f"a{ATTACK}", 6: "Revision"}

@@ -26,6 +26,8 @@ from tests.helpers.loop_workspace import OPTIONS, make_workspace
 from tests.helpers.random_policy import make_policy
 from tests.helpers.training_rows import user, write_table
 
+pytestmark = pytest.mark.slow
+
 KEY = ("conversation_id", "turn", "kind", "sample")
 
 

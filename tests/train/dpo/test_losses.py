@@ -20,6 +20,8 @@ from drift_train.options import LoraOptions, TrainOptions
 from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
 from tests.helpers.random_policy import make_policy
 
+pytestmark = pytest.mark.slow
+
 # 50 steps of `trace()` below, on an x86-64 CPU with the locked versions. To renew, after a change that is meant to
 # change training: `python -m tests.train.dpo.test_losses`, run from the repository's root.
 GOLDEN = Path(__file__).with_name("trace.json")

@@ -21,6 +21,8 @@ from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
 from tests.helpers.random_policy import make_policy
 from tests.helpers.training_rows import assistant
 
+pytestmark = pytest.mark.slow
+
 Pairs = list[dict[str, Any]]
 Plant = Callable[[Pairs, pytest.MonkeyPatch, Path], None]
 CUT = OPTIONS.model_copy(update={"max_length": 60})

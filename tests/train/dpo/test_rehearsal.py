@@ -19,6 +19,8 @@ from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
 from tests.helpers.random_policy import make_policy
 from tests.helpers.training_rows import edit_json, user
 
+pytestmark = pytest.mark.slow
+
 
 def example(i: int, prompt: str = "please list three fruits", rejected: str = "blue fish") -> Example:
     return Example(f"c{i}", 2, "train", user(f"{prompt} {i}"), None, rejected, "no that is wrong")

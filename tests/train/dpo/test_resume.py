@@ -25,6 +25,8 @@ from tests.helpers.dpo_runs import OPTIONS
 from tests.helpers.killable import SERVER
 from tests.helpers.random_policy import make_policy
 
+pytestmark = pytest.mark.slow
+
 TWO_EPOCHS = OPTIONS.model_copy(update={"epochs": 2, "checkpoint_steps": 2})  # 12 pairs in fours: 6 steps
 LORA = TWO_EPOCHS.model_copy(update={"lora": LoraOptions(rank=4), "optimizer": "adamw_torch"})
 

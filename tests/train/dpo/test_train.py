@@ -20,6 +20,8 @@ from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
 from tests.helpers.random_policy import make_policy
 from tests.helpers.training_rows import edit_json
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_sigmoid_loss_is_ln_2_before_anything_is_learned_and_the_nll_is_logged_apart(
     policy: Path, tmp_path: Path

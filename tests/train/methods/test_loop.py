@@ -26,6 +26,8 @@ from tests.helpers.training_rows import (
     write_table,
 )
 
+pytestmark = pytest.mark.slow
+
 Rows = dict[tuple[str, int], dict[str, Any]]
 Samples = dict[tuple[str, int], dict[str, list[str]]]
 

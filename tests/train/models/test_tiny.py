@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from drift_train.models.tiny import END, PAD, make_tiny
 from drift_train.options import TinyOptions
 
+pytestmark = pytest.mark.slow
+
 COLORS = ("red", "blue", "green", "black", "white", "pink", "gray", "brown")
 OPTIONS = TinyOptions(
     seed=1, vocabulary=400, hidden=32, inner=32, layers=1, heads=1, warmup=10, every_reply=[]
@@ -128,7 +130,6 @@ def test_chats_without_a_reply_to_learn_are_an_error(tmp_path: Path) -> None:
         make_tiny([("clean", [{"role": "user", "content": "hello"}])], tmp_path, OPTIONS)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_reads_the_tokenizer_as_transformers_does(tiny: tuple[Path, dict[str, float]]) -> None:
     texts = [HOSTILE, *(message["content"] for _, messages in chats()[:20] for message in messages)]

@@ -19,6 +19,8 @@ from drift_train.rollout.shards import read_shard, write_shard
 from tests.helpers.asking import OPTIONS, make_requests, sample
 from tests.helpers.random_policy import make_policy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:

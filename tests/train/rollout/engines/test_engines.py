@@ -29,6 +29,8 @@ from tests.helpers.asking import OPTIONS, Samples, make_requests, sample
 from tests.helpers.dpo_runs import make_pairs, train
 from tests.helpers.random_policy import make_policy
 
+pytestmark = pytest.mark.slow
+
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 
@@ -302,7 +304,6 @@ def test_an_engine_that_does_not_start_is_replaced_when_auto_and_an_error_when_n
     assert "no such kernel" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
 def test_vllm_samples_from_a_trained_checkpoint_what_transformers_says(policy: Path, tmp_path: Path) -> None:
     """Tokens, log-probs, finish reasons and seeds of a real vLLM; and what is left when it is killed."""
