@@ -97,7 +97,7 @@ def measure(task: str, folder: Path) -> dict[str, float]:
     policy = folder / "model"
     renderer = load_renderer(policy)
     requests = [
-        SampleRequest(number, messages, renderer.prompt(messages), make_request_seed(0, number))
+        SampleRequest(number, messages, renderer.render_prompt(messages), make_request_seed(0, number))
         for number, messages in enumerate(json.loads((folder / "prompts.json").read_text()))
     ][: REPLIES[task] + WARM_UP]
     run = generate if task == "generate" else sample

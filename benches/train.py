@@ -96,7 +96,7 @@ def make_pairs(folder: Path, count: int) -> list[dict[str, Any]]:
         }
         for side in ("chosen", "rejected"):
             content = text(length(REPLY))
-            start, reply = renderer.pair(prompt, content)
+            start, reply = renderer.render_pair(prompt, content)
             row |= {side: [{"role": "assistant", "content": content}], f"{side}_tokens": len(reply)}
             row["longest"] = max(row.get("longest", 0), len(start) + len(reply))
         if row["longest"] <= MAX_LENGTH:
@@ -186,7 +186,7 @@ def measure(folder: Path, recipe: str, shape: str) -> dict[str, float]:
     from drift_train.models.load import load_renderer
 
     renderer = load_renderer(folder / "policy")
-    prompts = sum(len(renderer.prompt(pair["prompt"])) for pair in pairs)
+    prompts = sum(len(renderer.render_prompt(pair["prompt"])) for pair in pairs)
     tokens = 2 * prompts + sum(pair["chosen_tokens"] + pair["rejected_tokens"] for pair in pairs)
     return {
         "rate": PAIRS / seconds,
@@ -240,7 +240,7 @@ def losses(folder: Path, recipe: str) -> dict[str, list[float]]:
         ratios = []
         for side in ("chosen", "rejected"):
             ids = torch.tensor(
-                [t for part in renderer.pair(pair["prompt"], pair[side][0]["content"]) for t in part]
+                [t for part in renderer.render_pair(pair["prompt"], pair[side][0]["content"]) for t in part]
             )
             one, other = (sums[name, ids.numpy().tobytes()] for name in ("policy", "reference"))
             ratios.append((one[0] - other[0], one[1] - other[1]))

@@ -19,7 +19,7 @@ from drift_train.analysis.stage import measure_health
 from drift_train.dpo.stage import rehearse_iterations, rehearse_warm_start, take_base_model, train_policy
 from drift_train.methods.options import LoopOptions
 from drift_train.methods.selection import find_usable_examples
-from drift_train.models.find import Base, resolve_base
+from drift_train.models.find import FoundModel, find_model
 from drift_train.pairs.stage import check_reward_model, make_pairs, make_seed_pairs, score_rollouts
 from drift_train.rollout.stage import sample_rollouts
 
@@ -36,7 +36,7 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
     Returns:
         True when something was made, False when all was there already.
     """
-    return _make_m0(workspace, run, resolve_base(workspace, base), options)
+    return _make_m0(workspace, run, find_model(workspace, base), options)
 
 
 def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOptions) -> bool:
@@ -61,7 +61,7 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
     is_new = workspace.manifest(locate_output(run, 1, "rollouts")) is None
     if is_new:
         _check_inputs(workspace, options)
-    base_model = resolve_base(workspace, base)  # once: a folder's digest is made of every weight in it
+    base_model = find_model(workspace, base)  # once: a folder's digest is made of every weight in it
     made = _make_m0(workspace, run, base_model, options)
     if is_new:
         rehearse_iterations(workspace, run, base_model, options)
@@ -76,7 +76,7 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
     return made
 
 
-def _make_m0(workspace: Workspace, run: str, base: Base, options: LoopOptions) -> bool:
+def _make_m0(workspace: Workspace, run: str, base: FoundModel, options: LoopOptions) -> bool:
     """Train the base model on the seed pairs, or take it as it is where there are none or too few."""
     if options.warm is None:
         return take_base_model(workspace, run, base, "the recipe has no warm start")

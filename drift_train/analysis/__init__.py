@@ -1,1 +1,1 @@
-"""Analyses of finished runs: margins, exploration, diversity."""
+"""Measures what training does to a model: how its replies change, and how far it moves."""

@@ -1,14 +1,15 @@
-"""Measures what an iteration's policy says and how far it has moved, on the rollouts that the iteration learned from.
+"""Measures, on the rollouts that an iteration learned from, how the policy replies and how far it has moved.
 
-The rollouts of iteration k come from M_(k-1). Their tokens are scored by plain forwards of three models, and for
-sampled tokens y of all measured replies together
+M_(k-1) samples the rollouts of iteration k. Plain forwards of three models score their tokens. Over the sampled tokens y
+of all measured replies together
 
     kl_base = mean over tokens of log π_(k-1)(y) − log π_base(y)    how far the sampled policy is from the base model
     kl_step = mean over tokens of log π_(k-1)(y) − log π_k(y)       how far this iteration has moved it
 
-in nats a token, each token given what was shown: for a guided rollout the complaint, too. With temperature 1 and no
-top-p these are the plain Monte Carlo estimates of KL(π_(k-1) ‖ π_base) and KL(π_(k-1) ‖ π_k) a token; sharper sampling
-weighs likely tokens more, so such figures compare iterations of one run, not runs that sample differently.
+in nats a token. Each token is scored after the prompt that the policy saw, in a guided rollout with the complaint. With
+temperature 1 and no top-p the two are plain Monte Carlo estimates of KL(π_(k-1) ‖ π_base) and KL(π_(k-1) ‖ π_k) a token.
+Sharper sampling weighs likely tokens more: then the figures compare iterations of one run, not runs that sample
+differently.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ import numpy as np
 
 from drift_data.schema import HEALTH
 from drift_data.workspace import Output, Workspace
-from drift_train.analysis.likelihood import score, token_mean
-from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
+from drift_train.analysis.likelihood import mean_per_token, score_replies
+from drift_train.analysis.variety import (
+    measure_distinct_over_all,
+    measure_distinct_within_replies,
+    measure_mean_cosine_distance,
+)
 from drift_train.models.load import load_renderer
 from drift_train.options import HealthOptions
 
@@ -41,32 +46,32 @@ def write_health(
     options: HealthOptions,
     title: str,
 ) -> None:
-    """Write a row a measured reply, and the figures into the output's results.
+    """Write one row for each measured reply, and the figures into the output's results.
 
     Results: `replies` (all), `measured`, `kl_base` and `kl_step` ({mean, stderr, n}; n counts replies), `tokens`
     ({mean, p10, p50, p90} of all replies), `finish_reasons` (counts of all replies), `distinct` ({corpus, reply} → n →
-    share of n-grams of tokens that are no repeats), `diversity` (mean cosine distance of two replies, as the base
-    model's mean last hidden states: one yardstick for all iterations). A reply of no token is counted, not measured.
+    share of token n-grams that are distinct), `diversity` (mean cosine distance of two replies, each the mean of its last
+    hidden states in the base model: one yardstick for all iterations). A reply without tokens is counted, not measured.
 
     Args:
-        output: of the stage that makes `health`.
+        output: the folder `health`.
         workspace: holds the rollouts.
-        rollouts: their table, which has rows.
-        models: folders of the policy that sampled, of the base model, and of the policy trained on the pairs.
+        rollouts: name of their table, which has rows.
+        models: folders of the policy that sampled the rollouts, of the base model, and of the policy trained on them.
         options: how many replies are scored.
-        title: of the progress bars.
+        title: name of the progress bars.
 
     Raises:
         CheckError: a log-probability is not a number.
         MemoryError: a model does not fit into the device's memory.
     """
     policy, base, trained = models
-    every, rows = _read(workspace, rollouts, options.replies)
+    every, rows = _read_rollouts(workspace, rollouts, options.replies)
     renderer = load_renderer(policy)
-    tokens = [(renderer.prompt(row["messages"]), list(row["token_ids"])) for row in rows]
-    before, _ = score(policy, tokens, f"{title}: sampled policy")
-    start, embeddings = score(base, tokens, f"{title}: base model", embed=True)
-    after, _ = score(trained, tokens, f"{title}: trained policy")
+    tokens = [(renderer.render_prompt(row["messages"]), list(row["token_ids"])) for row in rows]
+    before, _ = score_replies(policy, tokens, f"{title}: sampled policy")
+    start, embeddings = score_replies(base, tokens, f"{title}: base model", embed=True)
+    after, _ = score_replies(trained, tokens, f"{title}: trained policy")
     output.table(HEALTH).write_rows(
         [
             {
@@ -85,16 +90,21 @@ def write_health(
     output.results = {
         "replies": len(every),
         "measured": len(rows),
-        "kl_base": token_mean([a - b for a, b in zip(before, start, strict=True)], lengths),
-        "kl_step": token_mean([a - b for a, b in zip(before, after, strict=True)], lengths),
-        "tokens": _distribution([length for length, _ in every]),
+        "kl_base": mean_per_token([a - b for a, b in zip(before, start, strict=True)], lengths),
+        "kl_step": mean_per_token([a - b for a, b in zip(before, after, strict=True)], lengths),
+        "tokens": _describe_lengths([length for length, _ in every]),
         "finish_reasons": dict(sorted(Counter(reason for _, reason in every).items())),
-        "distinct": {"corpus": corpus_distinct(said), "reply": reply_distinct(said)},
-        "diversity": mean_cosine_distance(embeddings),
+        "distinct": {
+            "corpus": measure_distinct_over_all(said),
+            "reply": measure_distinct_within_replies(said),
+        },
+        "diversity": measure_mean_cosine_distance(embeddings),
     }
 
 
-def _read(workspace: Workspace, table: str, count: int) -> tuple[list[tuple[int, str]], list[dict[str, Any]]]:
+def _read_rollouts(
+    workspace: Workspace, table: str, count: int
+) -> tuple[list[tuple[int, str]], list[dict[str, Any]]]:
     """Return (tokens, finish reason) of every rollout, and the first `count` whole rows by a hash of their key."""
     every: list[tuple[int, str]] = []
 
@@ -102,7 +112,7 @@ def _read(workspace: Workspace, table: str, count: int) -> tuple[list[tuple[int,
         for batch in workspace.batches(table, columns=_READ, batch_size=1_000):
             for row in batch.to_pylist():
                 every.append((len(row["token_ids"]), row["finish_reason"]))
-                if row["token_ids"]:  # some servers give replies of none
+                if row["token_ids"]:  # some servers send empty replies
                     yield row
 
     def rank(row: dict[str, Any]) -> bytes:
@@ -113,7 +123,7 @@ def _read(workspace: Workspace, table: str, count: int) -> tuple[list[tuple[int,
     return every, chosen
 
 
-def _distribution(lengths: Sequence[int]) -> dict[str, float]:
+def _describe_lengths(lengths: Sequence[int]) -> dict[str, float]:
     low, middle, high = np.percentile(lengths, [10, 50, 90])
     mean = sum(lengths) / len(lengths)
     return {

@@ -1,7 +1,4 @@
-"""Scores replies by plain forwards of a model: how likely they are to it, and where they lie in its last layer.
-
-Knows tokens, nothing about where they come from.
-"""
+"""Scores replies by plain forwards of a model: how likely they are, and their mean last hidden states."""
 
 from __future__ import annotations
 
@@ -16,36 +13,39 @@ from tqdm import tqdm
 from drift_train.models.load import free_memory, load_model
 from drift_train.models.log_probs import CheckError
 
-Tokens = tuple[list[int], list[int]]  # of a prompt and of the reply to it
+Tokens = tuple[list[int], list[int]]  # tokens of a prompt, tokens of the reply to it
 
-_BATCH_TOKENS = 4_096  # of a forward, padding included: bounds the logits, 2.5 GB in float32 for 150k words
+_MAX_BATCH_TOKENS = (
+    4_096  # of a forward, with padding; bounds the logits: 2.5 GB in float32 for a vocabulary of 150k
+)
 
 
-def score(
+def score_replies(
     folder: Path, rows: Sequence[Tokens], title: str, *, embed: bool = False
 ) -> tuple[list[float], torch.Tensor]:
-    """Return log π(reply | prompt) of each row by plain float32 forwards, rows of similar length together.
+    """Return log π(reply | prompt) of each row by plain forwards, in batches of rows of similar length.
 
-    In float32 on a GPU, too: bfloat16 weights round most of what an iteration changed away.
+    The model is float32 on a GPU as well, since bfloat16 weights round away most of what an iteration changes.
 
     Args:
         folder: the model.
-        rows: prompt and reply tokens.
-        title: of the progress bar.
-        embed: also return each reply's mean last hidden state, else an empty tensor.
+        rows: tokens of the prompts and replies.
+        title: name of the progress bar.
+        embed: whether to return each reply's mean last hidden state as well; otherwise an empty tensor is returned.
 
     Returns:
-        Sums in float64, in the order of the rows, and embeddings, shape (rows, hidden).
+        Log-probabilities in nats, summed over a reply in float64, in the order of the rows; and the mean hidden
+        states, shape (rows, hidden).
 
     Raises:
         CheckError: a sum is not a finite number.
         MemoryError: the device has too little memory.
     """
     try:
-        sums, embeddings = _forwards(load_model(folder, torch.float32), rows, title, embed)
+        sums, embeddings = _run_forwards(load_model(folder, torch.float32), rows, title, embed)
     except torch.OutOfMemoryError as error:
         raise MemoryError(
-            f"{folder} in float32, with a batch of {_BATCH_TOKENS} tokens or one reply, is more than the device's memory "
+            f"{folder} in float32, with a batch of {_MAX_BATCH_TOKENS} tokens or one reply, is more than the device's memory "
             "holds."
         ) from error
     free_memory()
@@ -54,13 +54,13 @@ def score(
     return sums, embeddings
 
 
-def _forwards(
+def _run_forwards(
     model: Any, rows: Sequence[Tokens], title: str, embed: bool
 ) -> tuple[list[float], torch.Tensor]:
     sums = [0.0] * len(rows)
     embeddings: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     with tqdm(total=len(rows), desc=title, unit="reply", mininterval=0.5) as bar:
-        for batch in _batches([len(prompt) + len(reply) for prompt, reply in rows]):
+        for batch in _group_for_forwards([len(prompt) + len(reply) for prompt, reply in rows]):
             longest = max(len(rows[i][0]) + len(rows[i][1]) for i in batch)
             ids = torch.zeros(len(batch), longest, dtype=torch.long)  # (batch, seq), padded on the right
             mask = torch.zeros_like(ids)
@@ -86,11 +86,11 @@ def _forwards(
     return sums, torch.stack(embeddings) if embed else torch.empty(0)
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield indices, the longest first, so many that the padded batch has at most `_BATCH_TOKENS` tokens, or one."""
+def _group_for_forwards(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield indices of rows, the longest first. A batch has at most `_MAX_BATCH_TOKENS` tokens with padding, or one row."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > _BATCH_TOKENS:
+        if batch and lengths[batch[0]] * (len(batch) + 1) > _MAX_BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(i)
@@ -98,10 +98,10 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def token_mean(sums: Sequence[float], lengths: Sequence[int]) -> dict[str, float]:
-    """Return the mean over all tokens of values given as sums a reply, and its standard error.
+def mean_per_token(sums: Sequence[float], lengths: Sequence[int]) -> dict[str, float]:
+    """Return the mean over all tokens of values that are given as one sum for each reply, and its standard error.
 
-    The error is that of a ratio of two sums over replies, so that a reply counts as one observation.
+    The standard error is that of a ratio of two sums over replies: a reply is one observation.
     """
     n, tokens = len(sums), sum(lengths)
     mean = math.fsum(sums) / tokens

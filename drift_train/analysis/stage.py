@@ -1,4 +1,4 @@
-"""Measures the health of a trained iteration, as a stage of its own. Imports no torch before something is measured."""
+"""Measures the health of a trained iteration, as a stage of its own. Does not import torch before that."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import sys
 from collections.abc import Mapping
 
 from drift_data.workspace import Output, Workspace, locate_output
-from drift_train.models.find import Base
+from drift_train.models.find import FoundModel
 from drift_train.options import HealthOptions
 
 
 def measure_health(
-    workspace: Workspace, run: str, iteration: int, base: Base, options: HealthOptions
+    workspace: Workspace, run: str, iteration: int, base: FoundModel, options: HealthOptions
 ) -> bool:
-    """Make `runs/<run>/iter<k>/health`: what M_(k-1) said in the rollouts, and how far M_k has moved from it.
+    """Make `runs/<run>/iter<k>/health`: how M_(k-1) replied in the rollouts, and how far M_k has moved from it.
 
-    A stage of its own, so that the model is kept, and the run goes on without the figures where memory does not
-    suffice.
+    Health is a stage of its own, so that the model is kept and the run goes on without these figures where memory does
+    not suffice.
 
     Args:
         workspace: holds the rollouts, M_(k-1) and M_k.

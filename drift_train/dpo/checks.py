@@ -14,7 +14,7 @@ import torch
 
 from drift_data.workspace import UserError
 from drift_train.methods.examples import TRAIN_SPLIT
-from drift_train.models.load import context_length, sharded
+from drift_train.models.load import is_sharded, read_context_length
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 from drift_train.models.render import Renderer, RenderError
 from drift_train.options import TrainOptions
@@ -39,7 +39,7 @@ def check_rows(pairs: Pairs, policy: Path, options: TrainOptions) -> None:
             raise CheckError(
                 f"In {_name(row)} the chosen reply equals the rejected one. Make the pairs again."
             )
-    context = context_length(policy)
+    context = read_context_length(policy)
     if options.max_length > context:
         raise UserError(
             f"max_length {options.max_length} is beyond the {context} positions of {policy}. Set it to at "
@@ -77,7 +77,7 @@ def check_tokens(dataset: Any, pairs: Pairs, renderer: Renderer, max_length: int
             try:
                 renderer.check_end(reply)
                 ours = (
-                    renderer.pair(pair["prompt"], pair[side][0]["content"])
+                    renderer.render_pair(pair["prompt"], pair[side][0]["content"])
                     if number < _FULLY_CHECKED
                     else None
                 )
@@ -111,7 +111,7 @@ def check_first_batch(trainer: Any, pairs: Pairs, *, same_weights: bool) -> None
     batch = trainer.data_collator(rows)
     _check_learned(batch, rows, pairs)
     if (
-        sharded()
+        is_sharded()
     ):  # the policy is no whole model anywhere until training starts: the metrics look at step 1 instead
         return
     batch = {name: value.to(trainer.model.device) for name, value in batch.items()}

@@ -98,7 +98,7 @@ def longest_pairs(
 
 def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_length: int) -> dict[str, Any]:
     def fits(messages: Messages) -> bool:
-        return len(renderer.prompt(messages)) <= max_length // 2
+        return len(renderer.render_prompt(messages)) <= max_length // 2
 
     shorter = shorten(example.prompt, fits)
     if shorter is None:
@@ -125,11 +125,11 @@ def _filled(prompt: Messages, text: str, renderer: Renderer, max_length: int) ->
 
     def tokens(characters: int) -> int:
         repeated = (text * (characters // len(text) + 1))[:characters]
-        return sum(map(len, renderer.pair(prompt, repeated)))
+        return sum(map(len, renderer.render_pair(prompt, repeated)))
 
     longest = 1
     while tokens(2 * longest) <= max_length:
         longest *= 2
     characters = bisect.bisect_right(range(2 * longest), max_length, lo=1, key=tokens) - 1
     repeated = (text * (characters // len(text) + 1))[: max(characters, 1)]
-    return repeated, len(renderer.pair(prompt, repeated)[1])
+    return repeated, len(renderer.render_pair(prompt, repeated)[1])

@@ -11,7 +11,7 @@ from drift_train.dpo.checkpoints import partial_of
 from drift_train.methods.examples import Example, read_training_examples
 from drift_train.methods.options import LoopOptions
 from drift_train.methods.selection import choose_slice, find_usable_examples
-from drift_train.models.find import Base, link_model
+from drift_train.models.find import FoundModel, link_model
 from drift_train.options import TrainOptions
 from drift_train.pairs.filters import LENGTH_STOP
 
@@ -19,7 +19,7 @@ _SCRATCH = ".tmp"  # folder of the workspace that every stage empties before it 
 
 
 def train_policy(
-    workspace: Workspace, run: str, iteration: int, base: Base, training: TrainOptions, method: str
+    workspace: Workspace, run: str, iteration: int, base: FoundModel, training: TrainOptions, method: str
 ) -> bool:
     """Make `runs/<run>/iter<k>/model`, and `metrics.jsonl` beside it: DPO on the pairs of iteration k.
 
@@ -87,7 +87,7 @@ def train_policy(
     return made
 
 
-def take_base_model(workspace: Workspace, run: str, base: Base, reason: str) -> bool:
+def take_base_model(workspace: Workspace, run: str, base: FoundModel, reason: str) -> bool:
     """Make `runs/<run>/iter0/model` the base model itself, and say why on stderr.
 
     Returns:
@@ -112,7 +112,7 @@ def take_base_model(workspace: Workspace, run: str, base: Base, reason: str) -> 
     )
 
 
-def rehearse_warm_start(workspace: Workspace, run: str, base: Base, training: TrainOptions) -> None:
+def rehearse_warm_start(workspace: Workspace, run: str, base: FoundModel, training: TrainOptions) -> None:
     """Make two updates of the base model and forget them: what would stop the warm start shows at once.
 
     Raises:
@@ -123,7 +123,7 @@ def rehearse_warm_start(workspace: Workspace, run: str, base: Base, training: Tr
     _rehearse(workspace, base.path, base.path, examples, training, f"{run} rehearsal of the warm start")
 
 
-def rehearse_iterations(workspace: Workspace, run: str, base: Base, options: LoopOptions) -> None:
+def rehearse_iterations(workspace: Workspace, run: str, base: FoundModel, options: LoopOptions) -> None:
     """Make two updates of M0 and forget them: what would stop a training shows before hours are spent on sampling.
 
     Raises:

@@ -21,7 +21,7 @@ from drift_train.dpo.checkpoints import partial_of, remove_broken, resume_point
 from drift_train.dpo.checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo.metrics import MetricsWriter
 from drift_train.dpo.trainer import in_bf16, kind_of_weights, make_trainer, total_steps
-from drift_train.models.load import free_memory, load_renderer, save_model, sharded
+from drift_train.models.load import free_memory, is_sharded, load_renderer, save_model
 from drift_train.options import TrainOptions
 
 
@@ -190,7 +190,7 @@ def _train_and_save(
 def _save(trainer: Any, policy: Path, target: Path) -> str:
     """Save the whole model from the first process, adapters merged, and return its precision."""
     accelerator = trainer.accelerator
-    weights = accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
+    weights = accelerator.get_state_dict(trainer.model_wrapped) if is_sharded() else None
     saved = "float32"
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(trainer.model)

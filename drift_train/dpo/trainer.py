@@ -26,7 +26,7 @@ from trl import DPOConfig, DPOTrainer
 
 from drift_data.workspace import UserError, replace_file
 from drift_train.dpo.checkpoints import mark_complete
-from drift_train.models.load import device, fsdp, load_model, sharded
+from drift_train.models.load import choose_device, is_fsdp, is_sharded, load_model
 from drift_train.options import TrainOptions
 
 _SHORT_RUN = 10  # steps
@@ -70,8 +70,10 @@ def make_trainer(
     same = policy.resolve() == reference.resolve()
     precompute = options.reference_log_probs == "precompute"
     # the policy before training, or without its adapters; FSDP splits that only later, and a reference at once
-    own = same and ((precompute and not fsdp()) or options.lora is not None)
-    where = torch.device("cpu") if sharded() else device()  # a whole model may not fit where it is split
+    own = same and ((precompute and not is_fsdp()) or options.lora is not None)
+    where = (
+        torch.device("cpu") if is_sharded() else choose_device()
+    )  # a whole model may not fit where it is split
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs]
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # tokenizing has no business among the steps
@@ -144,23 +146,23 @@ def total_steps(pairs: int, options: TrainOptions) -> int:
 
 def in_bf16(options: TrainOptions) -> bool:
     """Say whether this process trains with bf16 autocast; `auto` depends on its device."""
-    return options.precision == "bf16" or (options.precision == "auto" and device().type == "cuda")
+    return options.precision == "bf16" or (options.precision == "auto" and choose_device().type == "cuda")
 
 
 def kind_of_weights(bf16: bool) -> str:
     """Say how a checkpoint of this process has its weights."""
-    return f"{'split' if sharded() else 'whole'} weights, trained in {'bf16' if bf16 else 'float32'}"
+    return f"{'split' if is_sharded() else 'whole'} weights, trained in {'bf16' if bf16 else 'float32'}"
 
 
 def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
-    on_gpu = device().type == "cuda"
+    on_gpu = choose_device().type == "cuda"
     at_once = options.per_device_batch * PartialState(cpu=not on_gpu).num_processes
     if options.global_batch % at_once:
         raise UserError(
             f"global_batch {options.global_batch} is no multiple of the {at_once} pairs that all devices "
             "take at once. Change per_device_batch."
         )
-    if options.lora is not None and sharded():
+    if options.lora is not None and is_sharded():
         raise UserError(
             "lora trains on whole copies of the model: FSDP and DeepSpeed split it. Take a launch configuration without "
             "them, or train all weights (lora: null)."

@@ -1,1 +1,1 @@
-"""Scores of a trained policy on held-out prompts. Knows nothing about how it was trained."""
+"""Measures trained models on what they were not trained on: held-out prompts with a score, held-out seed pairs."""

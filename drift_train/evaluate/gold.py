@@ -1,7 +1,6 @@
-"""Scores a policy's samples on held-out prompts with any function of prompt and reply. Knows nothing of what
-it means.
+"""Scores a policy's samples on held-out prompts by a function of prompt and reply, such as the gold reward.
 
-Samples are drawn at temperature 1: greedy decoding hides what training changed.
+Samples are drawn at temperature 1, since greedy decoding hides what training changes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Output, UserError, Workspace
-from drift_train.models.find import Base
+from drift_train.models.find import FoundModel
 from drift_train.models.load import load_renderer
 from drift_train.models.render import Messages, Renderer, RenderError
 from drift_train.options import EvalOptions
@@ -26,7 +25,7 @@ from drift_train.rollout.sampler import Sampler
 def write_scores(
     output: Output,
     workspace: Workspace,
-    policy: Base,
+    policy: FoundModel,
     prompts: str,
     score: Callable[[Messages, str], float],
     measure: str,
@@ -36,19 +35,19 @@ def write_scores(
     """Sample replies to held-out prompts, score them, and write the table and the figures.
 
     Args:
-        output: of the stage that makes `eval`.
+        output: the folder `eval`.
         workspace: holds the prompts.
         policy: the model that is sampled.
-        prompts: table of the prompts.
-        score: from (messages, completion) to a number; higher is better.
+        prompts: a table with `conversation_id` and `messages`; the last message is a user's.
+        score: returns a number for (messages, completion); higher is better.
         measure: name of the score.
         options: engine and sampling.
-        title: of the progress bars.
+        title: name of the progress bars.
 
     Raises:
         UserError: there is no prompt that the model can be asked.
     """
-    requests, rows = _requests(workspace, prompts, load_renderer(policy.path), options, output)
+    requests, rows = _make_requests(workspace, prompts, load_renderer(policy.path), options, output)
     if not requests:
         raise UserError(f"{workspace.path(prompts)} has no prompt that {policy.name} can be asked.")
     with Sampler(policy.path, options, output.unfinished, workspace.path(ENGINE_LOGS), title) as sampler:
@@ -65,13 +64,13 @@ def write_scores(
     output.table(EVALUATION).write_rows(scored)
     output.made_by = {"model": policy.name, **sampler.made_by}
     output.results = {
-        measure: summary([math.fsum(values) / len(values) for values in scores.values()]),
+        measure: summarize([math.fsum(values) / len(values) for values in scores.values()]),
         "mean_tokens": round(sum(lengths) / len(lengths), 2),
         "length_stops": sum(sampled.reply.finish_reason == "length" for sampled in samples),
     }
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
+def summarize(values: Sequence[float]) -> dict[str, float]:
     """Return mean, standard error of the mean and number of values."""
     n = len(values)
     mean = math.fsum(values) / n
@@ -79,18 +78,20 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(mean, 6), "stderr": round(math.sqrt(variance / n), 6), "n": n}
 
 
-def _requests(
+def _make_requests(
     workspace: Workspace, prompts: str, renderer: Renderer, options: EvalOptions, output: Output
 ) -> tuple[list[SampleRequest], list[dict[str, Any]]]:
-    """Return one request a prompt and sample, with its row; prompts that do not render are dropped."""
+    """Return a request for each prompt and sample, with its row. Prompts that cannot be rendered are dropped."""
     requests: list[SampleRequest] = []
     rows: list[dict[str, Any]] = []
     taken = 0
-    for prompt in tqdm(_prompts(workspace, prompts, options), desc="prompts", unit="prompt", mininterval=0.5):
+    for prompt in tqdm(
+        _read_prompts(workspace, prompts, options), desc="prompts", unit="prompt", mininterval=0.5
+    ):
         taken += 1
         identity, messages = prompt["conversation_id"], prompt["messages"]
         try:
-            ids = renderer.prompt(messages)
+            ids = renderer.render_prompt(messages)
             if len(ids) > options.max_prompt_tokens:
                 raise RenderError("prompt_too_long", f"{len(ids)} tokens of {options.max_prompt_tokens}")
         except RenderError as error:
@@ -105,8 +106,8 @@ def _requests(
     return requests, rows
 
 
-def _prompts(workspace: Workspace, table: str, options: EvalOptions) -> Iterator[dict[str, Any]]:
-    """Yield the prompts, or the first few by a hash of their id: the same for every model."""
+def _read_prompts(workspace: Workspace, table: str, options: EvalOptions) -> Iterator[dict[str, Any]]:
+    """Yield the prompts in the order of a hash of their ids, or the first few: every model gets the same ones."""
     rows = workspace.read(table, columns=["conversation_id", "messages"]).to_pylist()
     rows.sort(key=lambda row: hashlib.sha256(row["conversation_id"].encode()).digest())
     yield from rows[: options.prompts]

@@ -1,8 +1,7 @@
-"""Says on held-out pairs whether a policy moved toward the preferred replies: for real logs, which have no
-gold reward.
+"""Measures on held-out seed pairs whether a policy moved toward the preferred replies. Real logs have no gold reward.
 
-The measure is DPO's own implicit reward against the base model, so it says that training generalises, not
-that people like the replies better. No sampling; log-probabilities only.
+The measure is DPO's own implicit reward against the base model. It says that training generalises, not that people like
+the replies better. Nothing is sampled.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from tqdm import tqdm
 
 from drift_data.schema import DROPPED, EVALUATION
 from drift_data.workspace import Output, UserError, Workspace
-from drift_train.evaluate.gold import summary
+from drift_train.evaluate.gold import summarize
 from drift_train.methods.examples import TRAIN_SPLIT
 from drift_train.models.load import free_memory, load_model, load_renderer
-from drift_train.models.log_probs import log_probs
+from drift_train.models.log_probs import compute_log_probs
 from drift_train.models.render import RenderError
 
-TokenizedPair = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen, rejected
+TokenizedPair = tuple[list[int], list[int], list[int]]  # tokens of prompt, chosen reply, rejected reply
 
 
 def write_margins(
@@ -32,19 +31,21 @@ def write_margins(
     max_length: int,
     title: str,
 ) -> None:
-    """Write the margins of a policy against the base on the held-out rows of `seed`, and their figures.
+    """Write a policy's margins against the base model on the held-out rows of `seed`, and their figures.
+
+    margin = β · [log π(chosen)/π_base(chosen) − log π(rejected)/π_base(rejected)].
 
     Args:
-        output: of the stage that makes `heldout`.
+        output: the folder `heldout`.
         workspace: holds `seed`.
-        policy: model folder that is measured.
-        base: model folder that the margins are measured against.
-        beta: DPO's.
-        max_length: longer pairs are dropped, in tokens.
-        title: of the progress bars.
+        policy: folder of the model that is measured.
+        base: folder of the model that margins are measured against.
+        beta: weight of the log-ratios, as in training.
+        max_length: tokens of prompt and reply; longer pairs are dropped.
+        title: name of the progress bars.
 
     Raises:
-        UserError: `seed` has no row of another split than train.
+        UserError: all rows of `seed` have the split "train".
     """
     rows = [row for row in workspace.read("seed").to_pylist() if row["split"] != TRAIN_SPLIT]
     if not rows:
@@ -58,8 +59,8 @@ def write_margins(
     for row in rows:
         key = {"conversation_id": row["conversation_id"], "turn": row["turn"]}
         try:
-            prompt, chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])
-            _, rejected = renderer.pair(row["prompt"], row["rejected"][0]["content"])
+            prompt, chosen = renderer.render_pair(row["prompt"], row["chosen"][0]["content"])
+            _, rejected = renderer.render_pair(row["prompt"], row["rejected"][0]["content"])
         except RenderError as error:
             output.drop([{**key, "reason": error.reason, "detail": error.detail}], DROPPED)
             continue
@@ -68,7 +69,7 @@ def write_margins(
             continue
         tokens.append((prompt, chosen, rejected))
         kept.append(row)
-    ours, theirs = _scores(policy, tokens, title), _scores(base, tokens, f"{title}: base")
+    ours, theirs = _score_pairs(policy, tokens, title), _score_pairs(base, tokens, f"{title}: base")
     margins = [beta * (a - b) for a, b in zip(ours, theirs, strict=True)]
     output.table(EVALUATION).write_rows(
         [
@@ -87,20 +88,22 @@ def write_margins(
     output.rows_in = len(rows)
     if margins:
         output.results = {
-            "margin": summary(margins),
-            "accuracy": summary([float(m > 0) for m in margins]),
+            "margin": summarize(margins),
+            "accuracy": summarize([float(m > 0) for m in margins]),
         }
 
 
-def _scores(folder: Path, rows: list[TokenizedPair], title: str) -> list[float]:
-    """Return log π(chosen) − log π(rejected) for each row, summed in float64.
+def _score_pairs(folder: Path, rows: list[TokenizedPair], title: str) -> list[float]:
+    """Return log π(chosen) − log π(rejected) of each row in nats, summed in float64.
 
-    In float32 on a GPU, too: bfloat16 weights round most of what an iteration changed away.
+    The model is float32 on a GPU as well, since bfloat16 weights round away most of what an iteration changes.
     """
     model = load_model(folder, torch.float32)
     scores = []
     for prompt, chosen, rejected in tqdm(rows, desc=title, unit="pair", mininterval=0.5):
-        better, worse = (log_probs(model, prompt, reply).double().sum() for reply in (chosen, rejected))
+        better, worse = (
+            compute_log_probs(model, prompt, reply).double().sum() for reply in (chosen, rejected)
+        )
         scores.append(float(better - worse))
     del model
     free_memory()

@@ -1,11 +1,11 @@
-"""Measures a model of a run on held-out prompts or pairs. Imports no torch before something is measured."""
+"""Measures a model of a run on held-out prompts or pairs. Does not import torch before something is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from drift_data.workspace import Output, Workspace, locate_output
-from drift_train.models.find import resolve_base
+from drift_train.models.find import find_model
 from drift_train.models.render import Messages
 from drift_train.options import EvalOptions
 
@@ -25,22 +25,20 @@ def evaluate_samples(
     Args:
         workspace: holds the prompts.
         run: name of the run.
-        label: what the model is called in this run: "base", "iter0", "iter1", …
+        label: name of the model in this run: "base", "iter0", "iter1", …
         model: a folder of the workspace ("base", "runs/<run>/iter1/model"), another folder, or a Hub id.
-        prompts: a table of the workspace with `conversation_id` and `messages`, which end with a user
-            message.
-        score: from (messages, completion) to a number; higher is better.
-        measure: name of the score, e.g. "gold"; stands for `score` when the stage asks whether it is up to
-            date.
+        prompts: a table of the workspace with `conversation_id` and `messages`; the last message is a user's.
+        score: returns a number for (messages, completion); higher is better.
+        measure: name of the score, e.g. "gold". The manifest records it in place of the function.
         options: engine and sampling.
 
     Returns:
         True when it ran, False when everything was there already. The manifest's results hold {measure:
-        {"mean", "stderr", "n"}, "mean_tokens", "length_stops"}; n counts prompts, and the standard error is
-        that of their means, so several samples of one prompt do not pass for several prompts.
+        {"mean", "stderr", "n"}, "mean_tokens", "length_stops"}. n counts prompts: the samples of one prompt are
+        averaged first, so that they do not pass for several prompts.
     """
     name = locate_output(run, label, "eval")
-    policy = resolve_base(workspace, model)
+    policy = find_model(workspace, model)
 
     def build(outputs: Mapping[str, Output]) -> None:
         from drift_train.evaluate.gold import write_scores
@@ -74,21 +72,21 @@ def evaluate_heldout(
     Args:
         workspace: needs `seed`.
         run: name of the run.
-        label: what the model is called in this run.
-        model: a folder of the workspace, another folder, or a Hub id; so is `base`.
-        base: what the margins are measured against.
-        beta: DPO's.
-        max_length: longer pairs are dropped.
+        label: name of the model in this run: "iter0", "iter1", …
+        model: a folder of the workspace, another folder, or a Hub id.
+        base: the model that margins are measured against, given as `model` is.
+        beta: weight of the log-ratios, as in training.
+        max_length: tokens of prompt and reply; longer pairs are dropped.
 
     Returns:
-        True when it ran. The manifest's results hold {"margin": {"mean", "stderr", "n"}, "accuracy": {…}}:
-        accuracy is the share of margins above 0.
+        True when it ran, False when everything was there already. The manifest's results hold {"margin": {"mean",
+        "stderr", "n"}, "accuracy": {…}}; accuracy is the share of margins above 0.
 
     Raises:
-        UserError: `seed` has no row of another split than train.
+        UserError: all rows of `seed` have the split "train".
     """
     name = locate_output(run, label, "heldout")
-    policy, reference = resolve_base(workspace, model), resolve_base(workspace, base)
+    policy, reference = find_model(workspace, model), find_model(workspace, base)
 
     def build(outputs: Mapping[str, Output]) -> None:
         from drift_train.evaluate.heldout import write_margins

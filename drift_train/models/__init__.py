@@ -1,1 +1,5 @@
-"""Models and their tokenizers: find one, load it, render messages to tokens, score tokens, make a tiny one."""
+"""Models and their tokenizers, in the order of use.
+
+`find` says which files a model's name stands for, `load` reads and saves them, `render` turns messages into tokens,
+`log_probs` scores given tokens, and `tiny` makes a small model on the spot.
+"""

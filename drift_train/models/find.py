@@ -1,4 +1,4 @@
-"""Finds a model that a run needs: a workspace folder, another folder, or a Hub id. Imports no torch."""
+"""Finds a model by its name: a folder of the workspace, another folder, or a Hub id. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 @dataclass(frozen=True)
-class Base:
-    """A model that is given to a run, and what the manifests record of it."""
+class FoundModel:
+    """A model that a run is given, and what manifests record of it."""
 
     name: str  # as the user gave it
     path: Path
-    inputs: tuple[str, ...]  # folders of the workspace
-    files: dict[str, str]  # anything else and its digest, or revision on the Hub
+    inputs: tuple[str, ...]  # the folder, where it is one of the workspace
+    files: dict[str, str]  # any other model → its digest, or its revision on the Hub
 
 
-def resolve_base(workspace: Workspace, name: str, what: str = "base model") -> Base:
-    """Find a model: a folder of the workspace, another local folder, or a Hub id, which is then downloaded.
+def find_model(workspace: Workspace, name: str, what: str = "base model") -> FoundModel:
+    """Return a model: a folder of the workspace, another local folder, or a Hub id, which is downloaded.
 
     Args:
-        workspace: where to look first.
-        name: of the folder, or owner/name of the Hub, to which @revision may be added.
-        what: the model is for, in messages.
+        workspace: is searched first.
+        name: a folder, or owner/name on the Hub, to which @revision may be added.
+        what: what messages call the model, e.g. "reward model".
 
     Raises:
-        UserError: none of the three is there.
+        UserError: there is no such folder, and the Hub does not give it.
     """
     inside = workspace.path(name)
     if not Path(name).is_absolute() and (inside / MANIFEST).is_file():
-        return Base(name, inside, (name,), {})
+        return FoundModel(name, inside, (name,), {})
     if Path(name).is_dir():
         _require_config(Path(name))
-        return Base(name, Path(name), (), {f"{what.split()[0]}:{name}": hash_folder(Path(name))})
+        return FoundModel(name, Path(name), (), {f"{what.split()[0]}:{name}": hash_folder(Path(name))})
     identity, _, revision = name.partition("@")
     if identity.count("/") != 1 or name.startswith((".", "/")):
         raise UserError(
@@ -55,7 +55,7 @@ def resolve_base(workspace: Workspace, name: str, what: str = "base model") -> B
             f"The {what} {name} is not a folder, and the Hub does not give it: {error}"
         ) from error
     _require_config(path)
-    return Base(name, path, (), {f"{what.split()[0]}:{name}": f"revision:{path.name}"})
+    return FoundModel(name, path, (), {f"{what.split()[0]}:{name}": f"revision:{path.name}"})
 
 
 def _require_config(folder: Path) -> None:
@@ -66,12 +66,12 @@ def _require_config(folder: Path) -> None:
 
 
 def link_model(source: Path, target: Path) -> None:
-    """Make `target` the same model as `source`, by hard links where they can be made."""
+    """Fill the folder `target` with the model in `source`, by hard links where the file system allows them."""
     for path in sorted(source.iterdir()):
         if not path.is_file() or path.name == MANIFEST:
             continue
-        real = path.resolve()  # a Hub snapshot is made of links
+        real = path.resolve()  # the files of a Hub snapshot are symbolic links
         try:
             os.link(real, target / path.name)
-        except OSError:  # another file system
+        except OSError:  # `target` is on another file system
             shutil.copyfile(real, target / path.name)

@@ -1,7 +1,4 @@
-"""Loads policies from folders, tokenizer and weights, each checked on loading, and saves trained ones.
-
-Knows nothing about what a policy is used for.
-"""
+"""Loads tokenizers and weights from folders, checks them, and saves trained models."""
 
 from __future__ import annotations
 
@@ -20,18 +17,18 @@ from transformers.utils import logging
 from drift_data.workspace import MANIFEST, UserError
 from drift_train.models.render import Renderer
 
-_COPIED = {".json", ".jinja", ".txt", ".model"}  # everything but weights, code and pickles
+_COPIED_ENDINGS = {".json", ".jinja", ".txt", ".model"}  # not weights, code or pickles
 _NOT_COPIED = {MANIFEST, "config.json"}
-_LARGE = 1 << 30  # bytes of weights
-_PROBE = "Twice 2 tokens,\n  spaces; ¿é, 你好? — 🙂"
+_BYTES_WITH_PROGRESS_BAR = 1 << 30  # of weights: fewer load in about a second
+_ROUND_TRIP_TEXT = "Twice 2 tokens,\n  spaces; ¿é, 你好? — 🙂"
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer that can be trained with.
+    """Return a folder's tokenizer, checked to be fit for training.
 
     Raises:
-        UserError: it has no chat template, no EOS, no pad token of its own, or does not give text back as it
-            was.
+        UserError: the tokenizer has no chat template, no EOS, or no pad token besides its EOS, or decodes a text to
+            another one.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
@@ -50,19 +47,19 @@ def load_tokenizer(folder: Path) -> Any:
             f"{tokenizer.eos_token!r}: an end that was padded and an end that was said would be one token. "
             "Set pad_token in tokenizer_config.json to another existing token, an unused or reserved one."
         )
-    ids = tokenizer(_PROBE, add_special_tokens=False).input_ids
+    ids = tokenizer(_ROUND_TRIP_TEXT, add_special_tokens=False).input_ids
     returned = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    if tokenizer.unk_token_id not in ids and returned.strip() != _PROBE:
+    if tokenizer.unk_token_id not in ids and returned.strip() != _ROUND_TRIP_TEXT:
         raise UserError(
-            f"The tokenizer in {folder} turns {_PROBE!r} into {returned!r}. It was rebuilt wrongly on "
+            f"The tokenizer in {folder} turns {_ROUND_TRIP_TEXT!r} into {returned!r}. It was rebuilt wrongly on "
             "loading: check tokenizer_class in its tokenizer_config.json against the tokenizer.json beside "
             "it."
         )
     return tokenizer
 
 
-def device() -> torch.device:
-    """Return the device that this process computes on."""
+def choose_device() -> torch.device:
+    """Return the device that this process computes on: its current GPU, or the CPU."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()
@@ -70,55 +67,55 @@ def device() -> torch.device:
     )
 
 
-def sharded() -> bool:
-    """Say whether accelerate was told to split one model over the devices (FSDP, DeepSpeed)."""
-    return fsdp() or _asked_for("DEEPSPEED")
+def is_sharded() -> bool:
+    """Say whether accelerate splits one model over the devices, by FSDP or DeepSpeed."""
+    return is_fsdp() or _is_chosen("DEEPSPEED")
 
 
-def fsdp() -> bool:
-    """Say whether accelerate was told to do so by FSDP."""
-    return _asked_for("FSDP")
+def is_fsdp() -> bool:
+    """Say whether accelerate splits one model over the devices by FSDP."""
+    return _is_chosen("FSDP")
 
 
-def _asked_for(name: str) -> bool:
+def _is_chosen(name: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{name}") == "true"
 
 
 def load_model(folder: Path, dtype: torch.dtype, where: torch.device | None = None) -> Any:
-    """Load weights in the given precision, onto this process's device unless told another, ready to be evaluated."""
-    with _bars(folder):
+    """Return a folder's model in evaluation mode, in the given precision, on `where` or this process's device."""
+    with _progress_bars(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.to(where or device()).eval()
+    return model.to(where or choose_device()).eval()
 
 
 def save_model(
     model: Any, source: Path, target: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Save trained weights with the tokenizer, template and generation config of the model they came from.
+    """Save a trained model with the tokenizer, template and generation config of the model that it started from.
 
     Args:
-        model: what was trained.
-        source: folder of the model it came from.
+        model: the trained model.
+        source: folder of the model that it started from.
         target: folder to write.
-        weights: the whole state, where the model itself holds only a part of it.
+        weights: all weights, where `model` holds only a part of them; None: those of `model`.
     """
-    model.config.use_cache = True  # training turns it off; the saved model is for generating
-    with _bars(source):
+    model.config.use_cache = True  # training turns the cache off, generating needs it
+    with _progress_bars(source):
         model.save_pretrained(target, state_dict=weights)
     for path in sorted(source.iterdir()):
         if (
             path.is_file()
             and path.name not in _NOT_COPIED
-            and path.suffix in _COPIED
+            and path.suffix in _COPIED_ENDINGS
             and "index" not in path.name
         ):
             shutil.copyfile(path, target / path.name)
 
 
 @contextmanager
-def _bars(folder: Path) -> Iterator[None]:
-    """Show transformers' own loading and saving bars where that takes a while, not for a tiny model."""
-    small = sum(path.stat().st_size for path in folder.glob("*.safetensors")) < _LARGE
+def _progress_bars(folder: Path) -> Iterator[None]:
+    """Show transformers' own bars for loading and saving a large model, and none for a small one."""
+    small = sum(path.stat().st_size for path in folder.glob("*.safetensors")) < _BYTES_WITH_PROGRESS_BAR
     shown = logging.is_progress_bar_enabled()
     if small:
         logging.disable_progress_bar()
@@ -129,8 +126,8 @@ def _bars(folder: Path) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def context_length(folder: Path) -> int:
-    """Return how many tokens a model can see, from its config."""
+def read_context_length(folder: Path) -> int:
+    """Return how many tokens a model can see, as its config says; 2^30 where the config does not say it."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder).get_text_config()
@@ -138,7 +135,7 @@ def context_length(folder: Path) -> int:
 
 
 def load_renderer(folder: Path) -> Renderer:
-    """Load the tokenizer of a policy, with the tokens that end its replies: EOS and those of its generation config.
+    """Return the renderer of a folder's tokenizer. Replies end with EOS or with an EOS of its generation config.
 
     Raises:
         UserError: as `load_tokenizer`.
@@ -150,7 +147,7 @@ def load_renderer(folder: Path) -> Renderer:
 
 
 def free_memory() -> None:
-    """Give memory of models that nobody holds any more back to the device."""
+    """Give the memory of models that are no longer referenced back to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,7 +1,4 @@
-"""Turns messages into tokens by the model's chat template: the one way, for rollouts and for training.
-
-Knows tokenizers and templates, nothing about what a conversation is used for.
-"""
+"""Turns messages into tokens by a model's chat template. Rollouts and training both render here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ Messages = Sequence[Message]
 
 
 class RenderError(Exception):
-    """A conversation that cannot be rendered as the checks demand; `reason` is short enough to be counted."""
+    """A conversation cannot be rendered as the checks demand. `reason` is one word, by which drops are counted."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -27,8 +24,8 @@ class Renderer:
     """Renders conversations for one tokenizer.
 
     Attributes:
-        tokenizer: of the policy.
-        ends: tokens that end a reply; some models (Gemma) end their turns with another token than the EOS.
+        tokenizer: the policy's.
+        ends: ids of the tokens that end a reply. Some models (Gemma) end their turns with another token than the EOS.
     """
 
     def __init__(self, tokenizer: Any, ends: Sequence[int] | None = None) -> None:
@@ -40,29 +37,29 @@ class Renderer:
         }
         self._special = tuple(sorted(special))
 
-    def prompt(self, messages: Messages) -> list[int]:
-        """Return the tokens of a prompt, up to and with the header of the reply to come.
+    def render_prompt(self, messages: Messages) -> list[int]:
+        """Return the tokens of a prompt, with the header of the reply at the end.
 
         Raises:
-            RenderError: `template` (it rejects these roles), `extra_bos`, or `special_token` (a message holds
-                text that the tokenizer reads as a control token; logs are hostile).
+            RenderError: `template` (the template rejects these roles), `extra_bos`, or `special_token` (a message
+                holds text that the tokenizer reads as a control token; logs are hostile).
         """
         for message in messages:
             self._refuse_special(message["content"])
-        ids = self._ids(messages, generate=True)
+        ids = self._apply_template(messages, generate=True)
         self._check_bos(ids)
         return ids
 
-    def pair(self, messages: Messages, completion: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a prompt and of a reply to it, which together are the rendered conversation.
+    def render_pair(self, messages: Messages, completion: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a prompt and of a reply to it; joined, they are the rendered conversation.
 
         Raises:
-            RenderError: as `prompt`, or `prompt_not_prefix`, or `eos` (the reply has not exactly one, or more
-                than white space follows it).
+            RenderError: as `render_prompt`, or `prompt_not_prefix`, or `eos` (the reply does not hold exactly one
+                end, or more than white space follows the end).
         """
-        prompt = self.prompt(messages)
+        prompt = self.render_prompt(messages)
         self._refuse_special(completion)
-        full = self._ids([*messages, {"role": "assistant", "content": completion}], generate=False)
+        full = self._apply_template([*messages, {"role": "assistant", "content": completion}], generate=False)
         self._check_bos(full)
         if full[: len(prompt)] != prompt:
             raise RenderError(
@@ -72,16 +69,16 @@ class Renderer:
         self.check_end(reply)
         return prompt, reply
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Return a sampled reply as text, without the token that ended it.
+    def decode_reply(self, token_ids: Sequence[int]) -> str:
+        """Return a sampled reply as text, without the token that ends it.
 
-        Any other control token stays visible: the model went on into a turn of its own making, and `pair`
-        refuses such a reply.
+        Any other control token stays in the text: the model has gone on into another turn, and `render_pair` refuses
+        such a reply.
         """
         ids = list(token_ids[:-1] if token_ids and token_ids[-1] in self.ends else token_ids)
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def _ids(self, messages: Messages, *, generate: bool) -> list[int]:
+    def _apply_template(self, messages: Messages, *, generate: bool) -> list[int]:
         plain = [{"role": m["role"], "content": m["content"]} for m in messages]
         try:
             return list(
@@ -103,7 +100,7 @@ class Renderer:
             raise RenderError("extra_bos", f"{ids.count(bos)} BOS tokens in one conversation")
 
     def check_end(self, reply: Sequence[int]) -> None:
-        """Raise RenderError (`eos`) when a reply has not exactly one end, or more than white space follows it."""
+        """Raise RenderError (`eos`) unless a reply holds exactly one end, followed by nothing but white space."""
         places = [i for i, token in enumerate(reply) if token in self.ends]
         if len(places) != 1:
             raise RenderError("eos", f"{len(places)} EOS tokens in a reply, not 1")
@@ -113,22 +110,21 @@ class Renderer:
 
 
 def shorten(messages: Messages, fits: Callable[[Messages], bool]) -> tuple[list[Message], int] | None:
-    """Drop the oldest turns until a prompt fits; a leading system message and the last user message always
-    stay.
+    """Drop the oldest turns until a prompt fits. A leading system message and the last user message always stay.
 
     Args:
         messages: a prompt, which ends with a user message.
-        fits: says of a shortened prompt whether it is short enough. Must hold for every shorter one, too.
+        fits: whether a prompt is short enough. Where it holds for a prompt, it must hold for every shorter one.
 
     Returns:
-        The prompt and how many messages went; None when even the shortest does not fit.
+        The shortened prompt and the number of messages dropped; None when even the shortest prompt does not fit.
     """
     head = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
     body = list(messages[len(head) :])
     starts = [i for i, message in enumerate(body) if message["role"] == "user"] or [0]
     if fits(messages):
         return list(messages), 0
-    # `fits` is False … False True … True over the starts: find the first True
+    # Over the starts `fits` is False … False True … True: find the first True.
     first = bisect.bisect_left(starts, True, key=lambda start: fits([*head, *body[start:]]))
     if first == len(starts):
         return None

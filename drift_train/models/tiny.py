@@ -1,7 +1,6 @@
-"""A tiny chat model, made and pre-trained on the spot, that `transformers` and `vllm` load like any other.
+"""Makes and pre-trains a tiny chat model on the spot; `transformers` and `vllm` load it like any other.
 
-A Qwen2 of about 0.2M parameters with a byte-level vocabulary, so that any text can be fed to it. This module
-knows nothing of what the chats are about.
+The model is a Qwen2 of about 0.2M parameters. Its vocabulary is byte-level, so any text can be fed to it.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from drift_train.models.render import Messages
 from drift_train.options import TinyOptions
 
 END, PAD = "<|end|>", "<|pad|>"
-# No white space after the end of a turn, or the model would be trained to go on after it.
+# White space after the end of a turn would train the model to go on after it.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_TEXT_SAMPLE = 4_000  # chats the vocabulary is learned from
-_BUCKET = 40  # batches that are sorted by length together
-_ANY_TEXT = "Grüße, 你好 🙂\n\tdef f(x): return x**2  # 1234"
+_VOCABULARY_CHATS = 4_000  # the vocabulary is learned from the first so many chats
+_BATCHES_SORTED_TOGETHER = 40  # the chats of so many batches are sorted by length
+_ROUND_TRIP_TEXT = "Grüße, 你好 🙂\n\tdef f(x): return x**2  # 1234"
 
 
 def make_tiny(
@@ -45,15 +44,15 @@ def make_tiny(
     """Train a tiny model on chats and write it, with its tokenizer, into a folder.
 
     Args:
-        chats: (phase, messages), phases in the order they are to be learned. Every chat ends with an
-            assistant message; in the phases of `options.every_reply` all assistant messages are learned, in the
-            others the last one, and the rest is context.
-        folder: where safetensors, config, generation config, tokenizer and chat template go.
+        chats: (phase, messages); phases are learned in the order in which they first appear. Every chat ends with
+            an assistant message. In the phases of `options.every_reply` all assistant messages are learned; in the
+            others only the last one is, and the rest is context.
+        folder: gets safetensors, config, generation config, tokenizer and chat template.
         options: shape and training.
 
     Returns:
-        parameters, steps, tokens, the mean loss of each phase's last tenth as `loss/<phase>`, and
-        the number of chats left out because they are longer than the context as `too_long`.
+        `parameters`, `steps` and `tokens` are counts. `loss/<phase>` is the mean loss of the last tenth of a phase.
+        `too_long` counts the chats left out because they are longer than the context.
 
     Raises:
         ValueError: there are no chats, or one does not end with an assistant message.
@@ -64,13 +63,13 @@ def make_tiny(
     for number, (_, messages) in enumerate(rows):
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError(f"chat {number} does not end with an assistant message")
-    tokenizer = _make_tokenizer([messages for _, messages in rows[:_TEXT_SAMPLE]], folder, options)
+    tokenizer = _make_tokenizer([messages for _, messages in rows[:_VOCABULARY_CHATS]], folder, options)
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)  # at this size a second thread only gets in the way
+        torch.set_num_threads(1)  # at this size a second thread makes training slower
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            model = Qwen2ForCausalLM(_config(tokenizer, options))
+            model = Qwen2ForCausalLM(_make_config(tokenizer, options))
             figures = _train(model, tokenizer, rows, options)
     finally:
         torch.set_num_threads(threads)
@@ -85,10 +84,10 @@ def make_tiny(
 
 
 def _make_tokenizer(chats: Sequence[Messages], folder: Path, options: TinyOptions) -> Any:
-    """Learn a byte-level vocabulary, save it, and return it as it loads back.
+    """Learn a byte-level vocabulary, save it as a tokenizer, and return the tokenizer as it loads back.
 
-    It is of the kind that a folder of a Qwen2 model is expected to hold: with any other, `AutoTokenizer`
-    would silently build one that splits text differently.
+    The tokenizer is a `Qwen2Tokenizer`, since the folder holds a Qwen2 model: of any other kind `AutoTokenizer` would
+    silently make a Qwen2 one, which splits text differently.
     """
     special = [PAD, *(f"<|{role}|>" for role in ROLES)]
     texts = [[message["content"] for message in messages] for messages in chats]
@@ -99,10 +98,10 @@ def _make_tokenizer(chats: Sequence[Messages], folder: Path, options: TinyOption
     made.model_max_length = options.context
     made.save_pretrained(folder)
     loaded = AutoTokenizer.from_pretrained(folder)
-    if loaded.decode(loaded.encode(_ANY_TEXT)) != _ANY_TEXT:
+    if loaded.decode(loaded.encode(_ROUND_TRIP_TEXT)) != _ROUND_TRIP_TEXT:
         raise RuntimeError(f"the tokenizer in {folder} does not survive a round trip")
     for messages in chats[:50]:
-        text = _render(messages)
+        text = _render_chat(messages)
         if loaded.encode(text) != made.encode(text):
             raise RuntimeError(f"the tokenizer in {folder} does not load as it was made: {text!r}")
         if loaded.apply_chat_template(list(messages), tokenize=False) != text:
@@ -110,11 +109,11 @@ def _make_tokenizer(chats: Sequence[Messages], folder: Path, options: TinyOption
     return loaded
 
 
-def _render(messages: Messages) -> str:
+def _render_chat(messages: Messages) -> str:
     return "".join(f"<|{message['role']}|>{message['content']}{END}" for message in messages)
 
 
-def _config(tokenizer: Any, options: TinyOptions) -> Qwen2Config:
+def _make_config(tokenizer: Any, options: TinyOptions) -> Qwen2Config:
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden,
@@ -135,15 +134,17 @@ def _config(tokenizer: Any, options: TinyOptions) -> Qwen2Config:
 def _train(
     model: Any, tokenizer: Any, rows: Sequence[tuple[str, Messages]], options: TinyOptions
 ) -> dict[str, float]:
-    """Train one pass, phase by phase. Returns steps, tokens and the loss each phase ended with."""
-    examples: dict[str, list[Example]] = {phase: [] for phase, _ in rows}
+    """Train one pass over the chats, phase by phase; return steps, tokens and the loss at the end of each phase."""
+    examples: dict[str, list[TokenizedChat]] = {phase: [] for phase, _ in rows}
     for phase, messages in rows:
-        example = _example(tokenizer, messages, phase in options.every_reply)
+        example = _tokenize_chat(tokenizer, messages, phase in options.every_reply)
         if len(example[0]) <= options.context:
             examples[phase].append(example)
     order = torch.Generator().manual_seed(options.seed)
     batches = [
-        (phase, batch) for phase in examples for batch in _batches(examples[phase], options.batch, order)
+        (phase, batch)
+        for phase in examples
+        for batch in _group_by_length(examples[phase], options.batch, order)
     ]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
@@ -153,9 +154,9 @@ def _train(
     losses: dict[str, list[float]] = {phase: [] for phase in examples}
     tokens = 0
     for phase, batch in tqdm(batches, desc="tiny model", unit="step", mininterval=0.5):
-        ids, targets = _pad(batch, tokenizer.pad_token_id)
+        ids, targets = _pad_batch(batch, tokenizer.pad_token_id)
         hidden = model.model(input_ids=ids).last_hidden_state  # (batch, seq, hidden); padding is on the right
-        learned = targets != -100  # logits are only made where something is learned
+        learned = targets != -100  # (batch, seq); logits are made only where a token is learned
         loss = functional.cross_entropy(model.lm_head(hidden[learned]), targets[learned])
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -174,11 +175,11 @@ def _train(
     }
 
 
-Example = tuple[list[int], list[int]]  # tokens; of each, the token to predict after it or -100
+TokenizedChat = tuple[list[int], list[int]]  # tokens; for each, the token to predict after it, or -100
 
 
-def _example(tokenizer: Any, messages: Messages, every_reply: bool) -> Example:
-    """Return a chat's tokens and targets. Special tokens part the messages, so each is split by itself."""
+def _tokenize_chat(tokenizer: Any, messages: Messages, every_reply: bool) -> TokenizedChat:
+    """Return a chat's tokens and targets. Each message is tokenised by itself, since special tokens part the messages."""
     ids: list[int] = []
     learned: list[bool] = []
     for number, message in enumerate(messages):
@@ -189,17 +190,22 @@ def _example(tokenizer: Any, messages: Messages, every_reply: bool) -> Example:
     return ids, [t if learn else -100 for t, learn in zip(ids[1:], learned[1:], strict=True)] + [-100]
 
 
-def _batches(examples: list[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
-    """Shuffle, then group examples of like length, so that little is padded; batches come in random order."""
+def _group_by_length(
+    examples: list[TokenizedChat], size: int, generator: torch.Generator
+) -> Iterator[list[TokenizedChat]]:
+    """Yield batches of chats of similar length, so that little is padded, in random order."""
     order = torch.randperm(len(examples), generator=generator).tolist()
-    for start in range(0, len(order), size * _BUCKET):
-        bucket = sorted((examples[i] for i in order[start : start + size * _BUCKET]), key=lambda e: len(e[0]))
+    for start in range(0, len(order), size * _BATCHES_SORTED_TOGETHER):
+        bucket = sorted(
+            (examples[i] for i in order[start : start + size * _BATCHES_SORTED_TOGETHER]),
+            key=lambda e: len(e[0]),
+        )
         starts = list(range(0, len(bucket), size))
         for i in torch.randperm(len(starts), generator=generator).tolist():
             yield bucket[starts[i] : starts[i] + size]
 
 
-def _pad(batch: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_batch(batch: Sequence[TokenizedChat], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids and targets, padded on the right; both (batch, seq)."""
     longest = max(len(ids) for ids, _ in batch)
     ids = torch.full((len(batch), longest), pad)

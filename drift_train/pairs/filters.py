@@ -64,8 +64,8 @@ class PairFilter:
         """
 
         def fits(shorter: Messages) -> bool:
-            prompt_ids, chosen_ids = self.renderer.pair(shorter, chosen)
-            _, rejected_ids = self.renderer.pair(shorter, rejected)
+            prompt_ids, chosen_ids = self.renderer.render_pair(shorter, chosen)
+            _, rejected_ids = self.renderer.render_pair(shorter, rejected)
             return len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) <= self.max_length
 
         try:
@@ -94,8 +94,8 @@ class PairFilter:
                 "leak", f"the chosen reply speaks of one that the prompt does not show: {words!r}"
             )
         try:
-            prompt_ids, chosen_ids = self.renderer.pair(prompt, chosen)
-            _, rejected_ids = self.renderer.pair(prompt, rejected)
+            prompt_ids, chosen_ids = self.renderer.render_pair(prompt, chosen)
+            _, rejected_ids = self.renderer.render_pair(prompt, rejected)
         except RenderError as error:
             raise PairRefused(error.reason, error.detail) from error
         if len(prompt_ids) >= self.max_length:

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from drift_data.schema import REWARDS
 from drift_data.workspace import Output, UserError
 from drift_train.methods.base import training_prompt
-from drift_train.models.load import context_length, device
+from drift_train.models.load import choose_device, read_context_length
 from drift_train.models.log_probs import CheckError
 from drift_train.models.render import Message, Messages, shorten
 from drift_train.options import RewardOptions
@@ -66,7 +66,7 @@ class RewardModel:
                 trust_remote_code=False,
                 # A GPU keeps the precision of the weights, a CPU takes float32. Nothing is lowered to half precision, in
                 # which two close scores would be a tie.
-                dtype="auto" if device().type == "cuda" else torch.float32,
+                dtype="auto" if choose_device().type == "cuda" else torch.float32,
                 output_loading_info=True,
             )
         except (OSError, ValueError) as error:
@@ -79,8 +79,8 @@ class RewardModel:
                 f"it has {self._model.config.num_labels}; weights that the folder lacks: "
                 f"{sorted(loading['missing_keys']) or 'none'}."
             )
-        self._model = self._model.to(device()).eval()
-        context = min(context_length(folder), self._tokenizer.model_max_length)
+        self._model = self._model.to(choose_device()).eval()
+        context = min(read_context_length(folder), self._tokenizer.model_max_length)
         self.max_length: int = min(options.max_length or context, context)
         # A classifier on top of a decoder finds the end of a reply by the pad token. Where model and tokenizer do not
         # agree on one, rows are therefore scored one by one.
@@ -103,7 +103,7 @@ class RewardModel:
             places = order[start : start + self._batch_size]
             inputs = self._tokenizer.pad([encoded[at] for at in places], return_tensors="pt")
             with torch.inference_mode():
-                logits = self._model(**inputs.to(device())).logits  # (rows, 1)
+                logits = self._model(**inputs.to(choose_device())).logits  # (rows, 1)
             for at, value in zip(places, logits[:, 0].float().tolist(), strict=True):
                 scores[at] = value
         for (_, reply), value in zip(rows, scores, strict=True):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from drift_data.workspace import Output, Workspace, label_model, locate_output
 from drift_train.methods.options import LoopOptions
-from drift_train.models.find import Base, resolve_base
+from drift_train.models.find import FoundModel, find_model
 from drift_train.options import RewardOptions, TrainOptions
 from drift_train.pairs.candidates import ROLLOUT_COLUMNS, make_rollout_candidates, make_seed_candidates
 from drift_train.pairs.filters import PairFilter
@@ -19,7 +19,7 @@ _SCORED_AT_ONCE = 256  # replies whose rewards are computed together
 
 
 def make_seed_pairs(
-    workspace: Workspace, run: str, base: Base, options: LoopOptions, training: TrainOptions
+    workspace: Workspace, run: str, base: FoundModel, options: LoopOptions, training: TrainOptions
 ) -> bool:
     """Make `runs/<run>/iter0/pairs`, the pairs of the warm start: two logged replies of the `seed` table each.
 
@@ -60,7 +60,7 @@ def check_reward_model(workspace: Workspace, ranking: RewardOptions) -> None:
     """
     from drift_train.pairs.reward import RewardModel
 
-    RewardModel(resolve_base(workspace, ranking.model, "reward model").path, ranking)
+    RewardModel(find_model(workspace, ranking.model, "reward model").path, ranking)
 
 
 def score_rollouts(workspace: Workspace, run: str, iteration: int, ranking: RewardOptions) -> bool:
@@ -76,7 +76,7 @@ def score_rollouts(workspace: Workspace, run: str, iteration: int, ranking: Rewa
         True when the rewards were made, False when they were there already.
     """
     name, rollouts = locate_output(run, iteration, "rewards"), locate_output(run, iteration, "rollouts")
-    model = resolve_base(workspace, ranking.model, "reward model")
+    model = find_model(workspace, ranking.model, "reward model")
 
     def build(outputs: Mapping[str, Output]) -> None:
         from drift_train.pairs.reward import RewardModel, write_rewards

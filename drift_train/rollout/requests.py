@@ -74,7 +74,7 @@ class ExampleRequests:
     def _make_for_example(self, example: Example, prompt: Messages) -> Iterator[SampleRequest]:
         """Yield one request for each kind of rollout and sample."""
         for kind, messages in _rollout_prompts(self.method, example, prompt, self.options).items():
-            prompt_ids = self.renderer.prompt(messages)
+            prompt_ids = self.renderer.render_prompt(messages)
             for number in range(self.options.samples):
                 seed = make_request_seed(
                     self.options.seed, self.iteration, example.conversation_id, example.turn, kind, number
@@ -105,15 +105,15 @@ def _shorten_prompt(
     """Return the example's prompt, shortened until every rollout and the training pair fit: one x for all of them.
 
     Raises:
-        RenderError: `prompt_too_long` when even the shortest prompt does not fit, or as `Renderer.pair`.
+        RenderError: `prompt_too_long` when even the shortest prompt does not fit, or as `Renderer.render_pair`.
     """
 
     def fits(prompt: Messages) -> bool:
-        prompt_ids, reply_ids = renderer.pair(prompt, method.logged_reply(example) or "")
+        prompt_ids, reply_ids = renderer.render_pair(prompt, method.logged_reply(example) or "")
         if len(prompt_ids) + max(len(reply_ids), options.max_new_tokens) > max_length:
             return False
         shown = _rollout_prompts(method, example, prompt, options).values()
-        return all(len(renderer.prompt(messages)) <= options.max_prompt_tokens for messages in shown)
+        return all(len(renderer.render_prompt(messages)) <= options.max_prompt_tokens for messages in shown)
 
     found = shorten(example.prompt, fits)
     if found is None:

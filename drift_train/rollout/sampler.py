@@ -166,7 +166,7 @@ class Sampler:
         requests, shard.requests = shard.requests, ()
         for request in requests:
             reply = by_key[request.key]
-            yield SampledReply(request, reply, self._renderer.text(reply.token_ids), answered.engine)
+            yield SampledReply(request, reply, self._renderer.decode_reply(reply.token_ids), answered.engine)
 
     def _start_engine(self, bar: Any) -> Engine:
         """Start the engine that the options name. `auto` falls back to transformers, and a remark says why."""

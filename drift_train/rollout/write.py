@@ -10,7 +10,7 @@ from drift_data.schema import ROLLOUTS
 from drift_data.workspace import Output, UserError
 from drift_train.methods.base import Method
 from drift_train.methods.examples import Example
-from drift_train.models.load import context_length, load_renderer
+from drift_train.models.load import load_renderer, read_context_length
 from drift_train.options import RolloutOptions
 from drift_train.rollout.requests import ExampleRequests
 from drift_train.rollout.sampler import SampledReply, Sampler
@@ -46,7 +46,7 @@ def write_rollouts(
     Raises:
         UserError: the options ask for more tokens than the model can see, or no example can be asked.
     """
-    context = context_length(policy)
+    context = read_context_length(policy)
     if options.max_prompt_tokens + options.max_new_tokens > context:
         raise UserError(
             f"rollout.max_prompt_tokens {options.max_prompt_tokens} and max_new_tokens "

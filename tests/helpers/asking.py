@@ -34,7 +34,7 @@ def make_requests(policy: Path, count: int = 40) -> list[SampleRequest]:
     made = []
     for i in range(count):
         messages = user(f"please list {'red ' * (i % 5)}{i}")
-        made.append(SampleRequest(i, messages, renderer.prompt(messages), make_request_seed(0, i)))
+        made.append(SampleRequest(i, messages, renderer.render_prompt(messages), make_request_seed(0, i)))
     return made
 
 

@@ -31,8 +31,8 @@ def make_pairs(policy: Path, count: int = 12) -> list[dict[str, Any]]:
                 "conversation_id": f"c{i}",
                 "turn": 2,
                 "split": "train",
-                "chosen_tokens": len(renderer.pair(prompt, chosen)[1]),
-                "rejected_tokens": len(renderer.pair(prompt, rejected)[1]),
+                "chosen_tokens": len(renderer.render_pair(prompt, chosen)[1]),
+                "rejected_tokens": len(renderer.render_pair(prompt, rejected)[1]),
             }
         )
     return rows

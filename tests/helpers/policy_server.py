@@ -91,7 +91,7 @@ class PolicyServer:
 
     def completion(self, body: Body) -> Body:
         """Sample one reply with plain transformers, in vLLM's words."""
-        prompt_ids = self._renderer.prompt(body["messages"])
+        prompt_ids = self._renderer.render_prompt(body["messages"])
         options = PolicySamplingOptions(
             engine="transformers",
             temperature=body["temperature"],
@@ -101,7 +101,7 @@ class PolicyServer:
         self._engine._options = options
         self._engine.submit([SampleRequest(0, body["messages"], prompt_ids, body["seed"])])
         (reply,) = self._engine.collect()
-        text = self._renderer.text(reply.token_ids)
+        text = self._renderer.decode_reply(reply.token_ids)
         steps = [
             {"token": self._renderer.tokenizer.decode([t]), "logprob": p, "bytes": None, "top_logprobs": []}
             for t, p in zip(reply.token_ids, reply.log_probs, strict=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from drift_train.models.load import device, free_memory, load_model
+from drift_train.models.load import choose_device, free_memory, load_model
 from drift_train.options import PolicySamplingOptions
 from drift_train.rollout.engine import EngineReply, SampleRequest
 
@@ -85,7 +85,7 @@ class TransformersEngine:
         self._policy, self._stop, self._options, self._progress = policy, list(stop), options, progress
         self._waiting: deque[Sequence[SampleRequest]] = deque()
         self._model: Any = None
-        self.precision = "bfloat16" if device().type == "cuda" else "float32"
+        self.precision = "bfloat16" if choose_device().type == "cuda" else "float32"
         self.remarks: dict[str, Any] = {}
 
     def start(self) -> None:

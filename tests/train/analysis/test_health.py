@@ -15,10 +15,14 @@ from drift_data.schema import ROLLOUTS
 from drift_data.workspace import MANIFEST, Workspace
 from drift_train import loop
 from drift_train.analysis import likelihood
-from drift_train.analysis.likelihood import score, token_mean
+from drift_train.analysis.likelihood import mean_per_token, score_replies
 from drift_train.analysis.stage import measure_health
-from drift_train.analysis.variety import corpus_distinct, mean_cosine_distance, reply_distinct
-from drift_train.models.find import resolve_base
+from drift_train.analysis.variety import (
+    measure_distinct_over_all,
+    measure_distinct_within_replies,
+    measure_mean_cosine_distance,
+)
+from drift_train.models.find import find_model
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
 from drift_train.options import HealthOptions
@@ -103,7 +107,7 @@ def test_a_reply_of_no_token_is_counted_and_not_measured(finished: Workspace, tm
         shutil.copytree(finished.path(folder), workspace.path(folder))
         manifest = finished.require(folder).model_copy(update={"inputs": {}})
         (workspace.path(folder) / MANIFEST).write_text(manifest.model_dump_json())
-    base = resolve_base(workspace, "runs/r/iter0/model")
+    base = find_model(workspace, "runs/r/iter0/model")
     measure_health(workspace, "r", 1, base, HealthOptions())
     results = workspace.require("runs/r/iter1/health").results
     assert (results["replies"], results["measured"]) == (len(rows), len(rows) - 1)
@@ -119,7 +123,7 @@ def test_what_does_not_fit_into_memory_is_not_measured_and_the_run_goes_on(
 
     monkeypatch.setattr(likelihood, "load_model", full)
     options = HealthOptions(replies=3)
-    assert not measure_health(finished, "r", 1, resolve_base(finished, str(policy)), options)
+    assert not measure_health(finished, "r", 1, find_model(finished, str(policy)), options)
     assert "runs/r/iter1/health is not measured" in (said := capsys.readouterr().err)
     assert "loop.health=null" in said
     assert not (finished.root / ".tmp").exists()
@@ -135,7 +139,7 @@ def test_without_health_nothing_is_measured(policy: Path, tmp_path: Path) -> Non
 def test_fewer_replies_are_measured_than_there_are_and_both_numbers_are_said(
     finished: Workspace, policy: Path
 ) -> None:
-    base = resolve_base(finished, str(policy))
+    base = find_model(finished, str(policy))
     measure_health(finished, "r", 1, base, HealthOptions(replies=5))
     first = finished.read("runs/r/iter1/health")
     results = finished.require("runs/r/iter1/health").results
@@ -148,10 +152,10 @@ def test_fewer_replies_are_measured_than_there_are_and_both_numbers_are_said(
 
 def test_scores_do_not_depend_on_the_batch(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = load_renderer(policy)
-    rows = [renderer.pair(user("please list " * (i + 1)), "apple pear " * (9 - i)) for i in range(9)]
-    together, embedded = score(policy, rows, "t", embed=True)
-    monkeypatch.setattr(likelihood, "_BATCH_TOKENS", 1)
-    apart, alone = score(policy, rows, "t", embed=True)
+    rows = [renderer.render_pair(user("please list " * (i + 1)), "apple pear " * (9 - i)) for i in range(9)]
+    together, embedded = score_replies(policy, rows, "t", embed=True)
+    monkeypatch.setattr(likelihood, "_MAX_BATCH_TOKENS", 1)
+    apart, alone = score_replies(policy, rows, "t", embed=True)
     assert together == pytest.approx(apart, rel=1e-5)
     assert torch.allclose(embedded, alone, atol=1e-5)
     assert together[0] == pytest.approx(log_prob(policy, *rows[0]), rel=1e-5)
@@ -164,27 +168,35 @@ def test_a_broken_model_stops_the_measurement(tmp_path: Path) -> None:
         model.lm_head.weight[3] = float("nan")
     model.save_pretrained(folder)
     with pytest.raises(CheckError, match="not finite"):
-        score(folder, [([5, 6], [7, 8])], "t")
+        score_replies(folder, [([5, 6], [7, 8])], "t")
 
 
 def test_distinct_is_the_share_of_ngrams_that_are_no_repeats() -> None:
     loop_, varied = [1, 2, 1, 2, 1], [3, 4, 5]
-    assert reply_distinct([loop_, varied]) == {"1": 0.7, "2": 0.75, "3": round((2 / 3 + 1) / 2, 6)}
+    assert measure_distinct_within_replies([loop_, varied]) == {
+        "1": 0.7,
+        "2": 0.75,
+        "3": round((2 / 3 + 1) / 2, 6),
+    }
     # 8 words, 5 of them different; 6 pairs: 12 21 12 21 34 45
-    assert corpus_distinct([loop_, varied]) == {"1": 0.625, "2": round(4 / 6, 6), "3": 0.75}
-    assert corpus_distinct([varied, varied])["1"] == 0.5  # equal replies: each is fine, together they repeat
-    assert reply_distinct([[1], []]) == {"1": 1.0, "2": None, "3": None}
+    assert measure_distinct_over_all([loop_, varied]) == {"1": 0.625, "2": round(4 / 6, 6), "3": 0.75}
+    assert (
+        measure_distinct_over_all([varied, varied])["1"] == 0.5
+    )  # equal replies: each is fine, together they repeat
+    assert measure_distinct_within_replies([[1], []]) == {"1": 1.0, "2": None, "3": None}
 
 
 def test_cosine_distance_is_the_mean_over_pairs() -> None:
-    assert mean_cosine_distance(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])) == pytest.approx(2 / 3)
-    assert mean_cosine_distance(torch.ones(4, 3)) == pytest.approx(0)
-    assert mean_cosine_distance(torch.ones(1, 3)) is None
+    assert measure_mean_cosine_distance(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])) == pytest.approx(
+        2 / 3
+    )
+    assert measure_mean_cosine_distance(torch.ones(4, 3)) == pytest.approx(0)
+    assert measure_mean_cosine_distance(torch.ones(1, 3)) is None
 
 
 def test_the_error_of_a_token_mean_is_that_of_replies() -> None:
-    assert token_mean([2.0, 4.0, 6.0], [1, 2, 3]) == {"mean": 2.0, "stderr": 0.0, "n": 3}
-    found = token_mean([1.0, 3.0], [1, 1])
+    assert mean_per_token([2.0, 4.0, 6.0], [1, 2, 3]) == {"mean": 2.0, "stderr": 0.0, "n": 3}
+    found = mean_per_token([1.0, 3.0], [1, 1])
     assert found["stderr"] == pytest.approx(math.sqrt(2) / math.sqrt(2))  # s = √2 of two values, over √2
 
 

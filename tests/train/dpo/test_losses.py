@@ -15,7 +15,7 @@ from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
 from drift_train.dpo import trainer as dpo_trainer
 from drift_train.dpo.checks import policy_log_probs
 from drift_train.models.load import load_model, load_renderer
-from drift_train.models.log_probs import log_probs
+from drift_train.models.log_probs import compute_log_probs
 from drift_train.options import LoraOptions, TrainOptions
 from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
 from tests.helpers.random_policy import make_policy
@@ -33,7 +33,7 @@ def exact_log_probs(policy: Path, pairs: list[dict[str, Any]]) -> list[tuple[flo
     renderer, model = load_renderer(policy), load_model(policy, torch.float64)
     return [
         tuple(  # type: ignore[misc]
-            float(log_probs_float64(model, *renderer.pair(row["prompt"], row[side][0]["content"])))
+            float(log_probs_float64(model, *renderer.render_pair(row["prompt"], row[side][0]["content"])))
             for side in ("chosen", "rejected")
         )
         for row in pairs
@@ -116,8 +116,8 @@ def test_ld_dpo_counts_the_tokens_past_the_shorter_reply_less(policy: Path, tmp_
         shared = min(row["chosen_tokens"], row["rejected_tokens"])
         ratios = []
         for side in ("chosen", "rejected"):
-            prompt, reply = renderer.pair(row["prompt"], row[side][0]["content"])
-            ours, theirs = (log_probs(model, prompt, reply) for model in models)
+            prompt, reply = renderer.render_pair(row["prompt"], row[side][0]["content"])
+            ours, theirs = (compute_log_probs(model, prompt, reply) for model in models)
             ratio = ours - theirs
             ratios.append(float(ratio[:shared].sum() + 0.25 * ratio[shared:].sum()))
         expected.append(math.log1p(math.exp(-0.1 * (ratios[0] - ratios[1]))))
@@ -164,7 +164,7 @@ def test_adapters_start_as_the_policy_and_are_merged_into_a_plain_model(
 
 
 def log_probs_of(model: Any, renderer: Any, row: dict[str, Any]) -> torch.Tensor:
-    return log_probs(model, *renderer.pair(row["prompt"], row["chosen"][0]["content"]))
+    return compute_log_probs(model, *renderer.render_pair(row["prompt"], row["chosen"][0]["content"]))
 
 
 def test_adapters_against_the_base_hold_a_reference_of_their_own(policy: Path, tmp_path: Path) -> None:

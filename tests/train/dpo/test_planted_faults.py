@@ -44,7 +44,7 @@ def a_late_reply_is_too_long(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Pa
     """Not in the first batch, which is looked at more closely."""
     long = "apple pear " * 30
     pairs[-1]["chosen"] = assistant(long)
-    pairs[-1]["chosen_tokens"] = len(load_renderer(policy).pair(pairs[-1]["prompt"], long)[1])
+    pairs[-1]["chosen_tokens"] = len(load_renderer(policy).render_pair(pairs[-1]["prompt"], long)[1])
 
 
 def on_data_set(change: Callable[[datasets.Dataset], datasets.Dataset]) -> Plant:
@@ -266,7 +266,7 @@ def test_rounding_over_a_long_reply_is_no_fault_at_any_beta(
     for pair in pairs:
         for side, text in (("chosen", "apple pear " * 260), ("rejected", "blue fish " * 300)):
             pair[side] = assistant(text)
-            pair[f"{side}_tokens"] = len(renderer.pair(pair["prompt"], text)[1])
+            pair[f"{side}_tokens"] = len(renderer.render_pair(pair["prompt"], text)[1])
         assert pair["chosen_tokens"] > 500
     for row in range(len(pairs)):
         reference_column(lambda value: value + 3e-4, row)(pairs, monkeypatch, policy)

@@ -32,7 +32,7 @@ def test_its_pairs_fill_the_length_that_training_may_see_and_no_more(policy: Pat
     assert [row["conversation_id"] for row in pairs] == ["c0", "c1", "c2"]
     for row in pairs:
         for side in ("chosen", "rejected"):
-            prompt, reply = renderer.pair(row["prompt"], row[side][0]["content"])
+            prompt, reply = renderer.render_pair(row["prompt"], row[side][0]["content"])
             assert 99 <= len(prompt) + len(reply) <= 100
             assert len(reply) == row[f"{side}_tokens"]
 

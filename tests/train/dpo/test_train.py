@@ -14,7 +14,7 @@ from drift_data.workspace import UserError, hash_file
 from drift_train.dpo import train as dpo
 from drift_train.dpo import trainer as dpo_trainer
 from drift_train.models.load import free_memory, load_model, load_renderer
-from drift_train.models.log_probs import CheckError, log_probs
+from drift_train.models.log_probs import CheckError, compute_log_probs
 from drift_train.options import TrainOptions
 from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
 from tests.helpers.random_policy import make_policy
@@ -31,7 +31,10 @@ def test_the_sigmoid_loss_is_ln_2_before_anything_is_learned_and_the_nll_is_logg
     options = OPTIONS.model_copy(update={"global_batch": 12, "per_device_batch": 12, "alpha": 0.01})
     first = train(policy, tmp_path / "model", pairs, options)[0]
     renderer, model = load_renderer(policy), load_model(policy, torch.float32)
-    values = [log_probs(model, *renderer.pair(row["prompt"], row["chosen"][0]["content"])) for row in pairs]
+    values = [
+        compute_log_probs(model, *renderer.render_pair(row["prompt"], row["chosen"][0]["content"]))
+        for row in pairs
+    ]
     nll = -float(torch.cat(values).mean())
     assert first["loss/nll"] == pytest.approx(nll, rel=1e-5)
     assert first["loss/sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
@@ -62,10 +65,10 @@ def test_training_widens_the_margin_of_every_pair(policy: Path, tmp_path: Path) 
     renderer = load_renderer(policy)
     before, after = load_model(policy, torch.float32), load_model(tmp_path / "model", torch.float32)
     for row in pairs:
-        chosen = renderer.pair(row["prompt"], row["chosen"][0]["content"])
-        rejected = renderer.pair(row["prompt"], row["rejected"][0]["content"])
+        chosen = renderer.render_pair(row["prompt"], row["chosen"][0]["content"])
+        rejected = renderer.render_pair(row["prompt"], row["rejected"][0]["content"])
         gain = [
-            float((log_probs(after, *reply) - log_probs(before, *reply)).sum())
+            float((compute_log_probs(after, *reply) - compute_log_probs(before, *reply)).sum())
             for reply in (chosen, rejected)
         ]
         assert gain[0] > gain[1]

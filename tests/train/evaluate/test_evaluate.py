@@ -9,10 +9,10 @@ import torch
 from drift_data.schema import MESSAGES, SEED_ROWS
 from drift_data.workspace import UserError, Workspace
 from drift_train.evaluate import heldout
-from drift_train.evaluate.gold import summary
+from drift_train.evaluate.gold import summarize
 from drift_train.evaluate.stage import evaluate_heldout, evaluate_samples
 from drift_train.models.load import load_model, load_renderer
-from drift_train.models.log_probs import log_probs
+from drift_train.models.log_probs import compute_log_probs
 from drift_train.models.render import Message
 from drift_train.options import EvalOptions, TrainOptions
 from tests.helpers.training_rows import seed_row, user, write_table
@@ -87,8 +87,8 @@ def test_a_few_prompts_are_the_same_for_every_model(workspace: Workspace, policy
 
 
 def test_summary_of_known_numbers() -> None:
-    assert summary([1.0, 2.0, 3.0, 4.0]) == {"mean": 2.5, "stderr": 0.645497, "n": 4}
-    assert summary([1.0]) == {"mean": 1.0, "stderr": 0.0, "n": 1}
+    assert summarize([1.0, 2.0, 3.0, 4.0]) == {"mean": 2.5, "stderr": 0.645497, "n": 4}
+    assert summarize([1.0]) == {"mean": 1.0, "stderr": 0.0, "n": 1}
 
 
 def test_held_out_margins_are_beta_times_the_log_ratios_of_the_test_rows(
@@ -111,9 +111,12 @@ def test_held_out_margins_are_beta_times_the_log_ratios_of_the_test_rows(
     for row in rows:
         number = row["conversation_id"][1:]
         sides = [
-            renderer.pair(row["prompt"], text) for text in (f"apple pear {number}", f"blue fish {number}")
+            renderer.render_pair(row["prompt"], text)
+            for text in (f"apple pear {number}", f"blue fish {number}")
         ]
-        chosen, rejected = (float((log_probs(after, *s) - log_probs(before, *s)).sum()) for s in sides)
+        chosen, rejected = (
+            float((compute_log_probs(after, *s) - compute_log_probs(before, *s)).sum()) for s in sides
+        )
         assert row["score"] == pytest.approx(0.1 * (chosen - rejected), abs=1e-4)
     results = workspace.require("runs/r/iter1/heldout").results
     assert results["margin"]["n"] == 4

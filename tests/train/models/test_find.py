@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from drift_data.workspace import UserError, Workspace
-from drift_train.models.find import resolve_base
+from drift_train.models.find import find_model
 
 COMMIT = "c" * 40
 
@@ -27,7 +27,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_hub_id_may_name_a_revision_and_the_commit_is_recorded(cached: Path, tmp_path: Path) -> None:
-    found = resolve_base(Workspace(tmp_path / "work"), "owner/name@refs/pr/3", "reward model")
+    found = find_model(Workspace(tmp_path / "work"), "owner/name@refs/pr/3", "reward model")
     assert found.path == cached
     assert found.files == {"reward:owner/name@refs/pr/3": f"revision:{COMMIT}"}
     assert found.inputs == ()
@@ -38,10 +38,10 @@ def test_what_the_hub_does_not_give_is_a_clear_error(cached: Path, tmp_path: Pat
     with pytest.raises(
         UserError, match=f"The reward model {name} is not a folder, and the Hub does not give it"
     ):
-        resolve_base(Workspace(tmp_path / "work"), name, "reward model")
+        find_model(Workspace(tmp_path / "work"), name, "reward model")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "./owner/name", "nowhere@v2"])
 def test_what_is_neither_folder_nor_hub_id_is_a_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"No base model {name}: it is neither"):
-        resolve_base(Workspace(tmp_path / "work"), name)
+        find_model(Workspace(tmp_path / "work"), name)

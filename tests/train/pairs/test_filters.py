@@ -37,8 +37,8 @@ def reason(renderer: Renderer, pair: Pair, max_length: int = 128, drop_leaks: bo
 
 
 def test_a_pair_is_kept_with_the_tokens_of_its_replies(renderer: Renderer) -> None:
-    _, chosen = renderer.pair(PROMPT, "apple pear")
-    _, rejected = renderer.pair(PROMPT, "blue fish")
+    _, chosen = renderer.render_pair(PROMPT, "apple pear")
+    _, rejected = renderer.render_pair(PROMPT, "blue fish")
     assert PairFilter(renderer, 128, True).check(PROMPT, pair()) == (len(chosen), len(rejected))
 
 
@@ -62,13 +62,13 @@ def test_a_pair_that_must_not_be_learned_is_refused(renderer: Renderer, refused:
 
 
 def test_a_prompt_that_fills_the_context_is_refused(renderer: Renderer) -> None:
-    prompt = len(renderer.prompt(PROMPT))
+    prompt = len(renderer.render_prompt(PROMPT))
     assert reason(renderer, pair(), max_length=prompt) == "prompt_fills_context"
     assert reason(renderer, pair(), max_length=prompt + 1) == "completion_cut"
 
 
 def test_a_reply_that_just_fits_is_kept_whole(renderer: Renderer) -> None:
-    prompt, chosen = renderer.pair(PROMPT, "apple pear plum")
+    prompt, chosen = renderer.render_pair(PROMPT, "apple pear plum")
     fitting = pair(chosen="apple pear plum", rejected="no")
     assert reason(renderer, fitting, max_length=len(prompt) + len(chosen)) is None
     assert reason(renderer, fitting, max_length=len(prompt) + len(chosen) - 1) == "completion_cut"

@@ -18,7 +18,7 @@ import torch
 
 from drift_data.machine import end_process
 from drift_train.models.load import load_model, load_renderer
-from drift_train.models.log_probs import CheckError, log_probs
+from drift_train.models.log_probs import CheckError, compute_log_probs
 from drift_train.options import TrainOptions
 from drift_train.rollout.engine import EngineError, EngineStartError, SampleRequest
 from drift_train.rollout.engines import vllm as vllm_engine
@@ -38,7 +38,7 @@ def all_log_probs_agree(policy: Path, samples: Samples, asked: list[SampleReques
     model = load_model(policy, torch.float32)
     for request in asked:
         reply = samples.replies[request.key]
-        exact = log_probs(model, request.prompt_ids, reply.token_ids)
+        exact = compute_log_probs(model, request.prompt_ids, reply.token_ids)
         assert torch.allclose(exact, torch.tensor(reply.log_probs), atol=1e-3, rtol=0)
 
 
@@ -323,7 +323,7 @@ def test_vllm_samples_from_a_trained_checkpoint_what_transformers_says(policy: P
     assert samples.made_by["rechecked_rows"] == 8
     all_log_probs_agree(policy, samples, asked)
     model = load_model(base, torch.float32)
-    exact = log_probs(model, asked[0].prompt_ids, samples.replies[0].token_ids)
+    exact = compute_log_probs(model, asked[0].prompt_ids, samples.replies[0].token_ids)
     assert float((exact - torch.tensor(samples.replies[0].log_probs)).abs().max()) > 1e-3  # not the base's
     drawn = samples.tokens
     assert {key: drawn[100 + key] for key in range(40)} == {key: drawn[key] for key in range(40)}
