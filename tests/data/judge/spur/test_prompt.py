@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from drift_data.judge import quoting as fence
+from drift_data.judge import quoting
 from drift_data.judge.quoting import QuotedMessage, quote_messages, quote_text
 from drift_data.judge.rubric import load_rubric
 from drift_data.judge.spur.options import WindowOptions
@@ -114,7 +114,7 @@ def test_fences_differ_from_whatever_is_in_the_text():
 
 
 def test_a_code_that_stands_in_the_text_is_passed_over(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fence, "_FENCE_CODE_DIGITS", 1)  # so that a text can hold all codes but one
+    monkeypatch.setattr(quoting, "_FENCE_CODE_DIGITS", 1)  # so that a text can hold all codes but one
     for free in "0123456789abcdef":
         text = "0123456789abcdef".replace(free, "")
         assert quote_messages([QuotedMessage("[0] user", text)]) == f"[0] user\n<{free}>\n{text}\n</{free}>"
