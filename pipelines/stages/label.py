@@ -26,8 +26,10 @@ from pipelines.options import (
 )
 
 if TYPE_CHECKING:
+    from drift_data.judge.cascade import CascadeJudge
     from drift_data.judge.options import LabelOptions, Thresholds
     from drift_data.judge.spur.estimate import AskingJudge
+    from drift_data.judge.spur.judge import LLMJudge
     from drift_data.labels.sample import Sample
     from drift_data.workspace import Workspace
     from pipelines.judges import LLMAccess
@@ -85,7 +87,7 @@ def label(
     from drift_data.labels.tables import name_label_table
     from drift_data.workspace import UserError
     from pipelines.console import print_counts
-    from pipelines.judges import make_embedded_judge, open_llm
+    from pipelines.judges import make_embedded_judge, make_llm_judge, open_llm
 
     if classifier is not None and loaded.label.judge not in ("local", "cascade"):
         raise UserError(f"CLASSIFIER= is for JUDGE=local, not {loaded.label.judge}.")
@@ -102,7 +104,11 @@ def label(
         print_counts(workspace, table)
         return
     with open_llm(workspace, options, options.asks) as access:
-        if not _label_by_llm(workspace, access, options, limits, table, drawn, sample, estimate, again):
+        asking = make_llm_judge(workspace, access, options)
+        if estimate:
+            _print_estimate(workspace, access, asking, options, drawn)
+            return
+        if not _label_by_llm(workspace, access, asking, options, limits, drawn, again):
             return
     print_counts(workspace, table)
     _tell_what_is_left(workspace, table, options, sample)
@@ -111,12 +117,10 @@ def label(
 def _label_by_llm(
     workspace: Workspace,
     access: LLMAccess,
+    judge: LLMJudge | CascadeJudge,
     options: LabelOptions,
     limits: Thresholds,
-    table: str,
     drawn: Sample | None,
-    sample: int | None,
-    estimate_only: bool,
     again: bool,
 ) -> bool:
     """Announce the price, then label; say whether the table is finished.
@@ -124,24 +128,18 @@ def _label_by_llm(
     Args:
         workspace: holds `conversations`.
         access: to the language model.
+        judge: asks the language model.
         options: the recipe's group `label`.
         limits: thresholds on the summed strengths.
-        table: folder of the label table, such as "labels/openai".
-        drawn: conversations to label; None: all.
-        sample: how many conversations to label, into a table of their own; None: all.
-        estimate_only: announce the price, and ask nothing.
+        drawn: conversations to label, into a table of their own; None: all.
         again: ask once more for turns without a label.
     """
     from drift_data.judge.spur.estimate import sum_stored_prices
     from drift_data.judge.stage import label as label_turns
+    from drift_data.labels.tables import label_table
     from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
     from drift_data.llm.server import read_key
-    from pipelines.judges import make_llm_judge, run_once
-
-    judge = make_llm_judge(workspace, access, options)
-    if estimate_only:
-        _print_estimate(workspace, access, judge, options, drawn)
-        return False
+    from pipelines.judges import run_once
 
     @run_once
     def announce() -> None:
@@ -150,11 +148,12 @@ def _label_by_llm(
         if options.judge == "openai":
             read_key(options.server)
         _print_estimate(workspace, access, judge, options, drawn)
-        if (
-            options.budget is not None and options.asks != "batch"
-        ):  # the batch backend sees to its budget itself
+        # The batch backend sees to its budget itself.
+        if options.budget is not None and options.asks != "batch":
             access.spending.known_cached_price = sum_stored_prices(workspace, judge, access.store, drawn)
 
+    sample = None if drawn is None else drawn.size
+    table = label_table(options.table, sample)
     more = again or _has_new_budget(workspace, table, options) or _has_news(workspace, table, options)
     try:
         run_in_rounds(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipelines.__main__ as cli
-from drift_data.workspace import Workspace
+from drift_data.workspace import Workspace, tool_version
 from tests.helpers.paths import ROOT
 from tests.helpers.review_sample import to_review
 
@@ -202,6 +202,25 @@ def test_the_command_line_and_labelling_start_without_libraries_that_only_other_
     code = f"import pipelines.__main__, pipelines.stages.label, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_help_and_version_load_no_library_of_a_stage() -> None:
+    heavy = "pydantic", "pyarrow", "polars", "numpy", "duckdb", "openai", "torch"
+    code = f"import pipelines.__main__, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_lists_the_stages_in_the_order_of_the_story_with_their_purpose() -> None:
+    listed = re.findall(r"^│ ([a-z]+) +([A-Z].*?) *│$", drift("--help").stdout, re.MULTILINE)
+    story = "simulate convert rubric label calibrate review distill seed warm iter eval report query export publish"
+    assert [name for name, _ in listed] == [*story.split(), "recipe", "demo"]
+    assert all(len(purpose.split()) >= 3 for _, purpose in listed)
+
+
+def test_version_is_the_one_that_manifests_name() -> None:
+    said = drift("--version")
+    assert (said.returncode, said.stdout) == (0, f"drift {tool_version()}\n")
 
 
 LINE = """

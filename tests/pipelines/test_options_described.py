@@ -13,8 +13,6 @@ SOURCES = {"paper", "release", "ours"}
 NOT_YET = {
     "simulate",
     "clean",
-    "label",
-    "distill",
     "mine",
 }
 OPTIONS = [option for group in list_option_groups() for option in group.options]
