@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipelines.__main__ as cli
-from drift_data.workspace import Workspace, tool_version
+from drift_data.workspace import Workspace, read_tool_version
 from tests.helpers.paths import ROOT
 from tests.helpers.review_sample import to_review
 
@@ -220,7 +220,7 @@ def test_help_lists_the_stages_in_the_order_of_the_story_with_their_purpose() ->
 
 def test_version_is_the_one_that_manifests_name() -> None:
     said = drift("--version")
-    assert (said.returncode, said.stdout) == (0, f"drift {tool_version()}\n")
+    assert (said.returncode, said.stdout) == (0, f"drift {read_tool_version()}\n")
 
 
 LINE = """
