@@ -136,7 +136,7 @@ def _label_by_llm(
     """
     from drift_data.judge.spur.estimate import sum_stored_prices
     from drift_data.judge.stage import label as label_turns
-    from drift_data.labels.tables import label_table
+    from drift_data.labels.tables import name_label_table
     from drift_data.llm.batch.rounds import AwaitingResults, run_in_rounds
     from drift_data.llm.server import read_key
     from pipelines.judges import run_once
@@ -153,7 +153,7 @@ def _label_by_llm(
             access.spending.known_cached_price = sum_stored_prices(workspace, judge, access.store, drawn)
 
     sample = None if drawn is None else drawn.size
-    table = label_table(options.table, sample)
+    table = name_label_table(options.table, sample)
     more = again or _has_new_budget(workspace, table, options) or _has_news(workspace, table, options)
     try:
         run_in_rounds(

@@ -11,9 +11,7 @@ from pipelines.recipe import Recipe
 SOURCES = {"paper", "release", "ours"}
 # Groups whose options are not all described yet.
 NOT_YET = {
-    "simulate",
     "clean",
-    "mine",
 }
 OPTIONS = [option for group in list_option_groups() for option in group.options]
 
