@@ -1,6 +1,6 @@
-"""What must hold before a DPO step is made: of the pairs, of TRL's tokens of them, and of the first batch.
+"""Checks what must hold before the first DPO step: the pairs, TRL's tokens of them, and the first batch.
 
-Every message names the row. `CheckError` is a fault of the table or the tool, `UserError` something to be set.
+Every message names the row. `CheckError` is a fault of the table or the toolkit; `UserError` names an option to change.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 from drift_train.models.render import Renderer, RenderError
 from drift_train.options import TrainOptions
 
-_FULLY_CHECKED = 64  # pairs whose every token is compared with our own rendering; of the others the lengths
-_FIRST = 8  # pairs of the batch that is looked at before training
-_SHORT = 8  # tokens: over fewer, rounding is no mean any more
+_FULLY_CHECKED_PAIRS = (
+    64  # pairs whose every token is compared with our own rendering; of the others the lengths
+)
+_FIRST_BATCH_PAIRS = 8  # run through policy and reference before training
+# Shorter replies get the tolerance of a reply this long: rounding does not average out over a few tokens.
+_SHORT_REPLY_TOKENS = 8
 _SIDES = ("chosen", "rejected")
 
 Pairs = Sequence[Mapping[str, Any]]
 
 
 def check_rows(pairs: Pairs, policy: Path, options: TrainOptions) -> None:
-    """Check what can be seen without a tokenizer: splits, equal replies, and that the model can see `max_length`."""
+    """Check what can be seen without a tokenizer: splits, equal replies, and a `max_length` within the model's context."""
     for row in pairs:
         if row["split"] != TRAIN_SPLIT:
             raise UserError(
@@ -37,7 +40,7 @@ def check_rows(pairs: Pairs, policy: Path, options: TrainOptions) -> None:
             )
         if row["chosen"] == row["rejected"]:
             raise CheckError(
-                f"In {_name(row)} the chosen reply equals the rejected one. Make the pairs again."
+                f"In {_describe_pair(row)} the chosen reply equals the rejected one. Make the pairs again."
             )
     context = read_context_length(policy)
     if options.max_length > context:
@@ -48,14 +51,14 @@ def check_rows(pairs: Pairs, policy: Path, options: TrainOptions) -> None:
 
 
 def check_tokens(dataset: Any, pairs: Pairs, renderer: Renderer, max_length: int) -> None:
-    """Compare what TRL will train on with our rendering: no row lost or cut, one end a reply, replies alone learned."""
+    """Compare TRL's tokens with our rendering: no row is lost or cut, and every reply has one end and the same tokens."""
     if len(dataset) != len(pairs):
         raise CheckError(
-            f"TRL kept {len(dataset)} of {len(pairs)} pairs; {_lost(dataset, pairs)} is missing. Make the pairs again "
+            f"TRL kept {len(dataset)} of {len(pairs)} pairs; {_find_lost_pair(dataset, pairs)} is missing. Make the pairs again "
             "with this max_length."
         )
     for number, (row, pair) in enumerate(zip(dataset, pairs, strict=True)):
-        where = _name(pair)
+        where = _describe_pair(pair)
         if row["chosen_ids"] == row["rejected_ids"]:
             raise CheckError(
                 f"The chosen reply of {where} has the tokens of the rejected one. Make the pairs again."
@@ -78,7 +81,7 @@ def check_tokens(dataset: Any, pairs: Pairs, renderer: Renderer, max_length: int
                 renderer.check_end(reply)
                 ours = (
                     renderer.render_pair(pair["prompt"], pair[side][0]["content"])
-                    if number < _FULLY_CHECKED
+                    if number < _FULLY_CHECKED_PAIRS
                     else None
                 )
             except RenderError as error:
@@ -88,35 +91,33 @@ def check_tokens(dataset: Any, pairs: Pairs, renderer: Renderer, max_length: int
 
 
 def check_reference(dataset: Any, pairs: Pairs) -> None:
-    """Check that every pair has the reference's log-probabilities, and that they are numbers."""
+    """Check that every pair has finite log-probabilities of the reference."""
     for side in _SIDES:
         column = f"ref_{side}_logps"
         values = dataset[column] if column in dataset.column_names else [None] * len(pairs)
         for value, pair in zip(values, pairs, strict=True):
             if value is None or not math.isfinite(value):
                 raise CheckError(
-                    f"The reference has no log-probability of the {side} reply of {_name(pair)} (it is {value}). The "
+                    f"The reference has no log-probability of the {side} reply of {_describe_pair(pair)} (it is {value}). The "
                     "reference model is broken, or its run over the pairs lost a row."
                 )
 
 
 def check_first_batch(trainer: Any, pairs: Pairs, *, same_weights: bool) -> None:
-    """Check what the loss will cover and, unless the model lies in parts on several devices, run the first pairs through
-    policy and reference.
+    """Check which tokens the loss covers, then run the first pairs through policy and reference.
 
-    With the same weights every log-ratio is 0, so the margin is and the sigmoid loss is ln 2; anything else means that
-    one of the two was loaded wrongly or computes differently.
+    With the same weights every log-ratio is 0, so the margin is 0 and the sigmoid loss is ln 2. Anything else means that
+    one of the two was loaded wrongly or computes differently. A model that is split over several devices is not run here:
+    the metrics check its first step instead.
     """
-    rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), _FIRST))]
+    rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), _FIRST_BATCH_PAIRS))]
     batch = trainer.data_collator(rows)
-    _check_learned(batch, rows, pairs)
-    if (
-        is_sharded()
-    ):  # the policy is no whole model anywhere until training starts: the metrics look at step 1 instead
+    _check_completion_mask(batch, rows, pairs)
+    if is_sharded():  # no process holds the whole policy before training starts
         return
     batch = {name: value.to(trainer.model.device) for name, value in batch.items()}
     trainer.model.eval()
-    policy = policy_log_probs(trainer, batch)
+    policy = compute_policy_log_probs(trainer, batch)
     if trainer.precompute_ref_logps:
         reference = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
     else:
@@ -126,21 +127,24 @@ def check_first_batch(trainer: Any, pairs: Pairs, *, same_weights: bool) -> None
         for row, pair, ratio in zip(rows, pairs, (ours - theirs).tolist(), strict=False):
             if not math.isfinite(ratio):
                 raise CheckError(
-                    f"Log-probabilities of {_name(pair)} are not finite: the policy or the reference is broken."
+                    f"Log-probabilities of {_describe_pair(pair)} are not finite: the policy or the reference is broken."
                 )
-            allowed = tolerance * max(len(row[f"{side}_ids"]), _SHORT)
+            allowed = tolerance * max(len(row[f"{side}_ids"]), _SHORT_REPLY_TOKENS)
             if same_weights and abs(ratio) > allowed:
                 raise CheckError(
                     f"Before the first step policy and reference are the same weights, yet the log-probabilities of the "
-                    f"{side} reply of {_name(pair)} differ by {abs(ratio):.3g} (at most {allowed:.3g}), and its margin "
+                    f"{side} reply of {_describe_pair(pair)} differ by {abs(ratio):.3g} (at most {allowed:.3g}), and its margin "
                     "is not 0. One of the two was not loaded from the folder it claims."
                 )
 
 
-def policy_log_probs(trainer: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the policy's log-probabilities of the chosen and the rejected replies, each (pairs,), as TRL's loss has them.
+def compute_policy_log_probs(
+    trainer: Any, batch: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the policy's log-probabilities of the chosen and the rejected replies, each (pairs,), as TRL's loss sees them.
 
-    `compute_ref_log_probs` would leave the adapters out where there is no other reference.
+    The policy stands in for the reference meanwhile: without a reference of its own, `compute_ref_log_probs` would
+    compute without the adapters.
     """
     reference = trainer.ref_model
     trainer.ref_model = trainer.model
@@ -151,10 +155,10 @@ def policy_log_probs(trainer: Any, batch: Mapping[str, torch.Tensor]) -> tuple[t
     return chosen, rejected
 
 
-def _check_learned(
+def _check_completion_mask(
     batch: Mapping[str, torch.Tensor], rows: Sequence[Mapping[str, Any]], pairs: Pairs
 ) -> None:
-    """Check that the loss covers each reply from its first token to its last, and nothing of the prompt."""
+    """Check that the loss covers every token of each reply and no token of the prompt."""
     sequences = [(i, side) for side in _SIDES for i in range(len(rows))]
     for mask, (i, side) in zip(batch["completion_mask"], sequences, strict=True):
         start, length = len(rows[i]["prompt_ids"]), len(rows[i][f"{side}_ids"])
@@ -162,19 +166,19 @@ def _check_learned(
         expected[start : start + length] = 1
         if not torch.equal(mask, expected):
             raise CheckError(
-                f"The loss would cover {int(mask.sum())} tokens of {_name(pairs[i])} ({side}), not the {length} of its "
+                f"The loss would cover {int(mask.sum())} tokens of {_describe_pair(pairs[i])} ({side}), not the {length} of its "
                 "reply alone."
             )
 
 
-def _name(pair: Mapping[str, Any]) -> str:
+def _describe_pair(pair: Mapping[str, Any]) -> str:
     return f"pair {pair['conversation_id']}, turn {pair['turn']}"
 
 
-def _lost(dataset: Any, pairs: Pairs) -> str:
-    """Name the first pair that is not in TRL's data set."""
+def _find_lost_pair(dataset: Any, pairs: Pairs) -> str:
+    """Return the name of the first pair that TRL's data set does not hold."""
     there = list(zip(dataset["prompt"], dataset["chosen"], dataset["rejected"], strict=True))
     for pair in pairs:
         if (pair["prompt"], pair["chosen"], pair["rejected"]) not in there:
-            return _name(pair)
+            return _describe_pair(pair)
     return "one of several equal pairs"

@@ -1,9 +1,8 @@
-"""Writes training metrics as one JSON object a line, flushed, and shows progress. Knows TRL's names, adds a
-few.
+"""Writes the metrics of each training step as a line of JSON, flushed at once, and shows progress.
 
-Added to TRL's: `step`, `iteration`, `method`, `loss/sigmoid` (of either sigmoid loss), `loss/nll`, `lengths/chosen`
-and `lengths/rejected` (mean tokens of a reply), `tokens_per_second`, `peak_memory_bytes`. Every row is one optimiser
-step over the whole batch of all processes; the first process writes.
+The names are TRL's, and these are added: `step`, `iteration`, `method`, `loss/sigmoid` (of either sigmoid loss), `loss/nll`, `lengths/chosen`
+and `lengths/rejected` (mean tokens of a reply), `tokens_per_second`, `peak_memory_bytes`. A row is one optimiser step
+over the whole batch of all processes; the first process writes it.
 """
 
 from __future__ import annotations
@@ -24,53 +23,53 @@ from transformers import TrainerCallback
 from drift_data.workspace import measure_peak_memory, replace_file
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 
-_PER_PROCESS = ("loss/nll", "lengths/chosen", "lengths/rejected")
+_METERED = ("loss/nll", "lengths/chosen", "lengths/rejected")
 
 
 class ForwardMeter:
-    """Reads off every training forward what TRL does not log: the NLL of the chosen replies, and reply lengths.
+    """Reads from every training forward what TRL does not log: the NLL of the chosen replies, and reply lengths.
 
-    TRL adds its `sft` loss to the sigmoid loss before logging; without this the two cannot be told apart.
+    TRL adds its `sft` loss to the sigmoid loss before it logs the sum, so the two cannot be told apart otherwise.
     """
 
     def __init__(self) -> None:
         self._values: list[torch.Tensor] = []
 
     def watch(self, model: torch.nn.Module) -> None:
-        """Read from this model's forwards on."""
+        """Read from the forwards of this model from now on."""
         model.register_forward_hook(self._read, with_kwargs=True)
 
     def _read(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        # with adapters the reference forward is the same module's, but without gradients
+        # With adapters the reference runs through the same module, but without gradients.
         if not model.training or "labels" not in kwargs or not torch.is_grad_enabled():
             return
         learned = kwargs["labels"][:, 1:] != -100
-        chosen, rejected = learned.chunk(2)  # chosen first, then rejected
+        chosen, rejected = learned.chunk(2)  # TRL stacks chosen replies first, then rejected ones
         log_probs = output.log_probs.detach()[: len(chosen), -learned.shape[1] :]
         nll = -log_probs[chosen].mean()
         lengths = (chosen.sum(1).float().mean(), rejected.sum(1).float().mean())
         self._values.append(torch.stack([nll, *lengths]))
 
     def pop(self) -> dict[str, float]:
-        """Return the means since the last call, over all processes; every process has to call."""
+        """Return the means since the last call, over all processes. Every process has to call it."""
         from accelerate.utils import reduce
 
         values, self._values = self._values, []
-        means = torch.stack(values).mean(0) if values else torch.zeros(len(_PER_PROCESS))
-        return dict(zip(_PER_PROCESS, reduce(means, reduction="mean").tolist(), strict=True))
+        means = torch.stack(values).mean(0) if values else torch.zeros(len(_METERED))
+        return dict(zip(_METERED, reduce(means, reduction="mean").tolist(), strict=True))
 
 
 class MetricsWriter(TrainerCallback):  # type: ignore[misc]
-    """Appends each logged step to a file and stops the run when a loss or gradient is not a number.
+    """Appends each logged step to a file, and stops the run when a loss or gradient is not a finite number.
 
     Args:
-        path: JSONL file.
-        iteration: goes into every row, as does `method`.
-        method: that made the pairs.
+        path: JSON Lines file.
+        iteration: number of the iteration, for every row.
+        method: the method that made the pairs, for every row.
         alpha: weight of the NLL in the loss.
-        title: of the progress bar.
-        kept: rows of the run that this one goes on from; they come first in the file.
-        same_weights: policy and reference are the same, so the log-ratio of the first step has to be 0.
+        title: name of the progress bar.
+        kept: rows of the killed run that this one resumes; they come first in the file.
+        same_weights: policy and reference have the same weights, so the first step's log-ratio must be 0.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         self._tokens, self._time = self._tokens_before, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the file, cut to the rows that are kept, and the bar."""
+        """Open the file, which begins with the kept rows, and the progress bar."""
         self._time = time.monotonic()
         if not state.is_world_process_zero:
             return
@@ -109,7 +108,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             desc=self.title,
             unit="step",
             mininterval=0.5,
-            file=_terminal(),
+            file=_open_terminal(),
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
@@ -119,7 +118,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             CheckError: a loss, a margin or the gradient's norm is not finite, or the first margin is not 0 although
                 policy and reference are the same.
         """
-        if "loss" not in logs:  # the summary at the end
+        if "loss" not in logs:  # the summary at the end of the training
             return
         measured = self.meter.pop()
         now, tokens = time.monotonic(), self._tokens_before + float(logs.get("num_tokens", 0))
@@ -130,10 +129,10 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             "num_tokens": tokens,
             "loss/sigmoid": logs["loss"]
             - self.alpha * measured["loss/nll"]
-            - _router_loss(logs, kwargs["model"]),
+            - _read_router_loss(logs, kwargs["model"]),
             **measured,
             "tokens_per_second": round((tokens - self._tokens) / max(now - self._time, 1e-9), 1),
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": _read_peak_memory(),
         }
         self._tokens, self._time = tokens, now
         if self._file is not None:
@@ -158,7 +157,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
                 "began."
             )
         if step == 1 and self._same_weights:
-            # of the mean margin: without beta, and by the mean length, as `check_first_batch` has it of one reply
+            # The log-ratio a token, from the mean margin and the mean length; `check_first_batch` checks each reply's.
             ratio = abs(logs["rewards/margins"]) / (args.beta * max(tokens, 1))
             tolerance = RATIO_TOLERANCE[torch.bfloat16 if args.bf16 else torch.float32]
             if ratio > tolerance:
@@ -176,23 +175,23 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
             self._bar.close()
 
 
-def _router_loss(logs: Mapping[str, float], model: Any) -> float:
-    """Return the part of the loss that keeps the experts of a mixture in balance."""
+def _read_router_loss(logs: Mapping[str, float], model: Any) -> float:
+    """Return the part of the loss that keeps the experts of a mixture in balance; 0 for other models."""
     if "aux_loss" not in logs:
         return 0.0
     return logs["aux_loss"] * float(model.config.get_text_config().router_aux_loss_coef)
 
 
-def _terminal() -> TextIO:
-    """Return where the bar goes: a process of `launch` writes its output to a log, and is told the terminal."""
+def _open_terminal() -> TextIO:
+    """Return the terminal for the progress bar. A child of `dpo.launch` prints to a log, and is told the terminal."""
     path = os.environ.get("DRIFT_PROGRESS")
     if path is None:
         return sys.stderr
     try:
         return Path(path).open("w")
-    except OSError:  # another machine, or no /proc
+    except OSError:  # this is another machine, or it has no /proc
         return sys.stderr
 
 
-def _peak_memory() -> int:
+def _read_peak_memory() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else measure_peak_memory()

@@ -1,8 +1,8 @@
-"""Two updates on the longest batches that can occur, thrown away: what would stop a training stops the run before hours
-of sampling.
+"""Rehearses a training: two updates on the longest batches that can occur, thrown away.
 
-Makes its pairs of the examples' own texts. Too little memory, a template that TRL reads otherwise, a missing tracker, a
-wrong launch configuration and a model that cannot be saved all show here.
+What would stop the training thus stops the run before hours of sampling: too little memory, a template that TRL reads
+differently, a missing tracker, a wrong launch configuration, a model that cannot be saved. The pairs are made of the
+examples' own texts.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ def rehearse(
 ) -> None:
     """Make two updates of a copy of `policy`, save it, and forget it.
 
-    Two, because the optimizer's state is there only when the second begins; and in two micro-batches where the training
-    accumulates, because gradients then wait beside a forward.
+    There are two updates because the optimizer's state exists only when the second begins. An update has two micro-batches
+    where the training accumulates, because gradients are then held beside a forward.
 
     Args:
         policy: model folder.
         reference: model folder of DPO's reference.
-        examples: that the first iteration takes.
-        options: of the training.
-        folder: for what is written on the way; nothing of it stays.
-        title: of the progress bar.
+        examples: those of the first iteration.
+        options: options of the training.
+        folder: gets temporary files, which are removed.
+        title: name of the progress bar.
 
     Raises:
-        UserError: not one example can be rendered, or as `dpo.train`.
-        CheckError: as `dpo.train`.
+        UserError: no example can be rendered, or as `train`.
+        CheckError: as `train`.
     """
-    from drift_train.dpo.train import run
+    from drift_train.dpo.train import run_training
     from drift_train.dpo.trainer import check_trackers
 
     check_trackers(options.report_to)
-    size = options.global_batch  # how many processes share it is not known here
+    size = options.global_batch  # it is not known here how many processes will share it
     if options.launch is None:
         size = min(size, 2 * options.per_device_batch)
-    pairs = longest_pairs(examples, load_renderer(policy), options.max_length, options.per_device_batch)
+    pairs = make_longest_pairs(examples, load_renderer(policy), options.max_length, options.per_device_batch)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as scratch:
-        run(
+        run_training(
             {
                 "policy": policy,
                 "reference": reference,
@@ -70,10 +70,10 @@ def rehearse(
         )
 
 
-def longest_pairs(
+def make_longest_pairs(
     examples: Iterable[Example], renderer: Renderer, max_length: int, count: int
 ) -> list[dict[str, Any]]:
-    """Return up to `count` rows of a `pairs` table whose replies fill `max_length`: texts of examples, repeated.
+    """Return up to `count` rows of a `pairs` table whose replies fill `max_length` with repeated texts of the examples.
 
     Raises:
         UserError: no example can be rendered.
@@ -83,7 +83,7 @@ def longest_pairs(
     for example in examples:
         reply, other = example.rejected or example.chosen or "", example.prompt[-1]["content"]
         try:
-            found.append(_pair(example, reply, other, renderer, max_length))
+            found.append(_make_longest_pair(example, reply, other, renderer, max_length))
         except RenderError as error:
             refused = f"{example.conversation_id}, turn {example.turn}: {error}"
         if len(found) == count:
@@ -96,7 +96,9 @@ def longest_pairs(
     return found
 
 
-def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_length: int) -> dict[str, Any]:
+def _make_longest_pair(
+    example: Example, reply: str, other: str, renderer: Renderer, max_length: int
+) -> dict[str, Any]:
     def fits(messages: Messages) -> bool:
         return len(renderer.render_prompt(messages)) <= max_length // 2
 
@@ -104,8 +106,8 @@ def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_leng
     if shorter is None:
         raise RenderError("prompt_fills_context", f"the last message alone has over {max_length // 2} tokens")
     prompt = [dict(message) for message in shorter[0]]
-    chosen, chosen_tokens = _filled(prompt, f"{reply}\n", renderer, max_length)
-    rejected, rejected_tokens = _filled(prompt, f"{other} ", renderer, max_length)
+    chosen, chosen_tokens = _fill_to_max_length(prompt, f"{reply}\n", renderer, max_length)
+    rejected, rejected_tokens = _fill_to_max_length(prompt, f"{other} ", renderer, max_length)
     if chosen == rejected:
         raise RenderError("equal", "reply and question are the same text")
     return {
@@ -120,8 +122,8 @@ def _pair(example: Example, reply: str, other: str, renderer: Renderer, max_leng
     }
 
 
-def _filled(prompt: Messages, text: str, renderer: Renderer, max_length: int) -> tuple[str, int]:
-    """Repeat a text until prompt and reply have just `max_length` tokens; return it and its tokens."""
+def _fill_to_max_length(prompt: Messages, text: str, renderer: Renderer, max_length: int) -> tuple[str, int]:
+    """Repeat a text until prompt and reply have just `max_length` tokens; return the text and its number of tokens."""
 
     def tokens(characters: int) -> int:
         repeated = (text * (characters // len(text) + 1))[:characters]

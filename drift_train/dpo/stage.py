@@ -1,4 +1,4 @@
-"""Makes the model of an iteration: DPO on its pairs, or the base model itself. Imports no torch before it trains."""
+"""Makes the model of an iteration: DPO on its pairs, or the base model itself. Does not import torch before it trains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from drift_data.workspace import Output, UserError, Workspace, locate_output
-from drift_train.dpo.checkpoints import partial_of
+from drift_train.dpo.checkpoints import partial_metrics_path
 from drift_train.methods.examples import Example, read_training_examples
 from drift_train.methods.options import LoopOptions
 from drift_train.methods.selection import choose_slice, find_usable_examples
@@ -83,7 +83,7 @@ def train_policy(
         files=base.files if is_base_reference else {},
     )
     if made:  # The model is published and its checkpoints are gone, so nothing can resume from these metrics.
-        partial_of(metrics).unlink()
+        partial_metrics_path(metrics).unlink()
     return made
 
 

@@ -1,7 +1,6 @@
-"""DPO on a list of pairs: trains with TRL, checks what must hold around it, saves a plain model, and goes on after a
-kill.
+"""Trains a model on a list of pairs by DPO: checks what must hold, trains with TRL, saves a plain model.
 
-Reads pairs and model folders, writes a model folder and metrics. Knows nothing of workspaces and iterations.
+A training that was killed goes on from its last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import torch
 from accelerate import PartialState
 
 from drift_data.workspace import UserError, replace_file
-from drift_train.dpo.checkpoints import partial_of, remove_broken, resume_point
+from drift_train.dpo.checkpoints import find_resume_point, partial_metrics_path, remove_broken
 from drift_train.dpo.checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo.metrics import MetricsWriter
-from drift_train.dpo.trainer import in_bf16, kind_of_weights, make_trainer, total_steps
+from drift_train.dpo.trainer import count_steps, describe_weights, make_trainer, uses_bf16
 from drift_train.models.load import free_memory, is_sharded, load_renderer, save_model
 from drift_train.options import TrainOptions
 
@@ -45,18 +44,18 @@ def train(
         reference: model folder of DPO's reference.
         pairs: rows of the `pairs` table, all of split "train".
         target: folder that the trained model is written into; plain transformers and vllm load it.
-        metrics: JSONL file, one line an optimiser step. It is `*.partial.jsonl` until the model is saved, so
-            that a run which is cut leaves the metrics of the model that is there. With `unfinished` that stays: its
-            checkpoints are nothing without it, and the caller has yet to publish what is in `target`.
-        options: of the training. With `launch` it runs in processes of its own.
-        iteration: goes into the metrics, as does `method`.
-        method: that made the pairs.
-        title: of the progress bar.
-        unfinished: folder of checkpoints; what a killed run with the same arguments left there is gone on from.
-            None keeps none.
+        metrics: JSON Lines file, one line for each optimiser step. Lines go to `*.partial.jsonl` until the model is
+            saved, so a killed training leaves the metrics of the model that is in place. With `unfinished` the
+            partial file stays: checkpoints cannot be resumed without it, and the caller has yet to publish `target`.
+        options: options of the training. With `launch` it runs in processes of its own.
+        iteration: number of the iteration, for the metrics.
+        method: the method that made the pairs, for the metrics.
+        title: name of the progress bar.
+        unfinished: folder of checkpoints. A training resumes from what a killed one with the same arguments left
+            there. None: no checkpoint is kept.
 
     Returns:
-        The last step's metrics, the number of steps, the precision of the training and of the saved weights.
+        `steps`, `last_step` (its metrics), `precision` of the training, `precision_saved` of the saved weights.
 
     Raises:
         UserError: pairs of another split, a `max_length` beyond the model's context, several GPUs in one
@@ -65,7 +64,7 @@ def train(
             although policy and reference are the same weights, a reference log-probability is missing, or a loss
             is not finite.
     """
-    result = run(
+    result = run_training(
         {
             "policy": policy,
             "reference": reference,
@@ -79,7 +78,7 @@ def train(
             "unfinished": unfinished,
         }
     )
-    partial = partial_of(metrics)
+    partial = partial_metrics_path(metrics)
     with replace_file(metrics) as part:
         shutil.copyfile(partial, part)
     if unfinished is None:
@@ -87,14 +86,14 @@ def train(
     return result
 
 
-def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Call `train_here` with these arguments, here or in the processes that `options.launch` asks for."""
+def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Call `train_here` with these arguments, in this process or in those that `options.launch` asks for."""
     options = arguments["options"]
     check_rows(arguments["pairs"], arguments["policy"], options)
     if options.launch is not None:
-        from drift_train.dpo.launch import launch
+        from drift_train.dpo.launch import launch_training
 
-        return launch(arguments)
+        return launch_training(arguments)
     _check_devices()
     return train_here(**arguments)
 
@@ -112,20 +111,20 @@ def train_here(
     title: str,
     unfinished: Path | None = None,
 ) -> dict[str, Any]:
-    """Do what `train` says in this process, which may be one of several that accelerate started.
+    """Train as `train` does, in this process, which may be one of several that accelerate started.
 
-    Leaves the metrics at `*.partial.jsonl`.
+    The metrics stay at `*.partial.jsonl`.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     PartialState(cpu=not torch.cuda.is_available())  # from here on each process has a device of its own
-    partial = partial_of(metrics)
-    keep = unfinished is not None and total_steps(len(pairs), options) > options.checkpoint_steps
+    partial = partial_metrics_path(metrics)
+    keep = unfinished is not None and count_steps(len(pairs), options) > options.checkpoint_steps
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)
     folder = unfinished / "training" if unfinished is not None else Path(scratch.name)
-    # whether this run writes checkpoints is another matter: the one that was cut may have been told otherwise
+    # A killed run may have written checkpoints although this one is told to keep none, so the folder is searched anyway.
     checkpoint, rows = (
-        resume_point(folder, partial, kind_of_weights(in_bf16(options)))
+        find_resume_point(folder, partial, describe_weights(uses_bf16(options)))
         if unfinished is not None
         else (None, [])
     )
@@ -144,8 +143,8 @@ def train_here(
     finally:
         writer.close()
         scratch.cleanup()
-        free_memory()  # trainer and models went with the frame that held them: an engine comes next
-    precision = "bf16" if in_bf16(options) else "float32"
+        free_memory()  # the frame that held trainer and models is gone, and an engine needs the memory next
+    precision = "bf16" if uses_bf16(options) else "float32"
     last = {name: round(value, 6) for name, value in writer.last.items()}
     return {"steps": steps, "last_step": last, "precision": precision, "precision_saved": saved}
 
@@ -161,7 +160,10 @@ def _train_and_save(
     keep: bool,
     checkpoint: Path | None,
 ) -> tuple[int, str]:
-    """Check, train, save; return the number of steps and the saved precision. Alone holds trainer and models."""
+    """Check, train and save; return the number of steps and the saved precision.
+
+    Only this frame holds the trainer and the models, so their memory can be freed when it returns.
+    """
     renderer = load_renderer(policy)
     trainer = make_trainer(
         policy,
@@ -188,7 +190,7 @@ def _train_and_save(
 
 
 def _save(trainer: Any, policy: Path, target: Path) -> str:
-    """Save the whole model from the first process, adapters merged, and return its precision."""
+    """Save the whole model from the first process, with adapters merged, and return the precision of its weights."""
     accelerator = trainer.accelerator
     weights = accelerator.get_state_dict(trainer.model_wrapped) if is_sharded() else None
     saved = "float32"
@@ -204,7 +206,7 @@ def _save(trainer: Any, policy: Path, target: Path) -> str:
 
 
 def _check_devices() -> None:
-    """Refuse what TRL refuses, too, in words that help: one process that sees several GPUs."""
+    """Refuse one process that sees several GPUs, before TRL refuses it in words that do not help."""
     seen = torch.cuda.device_count()
     if seen > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(

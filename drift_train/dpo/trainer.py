@@ -1,7 +1,6 @@
-"""TRL's DPOTrainer set up for a list of pairs: the paper's settings, batches by length, reference log-probs that are
-kept.
+"""Sets up TRL's DPOTrainer for a list of pairs: the recipe's settings, batches by length, kept reference log-probs.
 
-Returns a trainer that has trained nothing yet. Whether what it will train on is right is `dpo_checks`' business.
+`dpo.checks` looks at what the trainer is about to train on.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from drift_train.dpo.checkpoints import mark_complete
 from drift_train.models.load import choose_device, is_fsdp, is_sharded, load_model
 from drift_train.options import TrainOptions
 
-_SHORT_RUN = 10  # steps
+_STEPS_WITHOUT_WARMUP = 10  # a training of fewer steps has no warm-up
 
 
 def make_trainer(
@@ -46,17 +45,17 @@ def make_trainer(
 ) -> Any:
     """Return TRL's trainer over the pairs, with float32 master weights.
 
-    With `reference_log_probs: precompute` the reference is run over all pairs here and then let go; where it is the
-    policy's own folder it is never loaded a second time.
+    With `reference_log_probs: precompute` the reference runs over all pairs here and is then let go. A reference that is
+    the policy's own folder is not loaded a second time.
 
     Args:
         policy: model folder that training starts from.
         reference: model folder of DPO's reference.
-        pairs: with `prompt`, `chosen`, `rejected`.
-        tokenizer: of the policy.
-        options: of the training.
-        folder: where checkpoints go, and the reference's log-probs.
-        keep: write checkpoints.
+        pairs: rows with `prompt`, `chosen`, `rejected`.
+        tokenizer: the policy's tokenizer.
+        options: options of the training.
+        folder: gets checkpoints and the reference's log-probs.
+        keep: whether checkpoints are written.
         title: the run's name for the trackers of `report_to`.
         logs: folder for TensorBoard's files, unless TENSORBOARD_LOGGING_DIR names another.
 
@@ -66,25 +65,26 @@ def make_trainer(
     """
     check_trackers(options.report_to)
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report their use to the Hub
-    args = _arguments(options, len(pairs), folder, keep, title)
+    args = _make_config(options, len(pairs), folder, keep, title)
     same = policy.resolve() == reference.resolve()
     precompute = options.reference_log_probs == "precompute"
-    # the policy before training, or without its adapters; FSDP splits that only later, and a reference at once
+    # The reference is then the policy before training, or the policy without its adapters. Not under FSDP, which splits a
+    # reference at once and the policy only later.
     own = same and ((precompute and not is_fsdp()) or options.lora is not None)
     where = (
         torch.device("cpu") if is_sharded() else choose_device()
     )  # a whole model may not fit where it is split
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs]
     bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # tokenizing has no business among the steps
+    datasets.disable_progress_bars()  # a bar of tokenizing among those of the steps confuses
     try:
         trainer = _Trainer(
-            model=_without_mask(_saveable(load_model(policy, torch.float32, where))),
-            ref_model=None if own else _without_mask(load_model(reference, torch.float32, where)),
+            model=_drop_padding_mask(_make_saveable(load_model(policy, torch.float32, where))),
+            ref_model=None if own else _drop_padding_mask(load_model(reference, torch.float32, where)),
             args=args,
-            train_dataset=_data_set(rows, folder),
+            train_dataset=_make_dataset(rows, folder),
             processing_class=tokenizer,
-            peft_config=_lora(options),
+            peft_config=_make_lora_config(options),
         )
     finally:
         if not bars:
@@ -102,10 +102,10 @@ def make_trainer(
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Check that every tracker is one and is installed.
+    """Check that every name is a tracker that transformers knows, and that it is installed.
 
     Raises:
-        UserError: one is not.
+        UserError: a name is not.
     """
     try:
         named = [
@@ -117,8 +117,8 @@ def check_trackers(names: Sequence[str]) -> None:
         raise UserError(f"report_to {names}: {error}") from error
 
 
-def _data_set(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
-    """Return the rows as a data set; several processes share one on the disk, where TRL hands results over."""
+def _make_dataset(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
+    """Return the rows as a data set. Several processes share one on the disk, where TRL hands results over."""
     state = PartialState()
     if state.num_processes == 1:
         return datasets.Dataset.from_list(rows)
@@ -129,32 +129,32 @@ def _data_set(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
     return datasets.load_from_disk(folder / "pairs")
 
 
-def warmup_steps(pairs: int, options: TrainOptions) -> int:
-    """Return the steps of warm-up: the ratio of all steps, rounded up as transformers does; none in a short run.
+def count_warmup_steps(pairs: int, options: TrainOptions) -> int:
+    """Return the number of warm-up steps: `warmup_ratio` of all steps, rounded up as transformers does.
 
-    The schedule starts from 0, so the first step of a warm-up learns nothing: with fewer than 10 steps that would be
-    a noticeable share of the pairs, with a single step all of them.
+    A training of fewer than 10 steps has none. The schedule starts from 0, so the first step of a warm-up learns
+    nothing: that would be a noticeable share of the pairs, and with a single step all of them.
     """
-    steps = total_steps(pairs, options)
-    return math.ceil(options.warmup_ratio * steps) if steps >= _SHORT_RUN else 0
+    steps = count_steps(pairs, options)
+    return math.ceil(options.warmup_ratio * steps) if steps >= _STEPS_WITHOUT_WARMUP else 0
 
 
-def total_steps(pairs: int, options: TrainOptions) -> int:
+def count_steps(pairs: int, options: TrainOptions) -> int:
     """Return the number of updates that a training takes."""
     return math.ceil(options.epochs * math.ceil(pairs / options.global_batch))
 
 
-def in_bf16(options: TrainOptions) -> bool:
-    """Say whether this process trains with bf16 autocast; `auto` depends on its device."""
+def uses_bf16(options: TrainOptions) -> bool:
+    """Say whether this process trains with bf16 autocast: `auto` means so on a GPU."""
     return options.precision == "bf16" or (options.precision == "auto" and choose_device().type == "cuda")
 
 
-def kind_of_weights(bf16: bool) -> str:
-    """Say how a checkpoint of this process has its weights."""
+def describe_weights(bf16: bool) -> str:
+    """Return the weight layout and the precision of this process's checkpoints, as text."""
     return f"{'split' if is_sharded() else 'whole'} weights, trained in {'bf16' if bf16 else 'float32'}"
 
 
-def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
+def _make_config(options: TrainOptions, pairs: int, folder: Path, keep: bool, title: str) -> DPOConfig:
     on_gpu = choose_device().type == "cuda"
     at_once = options.per_device_batch * PartialState(cpu=not on_gpu).num_processes
     if options.global_batch % at_once:
@@ -171,7 +171,7 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, titl
         output_dir=str(folder),
         save_strategy="steps" if keep else "no",
         save_steps=options.checkpoint_steps,
-        save_total_limit=2,  # the last whole one stays until the next is whole
+        save_total_limit=2,  # the last whole checkpoint stays until the next one is whole
         beta=options.beta,
         loss_type=[options.loss, "sft"] if options.alpha else [options.loss],
         loss_weights=[1.0, options.alpha] if options.alpha else None,
@@ -179,7 +179,7 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, titl
         precompute_ref_log_probs=options.reference_log_probs == "precompute",
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.scheduler,
-        warmup_steps=warmup_steps(pairs, options),
+        warmup_steps=count_warmup_steps(pairs, options),
         optim=options.optimizer,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.per_device_batch,
@@ -187,7 +187,7 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, titl
         max_length=options.max_length,
         max_grad_norm=options.max_grad_norm,
         gradient_checkpointing=options.gradient_checkpointing,
-        bf16=in_bf16(options),
+        bf16=uses_bf16(options),
         use_cpu=not on_gpu,
         seed=options.seed,
         report_to=options.report_to or "none",
@@ -200,20 +200,20 @@ def _arguments(options: TrainOptions, pairs: int, folder: Path, keep: bool, titl
     )
 
 
-def _lora(options: TrainOptions) -> LoraConfig | None:
+def _make_lora_config(options: TrainOptions) -> LoraConfig | None:
     if options.lora is None:
         return None
     return LoraConfig(
         r=options.lora.rank,
         lora_alpha=options.lora.alpha,
-        lora_dropout=0.0,  # policy and reference are compared: they must not differ by chance
-        target_modules="all-linear",  # without the head, whose adapter TRL would not train
+        lora_dropout=0.0,  # policy and reference are compared, so they must not differ by chance
+        target_modules="all-linear",  # which leaves the head out; TRL would not train its adapter
         task_type="CAUSAL_LM",
     )
 
 
 class _Trainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with our order of batches, kept reference log-probs, and checkpoints that say they are whole."""
+    """TRL's trainer with batches by length, kept reference log-probs, and a mark on whole checkpoints."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         columns = [self.train_dataset[f"{name}_ids"] for name in ("prompt", "chosen", "rejected")]
@@ -223,7 +223,7 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
         return LengthSortedBatches(lengths, at_once, args.seed, lambda: int(self.state.epoch or 0))
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """As TRL's, unless a run that was cut has left them; sorted by length, so that little is padded."""
+        """Compute the reference's log-probs in the order of length, so that little is padded, or read those of a killed run."""
         precision = "bf16" if self.args.bf16 else "float32"
         path = Path(self.args.output_dir) / f"reference-{precision}.safetensors"
         if path.is_file():
@@ -250,27 +250,27 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # each process saves a part
+        self.accelerator.wait_for_everyone()  # every process saves a part
         if self.accelerator.is_main_process:
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            mark_complete(checkpoint, kind_of_weights(self.args.bf16))
+            mark_complete(checkpoint, describe_weights(self.args.bf16))
 
 
 class LengthSortedBatches(Sampler[int]):
-    """Random global batches, each full one sorted by length, longest first, so that a micro-batch pads little.
+    """Orders pairs in random global batches; each full batch is sorted by length, so that micro-batches pad little.
 
-    The last, smaller one may end in a smaller micro-batch, whose mean weighs as much as the others': sorted, that extra
-    weight would always be the shortest pairs'.
+    Which pairs share an update is as random as without the sorting, and the same on any number of devices. The last
+    global batch, when it is smaller, is not sorted: it may end in a smaller micro-batch, whose mean TRL weighs as much as
+    any other, and that extra weight would always go to the shortest pairs.
 
-    Which pairs share an update is as random as without the sorting, and the same on any number of devices.
-    transformers has two samplers for this, and neither fits: `group_by_length` fills whole updates with replies of
-    one length, `batch_rebalance` makes micro-batches of several sizes, whose means TRL weighs alike.
+    Two samplers of transformers do something similar, and neither fits: `group_by_length` fills whole updates with
+    replies of one length, `batch_rebalance` makes micro-batches of several sizes, whose means TRL weighs alike.
 
     Args:
-        lengths: tokens of each pair's longer side.
+        lengths: tokens of the longer side of each pair.
         global_batch: pairs of one update.
-        seed: of the order.
-        epoch: says which epoch begins; asked anew in each.
+        seed: seed of the order.
+        epoch: returns the epoch that begins; called once in each.
     """
 
     def __init__(
@@ -291,11 +291,11 @@ class LengthSortedBatches(Sampler[int]):
             yield from batch
 
 
-def _saveable(model: Any) -> Any:
-    """Let a model be saved whatever its generation config asks for.
+def _make_saveable(model: Any) -> Any:
+    """Reduce a model's generation config to its special tokens, so that the model can be saved.
 
-    transformers loads one that contradicts itself (`do_sample: false` with a temperature) with a warning, and refuses to
-    save it: with the first checkpoint, or when all is trained. `save_model` copies the file of the model's origin anyway.
+    transformers loads a generation config that contradicts itself (`do_sample: false` with a temperature) with a warning,
+    and refuses to save it: at the first checkpoint, or after the training. `save_model` copies the original file anyway.
     """
     known = model.generation_config
     tokens = {name: getattr(known, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -303,11 +303,12 @@ def _saveable(model: Any) -> Any:
     return model
 
 
-def _without_mask(model: Any) -> Any:
-    """Let a causal model attend without TRL's padding mask, where that changes nothing and costs much.
+def _drop_padding_mask(model: Any) -> Any:
+    """Have a causal model attend without TRL's padding mask, which changes nothing there and is slow.
 
-    The padding is on the right, so no token sees it anyway; with a mask torch's attention can neither skip the future
-    nor avoid a (batch, 1, seq, seq) matrix. Mixtures of experts keep it: their balancing loss counts tokens by it.
+    The padding is on the right, where no token of a text attends to it. With a mask, torch's attention can neither skip
+    the future nor avoid a (batch, 1, seq, seq) matrix. Mixtures of experts keep the mask: their balancing loss counts
+    tokens by it.
     """
 
     def drop(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -317,5 +318,5 @@ def _without_mask(model: Any) -> Any:
     if config._attn_implementation == "sdpa" and not hasattr(config, "output_router_logits"):
         model.base_model.register_forward_pre_hook(
             drop, with_kwargs=True
-        )  # adapters go round the model's own hooks
+        )  # adapters call the base model past the hooks of the model itself
     return model

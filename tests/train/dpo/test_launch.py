@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from drift_data.workspace import UserError
 from drift_train.dpo import trainer as dpo_trainer
-from drift_train.dpo.launch import SHIPPED, LaunchError, configuration
+from drift_train.dpo.launch import SHIPPED_CONFIGS, LaunchError, find_configuration
 from drift_train.options import TrainOptions
 from tests.helpers.dpo_kills import TIMING, outcome, run
 from tests.helpers.dpo_runs import OPTIONS, make_pairs, train
@@ -151,14 +151,14 @@ def test_a_killed_run_takes_its_processes_along_and_is_gone_on_with(
 
 
 def test_configurations_are_found_by_name_or_file_with_arguments_behind(tmp_path: Path, two: str) -> None:
-    names = {path.stem for path in SHIPPED.glob("*.yaml")}
+    names = {path.stem for path in SHIPPED_CONFIGS.glob("*.yaml")}
     assert names == {"gpu1", "gpus8-fsdp2", "gpus8-zero3", "multi-node-fsdp2"}
-    path, further = configuration("multi-node-fsdp2 --machine_rank 1 --main_process_ip 10.0.0.1")
+    path, further = find_configuration("multi-node-fsdp2 --machine_rank 1 --main_process_ip 10.0.0.1")
     assert path.stem == "multi-node-fsdp2"
     assert further == ["--machine_rank", "1", "--main_process_ip", "10.0.0.1"]
-    assert configuration(two)[0].name == "two processes.yaml"
+    assert find_configuration(two)[0].name == "two processes.yaml"
     with pytest.raises(UserError, match=r"'gpus9' is neither a file nor one of gpu1, gpus8-fsdp2"):
-        configuration("gpus9")
+        find_configuration("gpus9")
 
 
 @pytest.mark.parametrize("asked", ["--num_machines 2", "--num_machines=2", "--num-machines=2"])
@@ -170,7 +170,7 @@ def test_the_command_for_other_machines_runs_there(
     asked: str,
 ) -> None:
     """Whatever folder it is called in, and without our environment."""
-    monkeypatch.setattr("drift_train.dpo.launch._run", lambda command, log: log.write_text("") or 1)
+    monkeypatch.setattr("drift_train.dpo.launch._run_to_end", lambda command, log: log.write_text("") or 1)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LaunchError):
         train(
@@ -182,9 +182,9 @@ def test_the_command_for_other_machines_runs_there(
     assert Path(shlex.split(command)[-1]).is_absolute()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED_CONFIGS.glob("*.yaml")))
 def test_accelerate_reads_the_shipped_configurations(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file(str(SHIPPED / f"{name}.yaml"))
+    config = load_config_from_file(str(SHIPPED_CONFIGS / f"{name}.yaml"))
     assert config.num_processes == {"gpu1": 1, "multi-node-fsdp2": 16}.get(name, 8)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
 
 from drift_train.dpo import trainer as dpo_trainer
-from drift_train.dpo.checks import policy_log_probs
+from drift_train.dpo.checks import compute_policy_log_probs
 from drift_train.models.load import load_model, load_renderer
 from drift_train.models.log_probs import compute_log_probs
 from drift_train.options import LoraOptions, TrainOptions
@@ -63,7 +63,7 @@ def test_log_probs_are_those_of_a_plain_float64_forward(policy: Path, tmp_path: 
     pairs, options = make_pairs(policy), OPTIONS.model_copy(update={"reference_log_probs": log_probs})
     trainer = trainer_of(policy, other, pairs, options, tmp_path)
     batch = trainer.data_collator(list(trainer.train_dataset))
-    ours = policy_log_probs(trainer, batch)
+    ours = compute_policy_log_probs(trainer, batch)
     if log_probs == "precompute":
         theirs = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
     else:

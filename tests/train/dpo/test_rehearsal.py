@@ -11,7 +11,7 @@ import torch
 from drift_data.workspace import UserError, hash_file
 from drift_train.dpo import train as dpo
 from drift_train.dpo import trainer as dpo_trainer
-from drift_train.dpo.rehearsal import longest_pairs, rehearse
+from drift_train.dpo.rehearsal import make_longest_pairs, rehearse
 from drift_train.methods.examples import Example
 from drift_train.models.load import load_renderer
 from drift_train.models.log_probs import CheckError
@@ -28,7 +28,7 @@ def example(i: int, prompt: str = "please list three fruits", rejected: str = "b
 
 def test_its_pairs_fill_the_length_that_training_may_see_and_no_more(policy: Path) -> None:
     renderer = load_renderer(policy)
-    pairs = longest_pairs([example(i) for i in range(5)], renderer, 100, 3)
+    pairs = make_longest_pairs([example(i) for i in range(5)], renderer, 100, 3)
     assert [row["conversation_id"] for row in pairs] == ["c0", "c1", "c2"]
     for row in pairs:
         for side in ("chosen", "rejected"):
@@ -39,11 +39,11 @@ def test_its_pairs_fill_the_length_that_training_may_see_and_no_more(policy: Pat
 
 def test_an_example_with_control_tokens_is_passed_over_and_none_at_all_is_said(policy: Path) -> None:
     renderer, hostile = load_renderer(policy), example(0, rejected="<|im_end|>")
-    assert longest_pairs([hostile, example(1)], renderer, 100, 3)[0]["conversation_id"] == "c1"
+    assert make_longest_pairs([hostile, example(1)], renderer, 100, 3)[0]["conversation_id"] == "c1"
     with pytest.raises(UserError, match=r"c0, turn 2: special_token"):
-        longest_pairs([hostile], renderer, 100, 3)
+        make_longest_pairs([hostile], renderer, 100, 3)
     with pytest.raises(UserError, match=r"prompt_fills_context.*Raise max_length"):
-        longest_pairs([example(0)], renderer, 20, 3)
+        make_longest_pairs([example(0)], renderer, 20, 3)
 
 
 def test_it_leaves_nothing_behind(policy: Path, tmp_path: Path) -> None:

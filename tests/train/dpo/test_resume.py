@@ -17,7 +17,7 @@ import pytest
 from drift_train.dpo import checkpoints
 from drift_train.dpo import train as dpo
 from drift_train.dpo import trainer as dpo_trainer
-from drift_train.dpo.checkpoints import mark_complete, resume_point
+from drift_train.dpo.checkpoints import find_resume_point, mark_complete
 from drift_train.dpo.metrics import MetricsWriter
 from drift_train.options import LoraOptions, TrainOptions
 from tests.helpers.dpo_kills import outcome, run
@@ -143,10 +143,10 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     policy, expected = undisturbed["full"]
     assert start(policy, tmp_path, TWO_EPOCHS, kill) == -signal.SIGKILL
     assert (tmp_path / "metrics.jsonl").exists() == (kill is before_publishing)
-    point, rows = resume_point(
+    point, rows = find_resume_point(
         tmp_path / "unfinished" / "training", tmp_path / "metrics.partial.jsonl", WHOLE
     )
-    assert (checkpoints.step_of(point) if point else 0) == goes_on_from == len(rows)
+    assert (checkpoints.parse_step(point) if point else 0) == goes_on_from == len(rows)
     assert start(policy, tmp_path, TWO_EPOCHS, None) == 0
     assert outcome(tmp_path) == expected
 
@@ -163,14 +163,14 @@ def test_a_checkpoint_is_taken_only_when_it_is_whole_and_has_its_metrics(tmp_pat
     metrics = tmp_path / "m.jsonl"
     for step in (2, 4, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert resume_point(tmp_path, metrics, WHOLE) == (None, [])
+    assert find_resume_point(tmp_path, metrics, WHOLE) == (None, [])
     mark_complete(tmp_path / "checkpoint-2", WHOLE)
-    assert resume_point(tmp_path, metrics, WHOLE) == (None, [])  # the metrics are gone
+    assert find_resume_point(tmp_path, metrics, WHOLE) == (None, [])  # the metrics are gone
     metrics.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 12)) + '{"step": 1')
-    point = resume_point(tmp_path, metrics, WHOLE)
+    point = find_resume_point(tmp_path, metrics, WHOLE)
     assert point == (tmp_path / "checkpoint-2", [{"step": 1}, {"step": 2}])
     mark_complete(tmp_path / "checkpoint-10", WHOLE)
-    assert resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-10"  # not by the alphabet
+    assert find_resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-10"  # not by the alphabet
     checkpoints.remove_broken(tmp_path, tmp_path / "checkpoint-10")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
 
@@ -183,9 +183,9 @@ def test_a_checkpoint_of_other_weights_is_passed_over_and_that_is_said(
     for step, how in ((2, WHOLE), (4, "split weights")):
         (tmp_path / f"checkpoint-{step}").mkdir()
         mark_complete(tmp_path / f"checkpoint-{step}", how)
-    assert resume_point(tmp_path, metrics, "split weights")[0] == tmp_path / "checkpoint-4"
+    assert find_resume_point(tmp_path, metrics, "split weights")[0] == tmp_path / "checkpoint-4"
     assert not capsys.readouterr().err
-    assert resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-2"
+    assert find_resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-2"
     said = f"checkpoint-4 cannot be gone on from: it has split weights, this run {WHOLE} (train.launch"
     assert said in capsys.readouterr().err
 

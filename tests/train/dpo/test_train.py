@@ -102,7 +102,7 @@ def test_batches_are_accumulated_to_the_same_update(policy: Path, tmp_path: Path
 def test_warm_up_is_a_tenth_of_the_steps_and_none_in_a_short_run(
     pairs: int, epochs: int, expected: int
 ) -> None:
-    assert dpo_trainer.warmup_steps(pairs, TrainOptions(epochs=epochs)) == expected
+    assert dpo_trainer.count_warmup_steps(pairs, TrainOptions(epochs=epochs)) == expected
 
 
 def test_a_single_step_learns_something(policy: Path, tmp_path: Path) -> None:
