@@ -4,16 +4,12 @@ The model is random: what it says means nothing, but the schema holds it, and ev
 """
 
 import importlib.util
-import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,6 +19,7 @@ from drift_data.workspace import Manifest, Workspace
 from tests.helpers.known_model import write_known_model
 from tests.helpers.label_runs import write_chats
 from tests.helpers.random_policy import make_policy
+from tests.helpers.vllm_server import free_url, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,40 +42,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server; yields its base URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command += ["--served-model-name", "random", "--host", "127.0.0.1", "--port", str(port)]
+    url = free_url()
+    command = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--served-model-name", "random", "--host", "127.0.0.1", "--port", str(urlsplit(url).port)]
     command += ["--max-model-len", str(CONTEXT), "--dtype", "float32", "--enforce-eager"]
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(CONTEXT)]
     command += ["--structured-outputs-config", COMPACT]
-    quiet = {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=os.environ | quiet, stdout=file, stderr=file)
-        try:
-            wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()[-2_000:]
-        try:
-            with urllib.request.urlopen(url):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-2_000:])
+    with serving(command, url, tmp_path_factory.mktemp("server") / "log"):
+        yield url
 
 
 def label(work: Path, *arguments: str) -> Manifest:

@@ -1,13 +1,6 @@
 """The server engine over real HTTP: what a server that serves the policy gives, and what others are told."""
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +16,7 @@ from drift_train.rollout.recheck import LogProbError
 from tests.helpers.asking import OPTIONS, Samples, make_requests, sample
 from tests.helpers.policy_server import PolicyServer
 from tests.helpers.random_policy import make_policy
+from tests.helpers.vllm_server import free_url, serving
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
@@ -240,9 +234,7 @@ def test_a_server_that_refuses_is_quoted(
 
 
 def test_no_server_at_all_says_how_to_start_one(policy: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = free_url()
     with pytest.raises(EngineStartError, match=r"No server answers at 127(?s:.*)--served-model-name policy-"):
         ask(policy, url, tmp_path)
 
@@ -327,9 +319,7 @@ def ask_one(policy: Path, server: PolicyServer, logs: Path, request: SampleReque
 def test_the_command_of_the_message_starts_a_vllm_server_that_passes_all_checks(
     policy: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = free_url()
     with pytest.raises(EngineStartError) as error:
         ask(policy, url, tmp_path)
     command = str(error.value).splitlines()[1].split()
@@ -337,35 +327,14 @@ def test_the_command_of_the_message_starts_a_vllm_server_that_passes_all_checks(
     # What docs/guide/rollouts.md says of a CPU: per-request seeds need it.
     command += ["--host", "127.0.0.1", "--enforce-eager", "--no-enable-chunked-prefill"]
     command += ["--max-num-batched-tokens", "2048"]
-    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, *command[1:]], env=os.environ | quiet, stdout=file, stderr=file
-        )
-        try:
-            wait_until_up(url.replace("/v1", "/health"), process, log)
-            samples = ask(policy, url, tmp_path, 40, shard=15)
-            again = ask(policy, url, tmp_path, 40, where={"concurrency": 1})
-            other = make_policy(tmp_path / "other", seed=1)
-            with pytest.raises(EngineStartError, match=f"serves {make_served_name(policy)}, not {other}"):
-                ask(other, url, tmp_path)
-        finally:
-            process.terminate()
-            process.wait(60)
+    with serving(command[1:], url, tmp_path / "log"):
+        samples = ask(policy, url, tmp_path, 40, shard=15)
+        again = ask(policy, url, tmp_path, 40, where={"concurrency": 1})
+        other = make_policy(tmp_path / "other", seed=1)
+        with pytest.raises(EngineStartError, match=f"serves {make_served_name(policy)}, not {other}"):
+            ask(other, url, tmp_path)
     assert samples.made_by["rechecked_rows"] == 9
     assert samples.made_by["largest_log_prob_difference"] <= 1e-3
     assert "tokens" not in samples.made_by and "prompt_tokens" not in samples.made_by
     assert {reply.finish_reason for reply in samples.replies.values()} == {"stop", "length"}
     assert again.tokens == samples.tokens  # seeds, not the order in which they came
-
-
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()[-2_000:]
-        try:
-            with urllib.request.urlopen(url):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-2_000:])
