@@ -25,7 +25,8 @@ JUDGED = 20_000  # conversations that are judged in memory
 
 def prepare(folder: Path, conversations: int) -> None:
     """Write conversations into a workspace."""
-    from drift_data.convert.stage import CleanOptions, convert
+    from drift_data.convert.options import CleanOptions
+    from drift_data.convert.stage import convert
     from drift_data.workspace import Workspace
 
     make(folder / "logs", conversations)

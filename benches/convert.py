@@ -52,7 +52,8 @@ def measure(task: str, logs: Path, work: Path) -> dict[str, float]:
 
     import pyarrow.parquet as pq
 
-    from drift_data.convert.stage import CleanOptions, convert
+    from drift_data.convert.options import CleanOptions
+    from drift_data.convert.stage import convert
     from drift_data.workspace import Workspace
 
     files = sorted(logs.glob("*.parquet"))

@@ -41,7 +41,7 @@ def opened(work: Path) -> Any:
 
 def make(work: Path, conversations: int) -> dict[str, float]:
     """Write and convert logs, and put an answer to each request into the store."""
-    from drift_data.convert.clean import CleanOptions
+    from drift_data.convert.options import CleanOptions
     from drift_data.convert.stage import convert
     from drift_data.judge.base import CONVERSATION_COLUMNS
     from drift_data.llm.request import Answer

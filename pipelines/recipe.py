@@ -15,7 +15,7 @@ from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from drift_data.calibrate.options import CalibrateOptions
-from drift_data.convert.clean import CleanOptions
+from drift_data.convert.options import CleanOptions
 from drift_data.distill.options import DistillOptions
 from drift_data.judge.options import LabelOptions
 from drift_data.mine.options import MineOptions

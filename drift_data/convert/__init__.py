@@ -1,1 +1,4 @@
-"""Raw data of any source → `conversations`, or examples that a data set already carries; every row left out has a reason."""
+"""Turns raw data of any source into `conversations`, or into the ready examples that a data set carries.
+
+Every row that is left out is recorded with its reason.
+"""

@@ -1,6 +1,6 @@
-"""Raw chats → the `conversations` table and the labels that came with them. Knows no source.
+"""Writes the raw chats of any source to `conversations`, and the labels that come with them to a label table.
 
-Each chat is checked, cleaned, and written or set aside under the first reason that applies.
+Each chat is checked and cleaned. It is then written, or dropped for the first reason that applies.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drift_data.chats.turns import count_feedback_turns, find_message_starts, mask_feedback_turns
-from drift_data.convert.clean import Cleaner, CleanOptions, Flags, conversation_keys
-from drift_data.convert.ids import Ids
-from drift_data.convert.rules import RULES, broken_rules, invalid_utf8
+from drift_data.convert.clean import Cleaner, Flags, hash_conversations
+from drift_data.convert.ids import UniqueIds
+from drift_data.convert.options import CleanOptions
+from drift_data.convert.rules import CHAT_RULES, find_broken_rules, find_invalid_utf8
 from drift_data.schema import CONVERSATIONS, DROPPED, DROPPED_RAW, LABEL_ROWS
-from drift_data.sources.rows import EXCERPT, Chats
+from drift_data.sources.rows import EXCERPT_CHARS, Chats
 from drift_data.workspace import Output
 
-_TEXTS: Final = ("conversation_id", "model", "language", "country")
+_TEXT_COLUMNS: Final = ("conversation_id", "model", "language", "country")
 NO_LABEL: Final = "no_label"
 INVALID_UTF8: Final = "invalid_utf8"
 
 
 class ChatTable:
-    """Writes chats, in order."""
+    """Writes chats to `conversations` and their labels to a label table, in the order of the raw files."""
 
     def __init__(self, source: str, output: Output, labels: Output | None, options: CleanOptions) -> None:
         self._source, self._options = source, options
         self._output, self._labels = output, labels
         self._table = output.table(CONVERSATIONS)
-        self._ids = Ids(source)
+        self._ids = UniqueIds(source)
         self._cleaner = Cleaner(options)
         self.feedback_turns = 0
         if labels is not None:
@@ -40,28 +41,33 @@ class ChatTable:
             labels.rows_in = 0
 
     def add(self, chats: Chats) -> None:
-        """Check, clean and write some chats."""
+        """Check, clean and write one batch of chats."""
         table, messages = chats.table, chats.table["messages"]
-        out = _Leaving(len(messages))
+        dropped = _DroppedRows(len(messages))
         for at, problem in chats.problems.items():
-            out.leave(problem, np.arange(len(messages)) == at)
-        for name in _TEXTS:
-            out.leave(INVALID_UTF8, invalid_utf8(table[name]))
-        codes = broken_rules(messages, self._options.max_message_chars, self._options.min_turns)
+            dropped.add(problem, np.arange(len(messages)) == at)
+        for name in _TEXT_COLUMNS:
+            dropped.add(INVALID_UTF8, find_invalid_utf8(table[name]))
+        codes = find_broken_rules(messages, self._options.max_message_chars, self._options.min_turns)
         for code in np.unique(codes[codes > 0]).tolist():
-            out.leave(RULES[code - 1], codes == code)
-        if (no_text := out.under(INVALID_UTF8)).any():
-            table = _without_texts(table, no_text)
-        keys = conversation_keys(messages)
+            dropped.add(CHAT_RULES[code - 1], codes == code)
+        if (no_text := dropped.find_rows(INVALID_UTF8)).any():
+            table = _blank_texts(table, no_text)
+        keys = hash_conversations(messages)
         ids, changed = self._ids.assign(table["conversation_id"].to_pylist(), keys.tolist())
-        for reason, rows in self._cleaner.reasons(table, out.good, keys).items():
-            out.leave(reason, rows)
-        self._set_aside(chats, table, ids, out)
-        self._keep(chats, table, pa.array(ids) if changed else table["conversation_id"], out.good)
+        for reason, rows in self._cleaner.find_reasons(table, dropped.good, keys).items():
+            dropped.add(reason, rows)
+        self._write_dropped(chats, table, ids, dropped)
+        self._write_kept(chats, table, pa.array(ids) if changed else table["conversation_id"], dropped.good)
 
-    def _keep(self, chats: Chats, table: pa.RecordBatch, ids: pa.StringArray, good: Flags) -> None:
+    def _write_kept(self, chats: Chats, table: pa.RecordBatch, ids: pa.StringArray, good: Flags) -> None:
+        """Write the good rows to `conversations`, and their labels."""
         source = pa.repeat(self._source, table.num_rows)
-        columns = [ids, source, *(table[field.name] for field in CONVERSATIONS if field.name in _KEPT)]
+        columns = [
+            ids,
+            source,
+            *(table[field.name] for field in CONVERSATIONS if field.name in _COPIED_COLUMNS),
+        ]
         batch = pa.RecordBatch.from_arrays(columns, schema=CONVERSATIONS)
         if not good.all():
             batch = batch.filter(pa.array(good))
@@ -73,6 +79,14 @@ class ChatTable:
     def _write_labels(
         self, output: Output, chats: Chats, kept: pa.RecordBatch, at: npt.NDArray[np.int64]
     ) -> None:
+        """Write the labels of the kept chats, and record every feedback turn that has none.
+
+        Args:
+            output: the label table.
+            chats: the raw batch, with labels in the order of its rows.
+            kept: the rows that were written to `conversations`.
+            at: position of each kept row in the raw batch.
+        """
         messages = kept["messages"]
         turns_of = np.split(
             np.flatnonzero(mask_feedback_turns(messages)), np.cumsum(count_feedback_turns(messages))[:-1]
@@ -93,18 +107,21 @@ class ChatTable:
         output.table(LABEL_ROWS).write_rows(rows)
         output.drop(dropped, DROPPED)
 
-    def _set_aside(self, chats: Chats, table: pa.RecordBatch, ids: list[str], out: _Leaving) -> None:
-        at = np.flatnonzero(~out.good)
+    def _write_dropped(
+        self, chats: Chats, table: pa.RecordBatch, ids: list[str], dropped: _DroppedRows
+    ) -> None:
+        """Record every dropped row with its place, reason and beginning."""
+        at = np.flatnonzero(~dropped.good)
         if len(at) == 0:
             return
-        own = table["conversation_id"].is_valid().to_numpy(zero_copy_only=False)
-        beginnings = _beginnings(table["messages"], at)
+        has_id = table["conversation_id"].is_valid().to_numpy(zero_copy_only=False)
+        beginnings = _read_beginnings(table["messages"], at)
         self._output.drop(
             [
                 {
                     "location": f"{chats.file}:{chats.rows[row]}",
-                    "conversation_id": ids[row] if own[row] else None,
-                    "reason": out.reasons[row],
+                    "conversation_id": ids[row] if has_id[row] else None,
+                    "reason": dropped.reasons[row],
                     "excerpt": beginning,
                 }
                 for row, beginning in zip(at.tolist(), beginnings, strict=True)
@@ -113,44 +130,44 @@ class ChatTable:
         )
 
 
-class _Leaving:
-    """Which rows of a batch leave, each for the first reason given."""
+class _DroppedRows:
+    """The rows of a batch that are dropped, each for the first reason that was given."""
 
     def __init__(self, count: int) -> None:
-        self.good: Flags = np.ones(count, dtype=np.bool_)
-        self.reasons: dict[int, str] = {}
+        self.good: Flags = np.ones(count, dtype=np.bool_)  # the rows that are not dropped
+        self.reasons: dict[int, str] = {}  # index of a dropped row → reason
 
-    def leave(self, reason: str, rows: Flags) -> None:
-        """Let rows leave, unless they have left already."""
+    def add(self, reason: str, rows: Flags) -> None:
+        """Drop the flagged rows for a reason, unless they are dropped already."""
         rows = rows & self.good
         if rows.any():
             self.reasons |= dict.fromkeys(np.flatnonzero(rows).tolist(), reason)
             self.good = self.good & ~rows
 
-    def under(self, reason: str) -> Flags:
-        """Return the rows that leave for one reason."""
+    def find_rows(self, reason: str) -> Flags:
+        """Return which rows are dropped for one reason."""
         rows: Flags = np.zeros(len(self.good), dtype=np.bool_)
         rows[[at for at, why in self.reasons.items() if why == reason]] = True
         return rows
 
 
-_KEPT = frozenset(CONVERSATIONS.names) - {"conversation_id", "source"}
+_COPIED_COLUMNS = frozenset(CONVERSATIONS.names) - {"conversation_id", "source"}
 
 
-def _without_texts(table: pa.RecordBatch, rows: Flags) -> pa.RecordBatch:
-    """Return the table with the texts of some rows, which are not UTF-8, as null."""
+def _blank_texts(table: pa.RecordBatch, rows: Flags) -> pa.RecordBatch:
+    """Return the table with null instead of text in the flagged rows, whose text is not UTF-8."""
     mask = pa.array(rows)
     columns = [
-        pc.if_else(mask, None, table[field.name]) if field.name in _TEXTS else table[field.name]
+        pc.if_else(mask, None, table[field.name]) if field.name in _TEXT_COLUMNS else table[field.name]
         for field in table.schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=table.schema)
 
 
-def _beginnings(messages: pa.ListArray, at: npt.NDArray[np.int64]) -> list[str | None]:
-    """Return the beginning of the first message of some conversations, None where there is no text."""
+def _read_beginnings(messages: pa.ListArray, at: npt.NDArray[np.int64]) -> list[str | None]:
+    """Return the first EXCERPT_CHARS characters of the conversations at some positions; None where there is no text."""
     starts = find_message_starts(messages)
     first = np.where(starts[at + 1] > starts[at], starts[at], -1)
     contents = messages.flatten().field("content").cast(pa.binary())
-    raw = pc.binary_slice(contents.take(pa.array(first, mask=first < 0)), 0, 4 * EXCERPT).to_pylist()
-    return [value.decode("utf-8", "replace")[:EXCERPT] if value is not None else None for value in raw]
+    raw = pc.binary_slice(contents.take(pa.array(first, mask=first < 0)), 0, 4 * EXCERPT_CHARS).to_pylist()
+    return [value.decode("utf-8", "replace")[:EXCERPT_CHARS] if value is not None else None for value in raw]

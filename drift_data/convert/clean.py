@@ -1,6 +1,6 @@
-"""Which well-formed conversations stay: language, toxicity, evaluation prompts, duplicates. Knows no source.
+"""Decides which well-formed conversations are kept, by language, toxicity, evaluation prompts and duplicates.
 
-It sees every conversation once, in order, and keeps eight bytes of each to know duplicates by.
+Every conversation is seen once, in order. Eight bytes of each are kept in memory to recognise duplicates.
 """
 
 from __future__ import annotations
@@ -8,58 +8,46 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field
 
 from drift_data.chats.turns import find_message_starts
 from drift_data.convert.near_duplicates import NearDuplicates
+from drift_data.convert.options import CleanOptions
 from drift_data.workspace import UserError
 
 Flags = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
 _PROMPT_KEYS: Final = ("conversation_input", "messages", "prompt", "instruction", "question", "text")
-_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
-
-
-class CleanOptions(BaseModel):
-    """Which conversations `convert` keeps. Rows without the field that a filter looks at are kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    languages: tuple[str, ...] | None = None  # as the data names them, e.g. ("English",); None: all
-    drop_toxic: bool = False
-    min_turns: int = Field(default=1, ge=1)  # assistant replies
-    max_message_chars: int = Field(default=1_000_000, ge=1)
-    deduplicate: Literal["off", "exact", "near"] = "exact"
-    near_threshold: float = Field(default=0.8, gt=0, le=1)  # Jaccard similarity of word 3-grams
-    exclude_prompts: str | None = None  # file of evaluation prompts; conversations that begin with one go
+_HASH_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, which spreads small numbers
 
 
 class Cleaner:
-    """Applies the options to batches of well-formed conversations, in order."""
+    """Applies the cleaning options to batches of well-formed conversations, in order."""
 
     def __init__(self, options: CleanOptions) -> None:
         self.options = options
         names = options.languages
         self._languages = None if names is None else pa.array([name.lower() for name in names], pa.string())
-        self._excluded = excluded_prompts(Path(options.exclude_prompts)) if options.exclude_prompts else None
+        self._excluded = (
+            read_excluded_prompts(Path(options.exclude_prompts)) if options.exclude_prompts else None
+        )
         self._seen = KeySet() if options.deduplicate != "off" else None
         self._near = NearDuplicates(options.near_threshold) if options.deduplicate == "near" else None
 
-    def reasons(self, table: pa.RecordBatch, good: Flags, keys: Keys) -> dict[str, Flags]:
-        """Return reason → rows that leave for it, each row under one reason at most.
+    def find_reasons(self, table: pa.RecordBatch, good: Flags, keys: Keys) -> dict[str, Flags]:
+        """Return reason → the rows that are dropped for it; each row has at most one reason.
 
         Args:
-            table: has `messages` and, if it has them, `language` and `toxic`.
-            good: the rows to look at; the others are neither judged nor remembered.
-            keys: a hash of each row; equal ones are duplicates.
+            table: has `messages`, and may have `language` and `toxic`.
+            good: which rows to look at, (rows,); all other rows are neither judged nor remembered.
+            keys: a hash of each row, (rows,); rows with equal hashes are duplicates.
         """
         good = good.copy()
         found: dict[str, Flags] = {}
@@ -72,9 +60,9 @@ class Cleaner:
 
         if self._languages is not None and "language" in table.schema.names:
             named = pc.is_in(pc.utf8_lower(table["language"]), self._languages)
-            leave("language", ~_flags(pc.or_kleene(named, table["language"].is_null())))
+            leave("language", ~_to_flags(pc.or_kleene(named, table["language"].is_null())))
         if self.options.drop_toxic and "toxic" in table.schema.names:
-            leave("toxic", _flags(table["toxic"].fill_null(False)))
+            leave("toxic", _to_flags(table["toxic"].fill_null(False)))
         if self._excluded is not None:
             leave("evaluation_prompt", self._begins_with_excluded(table["messages"], good))
         if self._seen is not None:
@@ -87,28 +75,29 @@ class Cleaner:
         return found
 
     def _begins_with_excluded(self, messages: pa.ListArray, good: Flags) -> Flags:
+        """Return which of the good rows have an evaluation prompt as their first user message."""
         starts, values = find_message_starts(messages)[:-1], messages.flatten()
         rows = np.zeros(len(good), dtype=np.bool_)
         at = starts[good]
         if len(at) == 0:
             return rows
-        system = _flags(pc.equal(values.field("role").take(pa.array(at)), "system"))
+        system = _to_flags(pc.equal(values.field("role").take(pa.array(at)), "system"))
         prompts = values.field("content").take(pa.array(at + system)).to_pylist()
-        rows[good] = [prompt_key(prompt) in (self._excluded or ()) for prompt in prompts]
+        rows[good] = [normalize_prompt(prompt) in (self._excluded or ()) for prompt in prompts]
         return rows
 
 
 class KeySet:
-    """A set of 64-bit keys in sorted arrays: eight bytes a key, where a Python set takes about a hundred."""
+    """A set of 64-bit keys in sorted arrays: it takes eight bytes a key, a Python set about a hundred."""
 
     def __init__(self) -> None:
-        self._runs: list[Keys] = []  # each sorted, each at least twice as long as the next
+        self._runs: list[Keys] = []  # sorted arrays, each at least twice as long as the next
 
     def __len__(self) -> int:
         return sum(map(len, self._runs))
 
     def add(self, keys: Keys) -> Flags:
-        """Add keys; return which of them are new, a key's second place in the same call not among them."""
+        """Add keys, and return which of them are new; of equal keys in one call only the first is new."""
         unique, first = np.unique(keys, return_index=True)
         known = np.zeros(len(unique), dtype=np.bool_)
         for run in self._runs:
@@ -125,27 +114,32 @@ class KeySet:
         return fresh
 
 
-def conversation_keys(messages: pa.ListArray) -> Keys:
-    """Return a hash of each conversation's roles and contents, the same in every run; null is empty."""
+def hash_conversations(messages: pa.ListArray) -> Keys:
+    """Return a hash of each conversation's roles and contents, (conversations,).
+
+    The hashes are the same in every run. A null content counts as an empty one.
+    """
     starts, values = find_message_starts(messages), messages.flatten()
     contents: pa.StringArray = values.field("content")
     roles = values.field("role")
     size = pc.binary_length(contents).fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint64)
     user = pc.equal(roles, "user").fill_null(False).to_numpy(zero_copy_only=False)
-    # Where the messages begin and who speaks: a sum of products modulo 2^64, the seed of the contents' hash.
+    # The seed of a conversation's hash is a sum of products modulo 2^64. It says where each message begins and who speaks.
     place = np.arange(len(size), dtype=np.uint64) - np.repeat(starts[:-1].astype(np.uint64), np.diff(starts))
-    shape = (size * np.uint64(2) + user + np.uint64(1)) * (place * np.uint64(2) + np.uint64(1)) * _MIX
+    shape = (
+        (size * np.uint64(2) + user + np.uint64(1)) * (place * np.uint64(2) + np.uint64(1)) * _HASH_MULTIPLIER
+    )
     before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(shape, dtype=np.uint64)])
     seeds = (before[starts[1:]] - before[starts[:-1]]).tolist()
-    data, ends = _bytes(contents)
+    data, ends = _get_bytes(contents)
     bounds = ends[starts].tolist()
     hashed = xxhash.xxh3_64_intdigest
     keys = [hashed(data[bounds[i] : bounds[i + 1]], seeds[i]) for i in range(len(messages))]
     return np.array(keys, dtype=np.uint64)
 
 
-def _bytes(strings: pa.StringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
-    """Return the bytes of a column of strings and where each begins in them (n + 1 numbers)."""
+def _get_bytes(strings: pa.StringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
+    """Return the bytes of a column of n strings, and the n + 1 positions in them between which each string lies."""
     _, offsets, data = strings.buffers()
     if offsets is None or data is None:
         return memoryview(b""), np.zeros(len(strings) + 1, dtype=np.int64)
@@ -153,17 +147,18 @@ def _bytes(strings: pa.StringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
     return memoryview(data), ends[strings.offset :].astype(np.int64)
 
 
-def _flags(column: pa.BooleanArray) -> Flags:
+def _to_flags(column: pa.BooleanArray) -> Flags:
+    """Return a boolean column as a NumPy array."""
     flags: Flags = column.to_numpy(zero_copy_only=False).astype(np.bool_)
     return flags
 
 
-def prompt_key(text: str) -> str:
-    """Return a prompt as it is compared with evaluation prompts: case, white space and form do not count."""
+def normalize_prompt(text: str) -> str:
+    """Return a prompt in the form in which it is compared with evaluation prompts: case and white space do not count."""
     return " ".join(text.casefold().split())
 
 
-def excluded_prompts(path: Path) -> frozenset[str]:
+def read_excluded_prompts(path: Path) -> frozenset[str]:
     """Read evaluation prompts.
 
     Args:
@@ -189,10 +184,10 @@ def excluded_prompts(path: Path) -> frozenset[str]:
             rows = [line for line in lines if line.strip()]
     except ValueError as error:
         raise UserError(f"exclude_prompts: {path} is no {path.suffix[1:]}: {error}.") from error
-    return frozenset(prompt_key(prompt) for prompt in _prompts(rows, path))
+    return frozenset(normalize_prompt(prompt) for prompt in _iter_prompts(rows, path))
 
 
-def _prompts(rows: list[Any], path: Path) -> Iterator[str]:
+def _iter_prompts(rows: list[Any], path: Path) -> Iterator[str]:
     for number, row in enumerate(rows):
         value = row
         if isinstance(row, dict):

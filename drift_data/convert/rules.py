@@ -1,7 +1,7 @@
-"""The rules that every chat must meet, whatever its source: vectorised over a column of messages.
+"""Checks the rules that every chat must meet, whatever its source, vectorised over a column of messages.
 
-A conversation is an optional system message, then user and assistant in turn, user first; every message has
-text. The last message may be a user's. Says which rule is broken first; changes nothing.
+A conversation is an optional system message, then user and assistant in turn, user first. Every message has text. The
+last message may be a user's. The rules change nothing; they say which rule a conversation breaks first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from drift_data.chats.turns import find_message_starts
 from drift_data.schema import ROLES
 
-# Position + 1 is the code that `broken_rules` gives. The first that applies counts.
-RULES: Final = (
+# A rule's position + 1 is its code in `find_broken_rules`. The first rule that a conversation breaks counts.
+CHAT_RULES: Final = (
     "invalid_utf8",
     "empty_conversation",
     "unknown_role",
@@ -32,18 +32,21 @@ RULES: Final = (
     "too_few_replies",
 )
 _SYSTEM, _USER, _ASSISTANT = (ROLES.index(role) for role in ("system", "user", "assistant"))
-_SHORT = 64  # bytes; only messages up to this are looked at for being white space
+_MAX_BLANK_BYTES = 64  # longer messages are not checked for being only white space
 
 
-def broken_rules(
+def find_broken_rules(
     messages: pa.ListArray, max_message_chars: int, min_replies: int = 1
 ) -> npt.NDArray[np.uint8]:
-    """Return for every conversation 0, or 1 + the position in RULES of the first rule that it breaks.
+    """Return for every conversation 0, or 1 + the position in CHAT_RULES of the first rule that it breaks.
 
     Args:
-        messages: MESSAGES, not sliced inside (a fresh column); nulls at any level are allowed.
-        max_message_chars: characters that one message may have.
-        min_replies: assistant messages that a conversation needs.
+        messages: column of type MESSAGES that is not a slice; nulls at any level are allowed.
+        max_message_chars: number of characters that one message may have.
+        min_replies: number of assistant messages that a conversation needs.
+
+    Returns:
+        Codes, (conversations,).
     """
     starts = find_message_starts(messages)
     values = messages.flatten()
@@ -52,15 +55,15 @@ def broken_rules(
     roles, contents = values.field("role"), values.field("content")
 
     def mark(rule: str, conversations: npt.NDArray[np.bool_]) -> None:
-        codes[(codes == 0) & conversations] = RULES.index(rule) + 1
+        codes[(codes == 0) & conversations] = CHAT_RULES.index(rule) + 1
 
     def mark_any(rule: str, flags: npt.NDArray[np.bool_]) -> None:
         if flags.any():
             before = np.concatenate([[0], np.cumsum(flags)])
             mark(rule, before[starts[1:]] > before[starts[:-1]])
 
-    invalid = invalid_utf8(contents)
-    mark_any("invalid_utf8", invalid_utf8(roles) | invalid)
+    invalid = find_invalid_utf8(contents)
+    mark_any("invalid_utf8", find_invalid_utf8(roles) | invalid)
     if invalid.any():
         contents = pc.if_else(pa.array(invalid), None, contents)
     mark("empty_conversation", lengths == 0)
@@ -71,8 +74,8 @@ def broken_rules(
     if contents.null_count:
         mark_any("null_content", contents.is_null().to_numpy(zero_copy_only=False))
     size = pc.binary_length(contents).fill_null(0).to_numpy(zero_copy_only=False)
-    mark_any("message_too_long", _longer(contents, size, max_message_chars))
-    mark_any("empty_message", _blank(contents, size))
+    mark_any("message_too_long", _find_longer(contents, size, max_message_chars))
+    mark_any("empty_message", _find_blank(contents, size))
 
     first = np.zeros(len(role), dtype=np.bool_)
     first[starts[:-1][lengths > 0]] = True
@@ -91,8 +94,8 @@ def broken_rules(
     return codes
 
 
-def invalid_utf8(strings: pa.StringArray) -> npt.NDArray[np.bool_]:
-    """Return for every string whether its bytes are no UTF-8."""
+def find_invalid_utf8(strings: pa.StringArray) -> npt.NDArray[np.bool_]:
+    """Return for every string whether its bytes are not UTF-8, (strings,)."""
     flags = np.zeros(len(strings), dtype=np.bool_)
     if _is_utf8(strings):
         return flags
@@ -101,7 +104,7 @@ def invalid_utf8(strings: pa.StringArray) -> npt.NDArray[np.bool_]:
         part = strings.slice(start, step)
         if step == 1 or not _is_utf8(part):
             raw = part.cast(pa.binary()).to_pylist()
-            flags[start : start + step] = [value is not None and not _decodes(value) for value in raw]
+            flags[start : start + step] = [value is not None and not _can_decode(value) for value in raw]
     return flags
 
 
@@ -113,7 +116,7 @@ def _is_utf8(strings: pa.StringArray) -> bool:
     return True
 
 
-def _decodes(value: bytes) -> bool:
+def _can_decode(value: bytes) -> bool:
     try:
         value.decode("utf-8")
     except UnicodeDecodeError:
@@ -121,8 +124,11 @@ def _decodes(value: bytes) -> bool:
     return True
 
 
-def _longer(contents: pa.StringArray, size: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.bool_]:
-    """Return which messages have more characters than the limit; counted only where the bytes exceed it."""
+def _find_longer(contents: pa.StringArray, size: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.bool_]:
+    """Return which messages have more characters than the limit; `size` is their length in bytes.
+
+    Characters are counted only where the bytes exceed the limit, which is faster.
+    """
     longer = size > limit
     if longer.any():
         at = np.flatnonzero(longer)
@@ -130,10 +136,13 @@ def _longer(contents: pa.StringArray, size: npt.NDArray[np.int32], limit: int) -
     return longer
 
 
-def _blank(contents: pa.StringArray, size: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """Return which messages are empty or white space (long runs of nothing but white space are left in)."""
+def _find_blank(contents: pa.StringArray, size: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Return which messages are empty or white space; `size` is their length in bytes.
+
+    Messages of more than _MAX_BLANK_BYTES bytes are kept even if they are white space.
+    """
     blank = np.zeros(len(size), dtype=np.bool_)
-    at = np.flatnonzero(size <= _SHORT)
+    at = np.flatnonzero(size <= _MAX_BLANK_BYTES)
     if len(at):
         short = pc.utf8_trim_whitespace(contents.take(pa.array(at)))
         blank[at] = pc.equal(short, "").fill_null(False).to_numpy(zero_copy_only=False)

@@ -22,10 +22,10 @@ from drift_data.chats.safe_text import escape_invisible
 from drift_data.chats.turns import Messages
 from drift_data.judge.base import CONVERSATION_COLUMNS
 from drift_data.schema import DSAT, SAT, TableName
-from drift_data.sources.chat import MESSAGES_KEYS, plain_messages
-from drift_data.sources.fields import first_of, storable, text
+from drift_data.sources.chat import MESSAGES_KEYS, simplify_messages
+from drift_data.sources.fields import find_first_value, parse_text, replace_surrogates
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.objects import object_rows
+from drift_data.sources.objects import iter_objects
 from drift_data.sources.rows import SetAside
 from drift_data.workspace import UserError, Workspace
 
@@ -118,7 +118,7 @@ def draw_from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) 
     """
     draw, rows = _Draw[tuple[int | None, Messages]](size, seed), Counter[str]()
     for file in files:
-        for row in object_rows(file, Tally(), TableName.CONVERSATIONS):
+        for row in iter_objects(file, Tally(), TableName.CONVERSATIONS):
             rows["all"] += 1
             if isinstance(row, SetAside):
                 rows["unreadable"] += 1
@@ -221,7 +221,7 @@ def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Mess
     Raises:
         UserError: the turn is not an index of a message.
     """
-    raw, turn = first_of(row, *MESSAGES_KEYS), row.get(THUMB_TURN_FIELD)
+    raw, turn = find_first_value(row, *MESSAGES_KEYS), row.get(THUMB_TURN_FIELD)
     if turn is not None and isinstance(raw, list):
         if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn < len(raw):
             shown = escape_invisible(json.dumps(turn, ensure_ascii=False, default=str), 100)
@@ -230,9 +230,10 @@ def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Mess
                 f"the thumb belongs to: here 0 to {len(raw) - 1}."
             )
         raw = raw[: turn + 1]
-    messages, problem = plain_messages(raw)
+    messages, problem = simplify_messages(raw)
     read = [
-        {"role": storable(m["role"] or ""), "content": storable(m["content"] or "")} for m in messages or ()
+        {"role": replace_surrogates(m["role"] or ""), "content": replace_surrogates(m["content"] or "")}
+        for m in messages or ()
     ]
     if problem is None and not any(m["role"] == "user" and m["content"].strip() for m in read):
         problem = "no_user_message"
@@ -241,9 +242,9 @@ def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Mess
 
 def _name_conversation(row: Mapping[str, Any], messages: Messages) -> str:
     """Return the id that a row gives its chat, or a hash of the messages; "" where it has neither."""
-    given = text(first_of(row, *_ID_FIELDS))
+    given = parse_text(find_first_value(row, *_ID_FIELDS))
     if given:
-        return storable(given)
+        return replace_surrogates(given)
     content = json.dumps(list(messages), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:_KEY_LENGTH] if messages else ""
 

@@ -33,7 +33,7 @@ from drift_data.rubric.summary import (
     write_reasons,
 )
 from drift_data.schema import DROPPED, DSAT, SAT, TableName
-from drift_data.sources.inputs import digests, raw_files
+from drift_data.sources.inputs import collect_digests, find_raw_files
 from drift_data.workspace import Output, UserError, Workspace, hash_folder
 
 RUBRIC_STAGE: Final = "rubric"
@@ -76,7 +76,7 @@ def learn_rubric(
         raise UserError(
             "Give INPUT= (chats with thumbs) or LABELS= (a label table of this workspace): one of the two."
         )
-    files = raw_files(inputs) if inputs else []
+    files = find_raw_files(inputs) if inputs else []
     prompts = RubricPrompts(options)
 
     def build(outputs: Mapping[str, Output]) -> None:
@@ -114,7 +114,7 @@ def learn_rubric(
             **options.model_dump(),
         },
         inputs=[] if labels is None else [TableName.CONVERSATIONS, labels],
-        files=digests(files),
+        files=collect_digests(files),
     )
 
 

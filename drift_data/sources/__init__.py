@@ -1,1 +1,1 @@
-"""One module a data set: raw files → chats or examples, with the labels it carries; nothing checked yet."""
+"""Reads raw data sets, one module a data set: chats or ready examples, with the labels they carry, still unchecked."""

@@ -1,4 +1,4 @@
-"""Single values of raw JSON rows: times, texts, flags, messages. The wrong kind becomes null or a reason."""
+"""Parses single values of raw JSON rows: times, texts, flags, messages. A value of the wrong type gives None."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-_MILLISECONDS = 1e11  # a number of seconds beyond this would lie after the year 5138
+_MAX_SECONDS = 1e11  # a number of seconds beyond this would lie after the year 5138
 
 
-def text(value: Any) -> str | None:
-    """Return a string as it is, a number as a string, anything else as None."""
+def parse_text(value: Any) -> str | None:
+    """Return a string unchanged, an integer as a string, and None for anything else."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def storable(text: str) -> str:
-    """Return text with "?" for what UTF-8 cannot hold: a lone surrogate, which JSON can write."""
+def replace_surrogates(text: str) -> str:
+    """Return text with "?" for every lone surrogate, which JSON can write and UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode()
 
 
-def flag(value: Any) -> bool | None:
-    """Return a boolean, or None."""
+def parse_flag(value: Any) -> bool | None:
+    """Return a boolean unchanged, and None for anything else."""
     return value if isinstance(value, bool) else None
 
 
-def timestamp(value: Any) -> datetime | None:
-    """Return a time in UTC from ISO 8601 text, or seconds or milliseconds since 1970; None for anything else.
+def parse_timestamp(value: Any) -> datetime | None:
+    """Return a time in UTC from ISO 8601 text, or from seconds or milliseconds since 1970; None for anything else.
 
-    Text without a zone is taken for UTC.
+    A time without a zone counts as UTC.
     """
     try:
         if isinstance(value, datetime):
@@ -37,7 +37,7 @@ def timestamp(value: Any) -> datetime | None:
         elif isinstance(value, str):
             time = datetime.fromisoformat(value.strip())
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            time = datetime.fromtimestamp(value / 1000 if abs(value) > _MILLISECONDS else value, UTC)
+            time = datetime.fromtimestamp(value / 1000 if abs(value) > _MAX_SECONDS else value, UTC)
         else:
             return None
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
@@ -45,15 +45,15 @@ def timestamp(value: Any) -> datetime | None:
         return None
 
 
-def first_of(row: Mapping[str, Any], *keys: str) -> Any:
-    """Return the value of the first key that the row has and that is not null."""
+def find_first_value(row: Mapping[str, Any], *keys: str) -> Any:
+    """Return the value of the first key that is in the row and not null; None if there is none."""
     return next((row[key] for key in keys if row.get(key) is not None), None)
 
 
-def messages(value: Any) -> tuple[list[dict[str, Any]] | None, str | None]:
-    """Return the roles and contents of a list of messages, and why they are unusable, or None.
+def parse_messages(value: Any) -> tuple[list[dict[str, Any]] | None, str | None]:
+    """Return the roles and contents of a list of messages and None, or None and the reason why they are unusable.
 
-    Roles and contents are not judged here; a content that is no text is "content_not_text".
+    Roles and contents are not judged here, except that a content that is not text gives the reason "content_not_text".
     """
     if not isinstance(value, Sequence) or isinstance(value, str):
         return None, "no_messages" if value is None else "messages_not_a_list"

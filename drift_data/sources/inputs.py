@@ -1,7 +1,6 @@
-"""What INPUT names: files, folders, globs, or a data set on the Hub, as a list of raw files with digests.
+"""Finds the raw files that INPUT names (files, folders, globs, or a data set on the Hub), with their digests.
 
-Knows nothing of what is in the files. Files on the Hub are found by `datasets` and read as streams: only the
-parts that are needed travel.
+Files on the Hub are found by `datasets` and read as streams, so that only the needed parts are downloaded.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from tqdm import tqdm
 
 from drift_data.workspace import UserError, hash_file
 
-PARQUET = ".parquet"
-JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
+PARQUET_SUFFIX = ".parquet"
+JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_HUB = "hf://"
-_UNPACKED = 4  # how much longer text is unpacked, for the progress bar
-_NO_DATA = {"manifest.json", "dataset_infos.json", "dataset_info.json", "state.json"}
+_HUB_SCHEME = "hf://"
+_UNPACKED_RATIO = 4  # typical size of unpacked text divided by its .gz size, for the progress bar
+_METADATA_FILES = {"manifest.json", "dataset_infos.json", "dataset_info.json", "state.json"}
 
 
 @dataclass(frozen=True)
 class RawFile:
     """One raw file, on this machine or on the Hub."""
 
-    name: str  # short and unique among the inputs: what `location` in dropped rows begins with
+    name: str  # short name, unique among the inputs; `location` in dropped rows begins with it
     url: str  # a path, or hf://datasets/owner/name@revision/path
-    digest: str  # sha256 of the bytes, or the Hub's revision
-    size: int
+    digest: str  # SHA-256 of the bytes, or the Hub's revision
+    size: int  # bytes
 
     @property
     def on_hub(self) -> bool:
-        """Say whether reading it needs the network."""
-        return self.url.startswith(_HUB)
+        """Whether the file is on the Hub, so that reading needs the network."""
+        return self.url.startswith(_HUB_SCHEME)
 
     @property
     def is_parquet(self) -> bool:
-        """Say whether the name is that of a Parquet file."""
-        return self.name.lower().endswith(PARQUET)
+        """Whether the file's name is that of a Parquet file."""
+        return self.name.lower().endswith(PARQUET_SUFFIX)
 
     def open(self) -> BinaryIO:
-        """Open the file for reading bytes; a .gz is unpacked on the way."""
+        """Open the file for reading bytes; a .gz file is unpacked while it is read."""
         if self.on_hub:
             from huggingface_hub import HfFileSystem
 
@@ -61,31 +60,31 @@ class RawFile:
 
 @dataclass
 class Tally:
-    """What the readers have met so far: raw rows by table, for the accounting, and bytes for the bar.
+    """Counts of the raw rows that were read, by table, and the progress bar of the bytes.
 
-    The readers count where a row is read, from the file's own metadata or line by line; never what became of
-    it.
+    Readers count a row where it is read, from the file's metadata or line by line. What becomes of the row later does
+    not change the count, so a lost row is noticed.
     """
 
-    rows: Counter[str] = field(default_factory=Counter)
-    notes: dict[str, object] = field(default_factory=dict)  # for the manifest's results
-    bar: tqdm[Never] | None = None
+    rows: Counter[str] = field(default_factory=Counter)  # table → raw rows that were read for it
+    notes: dict[str, object] = field(default_factory=dict)  # facts for the manifest's results
+    bar: tqdm[Never] | None = None  # counts bytes of the raw files
 
     def read_bytes(self, file: RawFile, count: float) -> None:
-        """Move the progress bar by bytes of a file, which are more than its size says when it is packed."""
+        """Move the progress bar by a number of unpacked bytes of a file; its size counts packed bytes."""
         if self.bar is not None:
-            self.bar.update(round(count / _UNPACKED if file.url.endswith(".gz") else count))
+            self.bar.update(round(count / _UNPACKED_RATIO if file.url.endswith(".gz") else count))
 
 
-def raw_files(inputs: Sequence[str]) -> list[RawFile]:
+def find_raw_files(inputs: Sequence[str]) -> list[RawFile]:
     """Return the files that INPUT names, in a stable order, each once.
 
     Args:
-        inputs: files, folders (searched to the bottom), globs, or one Hub id "owner/name" or
-            "owner/name@revision" that is no existing path.
+        inputs: files, folders (with their subfolders), globs, or one Hub id "owner/name" or "owner/name@revision"
+            that is not also an existing path.
 
     Raises:
-        UserError: nothing is there, or the Hub has no such data set.
+        UserError: an input does not exist or holds no data, or the Hub has no such data set.
     """
     if not inputs:
         raise UserError("INPUT= is empty. Give a file, a folder, a glob or a Hub id: INPUT='logs/*.parquet'.")
@@ -97,8 +96,8 @@ def raw_files(inputs: Sequence[str]) -> list[RawFile]:
                 " Check the path, or convert the Hub data set by itself."
             )
         identifier, _, revision = on_hub[0].partition("@")
-        return hub_files(identifier, revision or None)
-    paths = list(dict.fromkeys(path.resolve() for name in inputs for path in _paths(name)))
+        return find_hub_files(identifier, revision or None)
+    paths = list(dict.fromkeys(path.resolve() for name in inputs for path in _find_paths(name)))
     top = Path(os.path.commonpath([path.parent for path in paths]))
     return [
         RawFile(path.relative_to(top).as_posix(), str(path), hash_file(path), path.stat().st_size)
@@ -107,18 +106,24 @@ def raw_files(inputs: Sequence[str]) -> list[RawFile]:
 
 
 def _is_hub_id(name: str) -> bool:
-    looks_so = _HUB_ID.fullmatch(name) is not None and not name.lower().endswith((PARQUET, *JSON))
+    """Return whether an input has the form of a Hub id and is not a path on this machine."""
+    looks_so = _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(
+        (PARQUET_SUFFIX, *JSON_SUFFIXES)
+    )
     return looks_so and not os.path.lexists(name)
 
 
-def _paths(name: str) -> list[Path]:
+def _find_paths(name: str) -> list[Path]:
+    """Return the files of one input: a file, a folder or a glob."""
     path = Path(name).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = _data_files(path)
+        found = _find_data_files(path)
         if not found:
-            raise UserError(f"{path} holds no data: no {', '.join((PARQUET, *JSON))} file below it.")
+            raise UserError(
+                f"{path} holds no data: no {', '.join((PARQUET_SUFFIX, *JSON_SUFFIXES))} file below it."
+            )
         return found
     found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 an absolute pattern
     found = [match for match in found if match.is_file()]
@@ -129,15 +134,15 @@ def _paths(name: str) -> list[Path]:
     return found
 
 
-def _data_files(folder: Path) -> list[Path]:
-    """Return a folder's Parquet files, or its JSON files when it has none; hidden ones stay out."""
+def _find_data_files(folder: Path) -> list[Path]:
+    """Return a folder's Parquet files, or its JSON files if it has no Parquet; hidden files do not count."""
     files = sorted(
         path
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    tables = [path for path in files if path.name.lower().endswith(PARQUET)]
-    texts = [p for p in files if p.name.lower().endswith(JSON) and p.name not in _NO_DATA]
+    tables = [path for path in files if path.name.lower().endswith(PARQUET_SUFFIX)]
+    texts = [p for p in files if p.name.lower().endswith(JSON_SUFFIXES) and p.name not in _METADATA_FILES]
     if tables and texts:
         print(
             f"{folder} holds Parquet, so its JSON files are left out: {', '.join(p.name for p in texts)[:500]}. "
@@ -147,8 +152,8 @@ def _data_files(folder: Path) -> list[Path]:
     return tables or texts
 
 
-def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
-    """Return the data files of all configurations and splits of a Hub data set (or a local copy's folder).
+def find_hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
+    """Return the data files of all configurations and splits of a Hub data set, or of a local copy of one.
 
     Raises:
         UserError: there is no such data set, no access to it, or no network.
@@ -172,26 +177,27 @@ def hub_files(identifier: str, revision: str | None = None) -> list[RawFile]:
         raise UserError(
             f"{identifier} is no path on this machine, and on the Hub it cannot be read: {error}. {way_out}"
         ) from error
-    wanted = [url for url in urls if url.lower().endswith((PARQUET, *JSON))]
+    wanted = [url for url in urls if url.lower().endswith((PARQUET_SUFFIX, *JSON_SUFFIXES))]
     if not wanted:
         raise UserError(
             f"The Hub data set {identifier} has no Parquet or JSON file: {', '.join(urls) or 'none'}."
         )
-    return [_hub_file(url) for url in wanted]
+    return [_describe_hub_file(url) for url in wanted]
 
 
-def _hub_file(url: str) -> RawFile:
-    if not url.startswith(_HUB):
+def _describe_hub_file(url: str) -> RawFile:
+    """Return the raw file behind an address that `datasets` gives."""
+    if not url.startswith(_HUB_SCHEME):
         path = Path(url)
         return RawFile(path.name, url, hash_file(path), path.stat().st_size)
     from huggingface_hub import HfFileSystem
 
     info = HfFileSystem().info(url)
-    repository, _, path_in_repo = url.removeprefix(f"{_HUB}datasets/").partition("@")
+    repository, _, path_in_repo = url.removeprefix(f"{_HUB_SCHEME}datasets/").partition("@")
     revision, _, inside = path_in_repo.partition("/")
     return RawFile(inside or repository, url, f"{repository}@{revision}", int(info["size"] or 0))
 
 
-def digests(files: Sequence[RawFile]) -> dict[str, str]:
-    """Return name → digest, for the manifest."""
+def collect_digests(files: Sequence[RawFile]) -> dict[str, str]:
+    """Return file name → digest, for the manifest."""
     return {file.name: file.digest for file in files}

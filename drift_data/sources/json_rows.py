@@ -1,7 +1,7 @@
-"""Streams raw JSON files row by row: JSON Lines, or one array larger than memory. Knows no layout.
+"""Streams raw JSON files row by row: JSON Lines, or one array, which may be larger than memory.
 
-A row that is no JSON object, no UTF-8 or a line longer than 64 MB is set aside. A file that breaks off gives
-the rows before the break and one row set aside for the break; a file with nothing readable stops the run.
+A row is set aside if it is not a JSON object, not UTF-8, or a line longer than 64 MB. A file that breaks off gives the
+rows before the break, and one row is set aside for the break. A file without a readable row stops the run.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from typing import Any, BinaryIO
 import ijson
 
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.rows import SetAside, excerpt
+from drift_data.sources.rows import SetAside, cut_excerpt
 from drift_data.workspace import UserError
 
-MAX_LINE = 64 << 20
-_CHUNK = 1 << 16
-_HOPELESS = 1_000  # rows at the beginning of a file, all of them bad
-_BAD_BYTES = "\uffff"  # stands in an array's text for bytes that are no UTF-8; no character of any text
-_BREAKS = (EOFError, zlib.error)  # a .gz that is cut off or damaged
+MAX_LINE_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 16
+_MAX_LEADING_BAD_ROWS = 1_000  # a file that begins with more bad rows than this counts as unreadable
+_BAD_BYTES = "\uffff"  # replaces bytes of an array that are not UTF-8; Unicode reserves it, so no text has it
+_UNPACKING_ERRORS = (EOFError, zlib.error)  # raised for a .gz file that is cut off or damaged
 
 NumberedRow = tuple[int, dict[str, Any]]
 
 
-def json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
-    """Yield (position, object) for every row of a file; blank lines are no rows.
+def iter_json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
+    """Yield (position, object) for every row of a file; blank lines do not count as rows.
 
     Args:
-        file: JSON Lines, or one JSON array of objects; told apart by the first character.
-        tally: counts the lines or elements read, good or bad, under `table`.
-        table: where the rows would go.
+        file: JSON Lines, or one JSON array of objects; the first character says which.
+        tally: counts the lines or elements that are read, good or bad, under `table`.
+        table: name of the table that the rows are for.
 
     Raises:
-        UserError: the file is neither, or nothing in it can be read.
+        UserError: the file is neither JSON Lines nor a JSON array, or no row can be read.
     """
     with file.open() as stream:
         try:
-            beginning = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-        except (*_BREAKS, OSError) as error:
+            beginning = stream.read(_CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+        except (*_UNPACKING_ERRORS, OSError) as error:
             raise UserError(
                 f"{file.name} cannot be unpacked ({error}). Get it again, or leave it out."
             ) from error
@@ -53,17 +53,21 @@ def json_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow |
                 f"{file.name} is no JSON: it begins with {beginning!r}. "
                 "A JSON array, or one object a line, is expected."
             )
-        rows = (_array if beginning == b"[" else _lines)(file, stream, tally, table)
-        yield from _if_any_is_good(file, rows)
+        rows = (_iter_array if beginning == b"[" else _iter_lines)(file, stream, tally, table)
+        yield from _require_good_row(file, rows)
 
 
-def _if_any_is_good(
+def _require_good_row(
     file: RawFile, rows: Iterator[NumberedRow | SetAside]
 ) -> Iterator[NumberedRow | SetAside]:
-    """Pass rows on once one of them is good; raise when the file ends, or goes on for long, without one."""
+    """Pass all rows on once one of them is good.
+
+    Raises:
+        UserError: the file ends without a good row, or begins with more than _MAX_LEADING_BAD_ROWS bad ones.
+    """
     broken: list[SetAside] = []
     for row in rows:
-        if isinstance(row, SetAside) and len(broken) < _HOPELESS:
+        if isinstance(row, SetAside) and len(broken) < _MAX_LEADING_BAD_ROWS:
             broken.append(row)
             continue
         if isinstance(row, SetAside):
@@ -80,16 +84,19 @@ def _if_any_is_good(
         )
 
 
-def _lines(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
+def _iter_lines(
+    file: RawFile, stream: BinaryIO, tally: Tally, table: str
+) -> Iterator[NumberedRow | SetAside]:
+    """Yield (line number from 0, object) for every line of JSON Lines."""
     number = -1
     while True:
         number += 1
         where = f"{file.name}:{number}"
         try:
-            line, length = _bounded_line(stream)
-        except _BREAKS as error:
+            line, length = _read_bounded_line(stream)
+        except _UNPACKING_ERRORS as error:
             tally.rows[table] += 1
-            yield SetAside(table, where, "broken_off", excerpt(error))
+            yield SetAside(table, where, "broken_off", cut_excerpt(error))
             return
         if not line:
             return
@@ -109,22 +116,25 @@ def _lines(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterato
                 reason = "invalid_utf8"
             except (ValueError, RecursionError):
                 reason = "broken_json"
-        yield SetAside(table, where, reason, excerpt(line[:1_000]))
+        yield SetAside(table, where, reason, cut_excerpt(line[:1_000]))
 
 
-def _bounded_line(stream: BinaryIO) -> tuple[bytes, int]:
-    """Return the next line, cut at MAX_LINE, and its whole length."""
-    line = stream.readline(MAX_LINE)
+def _read_bounded_line(stream: BinaryIO) -> tuple[bytes, int]:
+    """Return the next line, cut at MAX_LINE_BYTES, and its whole length in bytes."""
+    line = stream.readline(MAX_LINE_BYTES)
     length, piece = len(line), line
-    while len(piece) == MAX_LINE and not piece.endswith(b"\n"):
-        piece = stream.readline(MAX_LINE)
+    while len(piece) == MAX_LINE_BYTES and not piece.endswith(b"\n"):
+        piece = stream.readline(MAX_LINE_BYTES)
         length += len(piece)
     return line, length
 
 
-def _array(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
-    text = _Utf8(stream)
-    rows = ijson.items(text, "item", use_float=True, buf_size=_CHUNK)
+def _iter_array(
+    file: RawFile, stream: BinaryIO, tally: Tally, table: str
+) -> Iterator[NumberedRow | SetAside]:
+    """Yield (position from 0, object) for every element of a JSON array."""
+    text = _Utf8Stream(stream)
+    rows = ijson.items(text, "item", use_float=True, buf_size=_CHUNK_BYTES)
     number, position = -1, 0
     while True:
         number += 1
@@ -133,33 +143,33 @@ def _array(file: RawFile, stream: BinaryIO, tally: Tally, table: str) -> Iterato
             value = next(rows)
         except StopIteration:
             return
-        except (ijson.JSONError, *_BREAKS) as error:
+        except (ijson.JSONError, *_UNPACKING_ERRORS) as error:
             tally.rows[table] += 1
             message = " ".join(str(error).split())
-            yield SetAside(table, where, "broken_off", excerpt(f"before byte {text.position}: {message}"))
+            yield SetAside(table, where, "broken_off", cut_excerpt(f"before byte {text.position}: {message}"))
             return
         tally.rows[table] += 1
         tally.read_bytes(file, text.position - position)
         position = text.position
         if text.had_bad_bytes and _BAD_BYTES in json.dumps(value, ensure_ascii=False):
-            yield SetAside(table, where, "invalid_utf8", excerpt(value))
+            yield SetAside(table, where, "invalid_utf8", cut_excerpt(value))
         elif isinstance(value, dict):
             yield number, value
         else:
-            yield SetAside(table, where, "not_an_object", excerpt(value))
+            yield SetAside(table, where, "not_an_object", cut_excerpt(value))
 
 
-class _Utf8:
-    """A stream of whole UTF-8 for a parser that would give up at the first bad byte; knows how far it is."""
+class _Utf8Stream:
+    """A stream in which bad bytes are replaced, because the parser would stop at the first byte that is not UTF-8."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("drift_bad_bytes")
-        self.position = 0
-        self.had_bad_bytes = False
+        self.position = 0  # number of bytes that were read
+        self.had_bad_bytes = False  # whether any byte so far was replaced
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, bad ones replaced; empty only at the end."""
+        """Return the next bytes, with bad ones replaced; empty only at the end of the stream."""
         while True:
             data = self._stream.read(size)
             self.position += len(data)
@@ -170,6 +180,7 @@ class _Utf8:
 
 
 def _replace_bad_bytes(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for the bytes of a decoding error, and where to go on: the handler of `_Utf8Stream`."""
     if isinstance(error, UnicodeDecodeError):
         return _BAD_BYTES, error.end
     raise error

@@ -1,16 +1,16 @@
-"""LMSYS-Chat-1M, as Parquet or JSON. A chat is toxic when the moderation flagged any of its messages."""
+"""Reads LMSYS-Chat-1M, as Parquet or JSON. A chat is toxic if the moderation flagged any of its messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from drift_data.schema import TableName
-from drift_data.sources.columns import Layout, parquet_chats
+from drift_data.sources.columns import Layout, iter_parquet_chats
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.objects import object_chats
+from drift_data.sources.objects import iter_object_chats
 from drift_data.sources.rows import Piece
 
-LAYOUT = Layout(
+LMSYS_LAYOUT = Layout(
     name="LMSYS-Chat-1M",
     messages="conversation",
     columns={
@@ -25,12 +25,12 @@ LAYOUT = Layout(
 )
 
 
-def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
-    """Return the tables that come out."""
+def list_tables(files: Sequence[RawFile]) -> tuple[str, ...]:
+    """Return the names of the tables that LMSYS-Chat-1M gives."""
     return (TableName.CONVERSATIONS,)
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
     """Stream the chats of all files."""
     for file in files:
-        yield from (parquet_chats if file.is_parquet else object_chats)(file, LAYOUT, tally)
+        yield from (iter_parquet_chats if file.is_parquet else iter_object_chats)(file, LMSYS_LAYOUT, tally)

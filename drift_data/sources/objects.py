@@ -1,4 +1,4 @@
-"""Raw rows as dictionaries, from JSON or Parquet alike, and chats from such rows. Knows no data set."""
+"""Reads raw rows as dictionaries, from JSON and Parquet alike, and makes chats from such rows."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from typing import Any
 
 from drift_data.schema import MESSAGES, TableName
 from drift_data.sources.columns import Layout
-from drift_data.sources.fields import first_of, flag, messages, text, timestamp
+from drift_data.sources.fields import (
+    find_first_value,
+    parse_flag,
+    parse_messages,
+    parse_text,
+    parse_timestamp,
+)
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.json_rows import NumberedRow, json_rows
-from drift_data.sources.parquet import open_parquet, parquet_batches
-from drift_data.sources.rows import RAW_CHATS, ChatRow, Piece, SetAside, chats_from_rows
+from drift_data.sources.json_rows import NumberedRow, iter_json_rows
+from drift_data.sources.parquet import iter_parquet_batches, open_parquet
+from drift_data.sources.rows import RAW_CHATS, ChatRow, Piece, SetAside, gather_chats
 from drift_data.workspace import UserError
 
 
-def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
+def iter_objects(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow | SetAside]:
     """Yield (position, object) for every row of a JSON or Parquet file, in order."""
     if not file.is_parquet:
-        yield from json_rows(file, tally, table)
+        yield from iter_json_rows(file, tally, table)
         return
     with open_parquet(file) as parquet:
         columns = [f"{name}.*" for name in parquet.schema_arrow.names] + parquet.schema_arrow.names
-        for piece in parquet_batches(file, parquet, columns, tally, table):
+        for piece in iter_parquet_batches(file, parquet, columns, tally, table):
             if isinstance(piece, SetAside):
                 yield piece
                 continue
@@ -32,7 +38,7 @@ def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow
             try:
                 rows = batch.to_pylist()
             except (ValueError, OverflowError):
-                rows = [_as_object(batch.slice(at, 1)) for at in range(batch.num_rows)]
+                rows = [_read_object(batch.slice(at, 1)) for at in range(batch.num_rows)]
             for at, row in enumerate(rows, first):
                 if isinstance(row, str):
                     yield SetAside(table, f"{file.name}:{at}", row)
@@ -40,8 +46,8 @@ def object_rows(file: RawFile, tally: Tally, table: str) -> Iterator[NumberedRow
                     yield at, row
 
 
-def _as_object(row: Any) -> dict[str, Any] | str:
-    """Return a batch of one row as an object, or why Python cannot hold it."""
+def _read_object(row: Any) -> dict[str, Any] | str:
+    """Return a batch of one row as an object, or the reason why Python cannot hold it."""
     try:
         values: list[dict[str, Any]] = row.to_pylist()
     except UnicodeDecodeError:
@@ -51,14 +57,14 @@ def _as_object(row: Any) -> dict[str, Any] | str:
     return values[0]
 
 
-def first_object(file: RawFile, among: int = 1) -> dict[str, Any] | None:
-    """Return the first readable row of a file, or None when it has no row.
+def read_first_object(file: RawFile, among: int = 1) -> dict[str, Any] | None:
+    """Return the first readable row of a file, or None if it has no readable row.
 
     Args:
         file: JSON or Parquet.
-        among: so many readable rows are looked at; what the later ones add in keys is added to the first.
+        among: number of readable rows to look at; keys that only later rows have are added to the first row.
     """
-    rows = (row[1] for row in object_rows(file, Tally(), "") if not isinstance(row, SetAside))
+    rows = (row[1] for row in iter_objects(file, Tally(), "") if not isinstance(row, SetAside))
     first = next(rows, None)
     for row in islice(rows, among - 1):
         first = row | (first or {})
@@ -66,10 +72,10 @@ def first_object(file: RawFile, among: int = 1) -> dict[str, Any] | None:
 
 
 def check_keys(file: RawFile, row: Mapping[str, Any], required: Sequence[Sequence[str]], name: str) -> None:
-    """Raise unless the row has one key of each group.
+    """Check that a row has at least one key of each group in `required`; `name` is the layout's name for the message.
 
     Raises:
-        UserError: the layout is another; the message lists the keys that are there.
+        UserError: a group has no key in the row; the message lists the row's keys.
     """
     missing = [" or ".join(group) for group in required if not any(key in row for key in group)]
     if missing:
@@ -79,13 +85,13 @@ def check_keys(file: RawFile, row: Mapping[str, Any], required: Sequence[Sequenc
         )
 
 
-def object_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Piece]:
+def iter_object_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Piece]:
     """Stream the chats of one file of JSON objects that has the layout of a Parquet data set."""
     required = [[layout.messages], *(layout.columns[ours] for ours in layout.required)]
 
     def rows() -> Iterator[ChatRow | SetAside]:
         checked = False
-        for row in object_rows(file, tally, TableName.CONVERSATIONS):
+        for row in iter_objects(file, tally, TableName.CONVERSATIONS):
             if isinstance(row, SetAside):
                 yield row
                 continue
@@ -93,27 +99,28 @@ def object_chats(file: RawFile, layout: Layout, tally: Tally) -> Iterator[Piece]
             if not checked:
                 check_keys(file, value, required, layout.name)
                 checked = True
-            found, problem = messages(value.get(layout.messages))
-            values = {ours: _value(value, raws) for ours, raws in layout.columns.items()}
-            yield ChatRow(position, chat_values(values | {"messages": found}), problem)
+            found, problem = parse_messages(value.get(layout.messages))
+            values = {ours: _find_value(value, raws) for ours, raws in layout.columns.items()}
+            yield ChatRow(position, fit_chat_values(values | {"messages": found}), problem)
 
-    yield from chats_from_rows(file.name, rows())
+    yield from gather_chats(file.name, rows())
 
 
-def _value(row: Mapping[str, Any], raws: Sequence[str]) -> Any:
+def _find_value(row: Mapping[str, Any], raws: Sequence[str]) -> Any:
+    """Return a row's value for the first of the raw columns it has; for "column.flag", whether any flag is true."""
     for raw in raws:
         column, _, field = raw.partition(".")
         if field and isinstance(row.get(column), list):
             return any(bool(part.get(field)) for part in row[column] if isinstance(part, Mapping))
-    return first_of(row, *raws)
+    return find_first_value(row, *raws)
 
 
-def chat_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values that fit RAW_CHATS: what has the wrong kind becomes null."""
-    kinds = {"timestamp": timestamp, "toxic": flag, "redacted": flag}
+def fit_chat_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that fit RAW_CHATS; a value of the wrong type becomes null."""
+    kinds = {"timestamp": parse_timestamp, "toxic": parse_flag, "redacted": parse_flag}
     return {
         field.name: values.get(field.name)
         if field.type == MESSAGES
-        else kinds.get(field.name, text)(values.get(field.name))
+        else kinds.get(field.name, parse_text)(values.get(field.name))
         for field in RAW_CHATS
     }

@@ -1,7 +1,7 @@
-"""Streams raw Parquet files as Arrow batches with bounded memory. Knows columns, not what they mean.
+"""Streams raw Parquet files as Arrow batches with bounded memory.
 
-Only the leaves that are asked for are decoded, a row group at a time. Rows of a row group that cannot be
-decoded are set aside one by one; a file without a footer is no Parquet file and stops the run.
+Only the requested leaf columns are decoded, one row group at a time. If a row group cannot be decoded, each of its rows
+is set aside. A file without a footer is not a Parquet file and stops the run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from drift_data.sources.inputs import RawFile, Tally
 from drift_data.sources.rows import SetAside
 from drift_data.workspace import UserError
 
-BATCH_BYTES = 32 << 20  # decoded, by the file's own estimate
+BATCH_BYTES = 32 << 20  # size of a decoded batch, by the file's own estimate
 MAX_BATCH_ROWS = 5_000
-UNREADABLE = "unreadable_row_group"
+UNREADABLE_ROW_GROUP = "unreadable_row_group"
 
 
 @contextmanager
@@ -26,11 +26,13 @@ def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
     """Open a raw file as Parquet.
 
     Raises:
-        UserError: it is empty, cut off, or another kind of file.
+        UserError: the file is empty, cut off, or of another kind.
     """
     try:
         if file.on_hub:
-            parquet = pq.ParquetFile(file.open(), pre_buffer=True)  # few long requests
+            parquet = pq.ParquetFile(
+                file.open(), pre_buffer=True
+            )  # makes few long requests instead of many short ones
         else:
             parquet = pq.ParquetFile(file.url, buffer_size=1 << 20)
     except (pa.ArrowInvalid, OSError) as error:
@@ -41,7 +43,7 @@ def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def leaves(parquet: pq.ParquetFile, wanted: Sequence[str]) -> list[str]:
+def find_leaves(parquet: pq.ParquetFile, wanted: Sequence[str]) -> list[str]:
     """Return the full paths of the wanted leaf columns that the file has.
 
     A name is a column ("model"), a field of a list of structs ("conversation.role"), or a whole nested column
@@ -60,40 +62,44 @@ def leaves(parquet: pq.ParquetFile, wanted: Sequence[str]) -> list[str]:
     return found
 
 
-def parquet_batches(
+def iter_parquet_batches(
     file: RawFile, parquet: pq.ParquetFile, wanted: Sequence[str], tally: Tally, table: str
 ) -> Iterator[tuple[int, pa.RecordBatch] | SetAside]:
     """Yield (number of the first row, batch) for the whole file, in order.
 
     Args:
-        file: the raw file, for messages.
-        parquet: the same, open.
-        wanted: leaf columns, as for `leaves`; those that the file does not have are left out.
-        tally: gets the rows that the file's metadata states.
-        table: where the rows would go.
+        file: the raw file.
+        parquet: the same file, open.
+        wanted: leaf columns, as for `find_leaves`; columns that the file does not have are ignored.
+        tally: gets the number of rows that the file's metadata states.
+        table: name of the table that the rows are for.
     """
-    columns = leaves(parquet, wanted)
+    columns = find_leaves(parquet, wanted)
     first = 0
     for group in range(parquet.num_row_groups):
         metadata = parquet.metadata.row_group(group)
         tally.rows[table] += metadata.num_rows
         done = 0
         try:
-            rows = _batch_rows(metadata, columns)
+            rows = _choose_batch_rows(metadata, columns)
             # One column holds nearly all bytes: threads would gain nothing and cost memory.
             for batch in parquet.iter_batches(rows, [group], columns, use_threads=False):
                 yield first + done, batch
                 done += batch.num_rows
         except (OSError, pa.ArrowInvalid) as error:
-            if file.on_hub:  # the connection, more likely than the bytes: nothing may be lost to that
+            if (
+                file.on_hub
+            ):  # more likely the connection failed than that the bytes are bad, so no row is given up
                 raise
             for row in range(first + done, first + metadata.num_rows):
-                yield SetAside(table, f"{file.name}:{row}", UNREADABLE, f"row group {group}: {error}"[:500])
+                yield SetAside(
+                    table, f"{file.name}:{row}", UNREADABLE_ROW_GROUP, f"row group {group}: {error}"[:500]
+                )
         first += metadata.num_rows
         tally.read_bytes(file, file.size * metadata.num_rows / max(1, parquet.metadata.num_rows))
 
 
-def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+def _choose_batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
     """Return how many rows of a row group make a batch of about BATCH_BYTES."""
     parts = [group.column(i) for i in range(group.num_columns)]
     size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema in columns)

@@ -1,6 +1,6 @@
-"""What every source hands to `convert`: chats as Arrow batches, ready examples, and rows that cannot be read.
+"""Defines what every source hands to `convert`: chats as Arrow batches, ready examples, and rows that give nothing.
 
-Nothing here is checked yet: nulls, unknown roles and repeated ids are `convert`'s business.
+Nothing is checked yet; `convert` deals with nulls, unknown roles and repeated ids.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import pyarrow as pa
 
 from drift_data.schema import CONVERSATIONS
 
-# The conversation table as a source finds it: everything may be null. `source` is added later.
+# Columns of the chats that a source hands over; everything may be null, and `convert` adds the column `source`.
 RAW_CHATS: Final = pa.schema([pa.field(f.name, f.type) for f in CONVERSATIONS if f.name != "source"])
-EXCERPT: Final = 200  # characters of a row that was set aside
-_BATCH_ROWS, _BATCH_CHARS = 1_000, 8 << 20
+EXCERPT_CHARS: Final = 200  # number of characters that are recorded of a row that is set aside
+_BATCH_ROWS, _BATCH_CHARS = 1_000, 8 << 20  # a batch ends when either number is reached
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """One raw row that gives nothing, with the reason."""
+    """One raw row that gives no chat and no example, with the reason."""
 
-    table: str  # that it would have gone to
-    location: str  # file:row
+    table: str  # table that the row would have gone to
+    location: str  # "file:row"
     reason: str
-    excerpt: str | None = None
+    excerpt: str | None = None  # beginning of the raw row
 
-    def dropped(self) -> dict[str, Any]:
-        """Return it as a row of DROPPED_RAW."""
+    def make_dropped_row(self) -> dict[str, Any]:
+        """Return the raw row as a row of DROPPED_RAW."""
         return {
             "location": self.location,
             "conversation_id": None,
@@ -42,50 +42,54 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Chats:
-    """Some chats of one file."""
+    """A batch of chats of one file."""
 
     file: str
-    rows: npt.NDArray[np.int64]  # their positions in the file
-    table: pa.RecordBatch  # RAW_CHATS
-    problems: Mapping[int, str] = field(default_factory=dict)  # index in the batch → why it is set aside
-    labels: Sequence[Sequence[Mapping[str, Any]]] | None = None  # as in ChatRow, if the data carries labels
-    unlabelled: Sequence[Mapping[int, str]] | None = None
+    rows: npt.NDArray[np.int64]  # positions of the chats in the file, (chats,)
+    table: pa.RecordBatch  # the chats, with schema RAW_CHATS
+    problems: Mapping[int, str] = field(
+        default_factory=dict
+    )  # index in the batch → why the chat is set aside
+    labels: Sequence[Sequence[Mapping[str, Any]]] | None = (
+        None  # `ChatRow.labels` of each chat; None: no labels
+    )
+    unlabelled: Sequence[Mapping[int, str]] | None = None  # `ChatRow.unlabelled` of each chat
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One row of `preferences`, `dsat`, `sat` or `seed`, or the reason why it is none."""
+class ReadyExample:
+    """One row of `preferences`, `dsat`, `sat` or `seed` that the data set carries, or why the raw row gives none."""
 
     row: int  # position in the file
-    values: Mapping[str, Any] | None  # columns of the table; an id or split that is missing is made later
-    reason: str | None = None
-    excerpt: str | None = None
+    values: Mapping[str, Any] | None  # columns of the table; `convert` makes a missing id or split
+    reason: str | None = None  # why the raw row gives no example
+    excerpt: str | None = None  # beginning of a raw row that gives no example
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
-    """Some examples of one file, for one table."""
+class ReadyExamples:
+    """A batch of ready examples of one file, for one table."""
 
     table: str
     file: str
-    examples: Sequence[Example]
+    examples: Sequence[ReadyExample]
 
 
-Piece = Chats | Examples | SetAside
+Piece = Chats | ReadyExamples | SetAside
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRow:
-    """One chat as a source finds it in JSON."""
+    """One chat that a source found in JSON."""
 
     row: int  # position in the file
-    values: Mapping[str, Any]  # columns of RAW_CHATS; what is missing is null
-    problem: str | None = None  # why it is set aside, if the source knows already
+    values: Mapping[str, Any]  # columns of RAW_CHATS; a missing column is null
+    problem: str | None = None  # why the chat is set aside, if the source knows a reason
     labels: Sequence[Mapping[str, Any]] = ()  # rows of the label table; `convert` fills in `conversation_id`
-    unlabelled: Mapping[int, str] = field(default_factory=dict)  # feedback turn without label → reason
+    unlabelled: Mapping[int, str] = field(default_factory=dict)  # feedback turn without a label → reason
 
 
-def chats_from_rows(file: str, rows: Iterable[ChatRow | SetAside], labelled: bool = False) -> Iterator[Piece]:
+def gather_chats(file: str, rows: Iterable[ChatRow | SetAside], labelled: bool = False) -> Iterator[Piece]:
     """Gather chats into batches of some megabytes; rows set aside pass through."""
     waiting: list[ChatRow] = []
     size = 0
@@ -96,19 +100,20 @@ def chats_from_rows(file: str, rows: Iterable[ChatRow | SetAside], labelled: boo
         waiting.append(row)
         size += sum(len(message["content"] or "") for message in row.values.get("messages") or ())
         if len(waiting) >= _BATCH_ROWS or size >= _BATCH_CHARS:
-            yield _batch(file, waiting, labelled)
+            yield _make_chats(file, waiting, labelled)
             waiting, size = [], 0
     if waiting:
-        yield _batch(file, waiting, labelled)
+        yield _make_chats(file, waiting, labelled)
 
 
-def _batch(file: str, rows: Sequence[ChatRow], labelled: bool) -> Chats:
+def _make_chats(file: str, rows: Sequence[ChatRow], labelled: bool) -> Chats:
+    """Return chats as one batch; a chat that UTF-8 cannot hold is set aside."""
     problems = {at: row.problem for at, row in enumerate(rows) if row.problem is not None}
     values = [row.values for row in rows]
     try:
         table = pa.RecordBatch.from_pylist(values, schema=RAW_CHATS)
     except UnicodeEncodeError:  # a lone surrogate, which JSON can write and UTF-8 cannot
-        no_text = {at for at, row in enumerate(values) if not _is_text(row)}
+        no_text = {at for at, row in enumerate(values) if not _is_utf8_row(row)}
         problems |= dict.fromkeys(no_text, "invalid_utf8")
         kept = [{} if at in no_text else row for at, row in enumerate(values)]
         table = pa.RecordBatch.from_pylist(kept, schema=RAW_CHATS)
@@ -122,7 +127,8 @@ def _batch(file: str, rows: Sequence[ChatRow], labelled: bool) -> Chats:
     )
 
 
-def _is_text(row: Mapping[str, Any]) -> bool:
+def _is_utf8_row(row: Mapping[str, Any]) -> bool:
+    """Return whether UTF-8 can hold every text of a row."""
     try:
         pa.RecordBatch.from_pylist([row], schema=RAW_CHATS)
     except UnicodeEncodeError:
@@ -130,22 +136,22 @@ def _is_text(row: Mapping[str, Any]) -> bool:
     return True
 
 
-def examples_from_rows(table: str, file: str, rows: Iterable[Example | SetAside]) -> Iterator[Piece]:
+def gather_examples(table: str, file: str, rows: Iterable[ReadyExample | SetAside]) -> Iterator[Piece]:
     """Gather examples of one file and table into batches; rows set aside pass through."""
-    waiting: list[Example] = []
+    waiting: list[ReadyExample] = []
     for row in rows:
         if isinstance(row, SetAside):
             yield row
             continue
         waiting.append(row)
         if len(waiting) >= _BATCH_ROWS:
-            yield Examples(table, file, waiting)
+            yield ReadyExamples(table, file, waiting)
             waiting = []
     if waiting:
-        yield Examples(table, file, waiting)
+        yield ReadyExamples(table, file, waiting)
 
 
-def excerpt(value: object) -> str:
-    """Return the beginning of a raw row, safe to store."""
+def cut_excerpt(value: object) -> str:
+    """Return the first EXCERPT_CHARS characters of a raw row, safe to store."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text[:EXCERPT].encode("utf-8", "replace").decode()
+    return text[:EXCERPT_CHARS].encode("utf-8", "replace").decode()

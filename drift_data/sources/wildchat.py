@@ -1,16 +1,16 @@
-"""WildChat-1M, WildChat-4.8M and the older WildChat, as Parquet or JSON. Headers, IP hashes stay unread."""
+"""Reads WildChat-1M, WildChat-4.8M and the older WildChat, as Parquet or JSON. Headers and IP hashes are not read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from drift_data.schema import TableName
-from drift_data.sources.columns import Layout, parquet_chats
+from drift_data.sources.columns import Layout, iter_parquet_chats
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.objects import object_chats
+from drift_data.sources.objects import iter_object_chats
 from drift_data.sources.rows import Piece
 
-LAYOUT = Layout(
+WILDCHAT_LAYOUT = Layout(
     name="WildChat",
     messages="conversation",
     columns={
@@ -25,12 +25,14 @@ LAYOUT = Layout(
 )
 
 
-def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
-    """Return the tables that come out."""
+def list_tables(files: Sequence[RawFile]) -> tuple[str, ...]:
+    """Return the names of the tables that WildChat gives."""
     return (TableName.CONVERSATIONS,)
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
     """Stream the chats of all files."""
     for file in files:
-        yield from (parquet_chats if file.is_parquet else object_chats)(file, LAYOUT, tally)
+        yield from (iter_parquet_chats if file.is_parquet else iter_object_chats)(
+            file, WILDCHAT_LAYOUT, tally
+        )

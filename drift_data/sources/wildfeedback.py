@@ -1,8 +1,8 @@
-"""WildFeedback's three JSON files: annotated conversations with their labels, and preference pairs.
+"""Reads WildFeedback's JSON files: annotated conversations with their labels, and preference pairs.
 
-`sat_dsat_annotation.json` has one row an utterance and no conversation id: a conversation begins where
-`UtteranceId` is 0. The flags on a User row judge the Agent reply before it; those on Agent rows repeat the
-row before and are not read. `wildfeedback.json` has pairs; `user_preference.json`, with neither, is left out.
+`sat_dsat_annotation.json` has one row for each utterance and no conversation id; a conversation begins where
+`UtteranceId` is 0. The flags on a User row judge the Agent reply before it. The flags on an Agent row repeat those of
+the row before and are not read. `wildfeedback.json` has pairs. `user_preference.json` has neither and is left out.
 """
 
 from __future__ import annotations
@@ -13,34 +13,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from drift_data.schema import DSAT, NEUTRAL, SAT, TableName, make_label_row
-from drift_data.sources.fields import first_of, storable
+from drift_data.sources.fields import find_first_value, replace_surrogates
 from drift_data.sources.inputs import RawFile, Tally
-from drift_data.sources.objects import check_keys, first_object, object_rows
+from drift_data.sources.objects import check_keys, iter_objects, read_first_object
 from drift_data.sources.rows import (
     ChatRow,
-    Example,
     Piece,
+    ReadyExample,
     SetAside,
-    chats_from_rows,
-    examples_from_rows,
-    excerpt,
+    cut_excerpt,
+    gather_chats,
+    gather_examples,
 )
 from drift_data.workspace import AccountingError
 
-LABELS_TABLE: Final = "labels/wildfeedback"
-JUDGE: Final = "dataset:wildfeedback"
-RUBRIC: Final = "wildfeedback"
-STRENGTH: Final = 10  # of an item whose flag is true: the flags know no degrees
+WILDFEEDBACK_LABELS: Final = "labels/wildfeedback"
+WILDFEEDBACK_JUDGE: Final = "dataset:wildfeedback"
+WILDFEEDBACK_RUBRIC: Final = "wildfeedback"
+FLAG_STRENGTH: Final = 10  # strength of an item whose flag is true (1 to 10); the flags have no degrees
 
-_ANNOTATION = (
+_ANNOTATION_KEYS = (
     ("UtteranceId",),
     ("Role",),
     ("Content",),
     ("Satisfaction",),
     ("Disatisfaction", "Dissatisfaction"),
 )
-_PAIRS = (("conversations",), ("chosen",), ("rejected",))
-_ROWS_WITH_ALL_KEYS = 100  # a first utterance judges no reply and may come without flags
+_PAIR_KEYS = (("conversations",), ("chosen",), ("rejected",))
+_ROWS_TO_SEE_ALL_KEYS = (
+    100  # number of rows to look at for keys: a first utterance judges no reply and may lack flags
+)
 _ROLES = {"User": "user", "Agent": "assistant"}
 _SPEAKERS = {
     "system": "system",
@@ -49,7 +51,7 @@ _SPEAKERS = {
     "gpt": "assistant",
     "assistant": "assistant",
 }
-_CHANGE = re.compile(
+_ASKS_FOR_CHANGE = re.compile(
     r"\b(re-?(do|write|wrote|vis|phras|gener|try|peat|make)|chang|correct|fix|improv|modif|adjust|amend|edit"
     r"|rectif|expand|elaborat|shorten|lengthen|clarif|replac|again|another version|instead"
     r"|more (detail|specific|inform)|error|mistake|wrong|inaccura|incorrect|missing|ignor"
@@ -58,53 +60,57 @@ _CHANGE = re.compile(
 )
 
 
-def tables(files: Sequence[RawFile]) -> tuple[str, ...]:
-    """Return the tables that these files give."""
-    kinds = {kind for kind, _ in _kinds(files)}
-    found: tuple[str, ...] = (TableName.CONVERSATIONS, LABELS_TABLE) if "annotation" in kinds else ()
+def list_tables(files: Sequence[RawFile]) -> tuple[str, ...]:
+    """Return the names of the tables that these files give."""
+    kinds = {kind for kind, _ in _sort_files(files)}
+    found: tuple[str, ...] = (TableName.CONVERSATIONS, WILDFEEDBACK_LABELS) if "annotation" in kinds else ()
     return (*found, TableName.PREFERENCES) if "pairs" in kinds else found
 
 
 def read(files: Sequence[RawFile], tally: Tally) -> Iterator[Piece]:
     """Stream the conversations with their labels, then the pairs."""
-    for kind, file in _kinds(files):
+    for kind, file in _sort_files(files):
         if kind == "annotation":
-            yield from chats_from_rows(file.name, _conversations(file, tally), labelled=True)
+            yield from gather_chats(file.name, _iter_conversations(file, tally), labelled=True)
         elif kind == "pairs":
-            yield from examples_from_rows(TableName.PREFERENCES, file.name, _pairs(file, tally))
+            yield from gather_examples(TableName.PREFERENCES, file.name, _iter_pairs(file, tally))
         else:
             print(f"convert: {file.name} is left out: it holds {kind}.", file=sys.stderr)
             tally.notes["files_left_out"] = {file.name: kind}
 
 
-def _kinds(files: Sequence[RawFile]) -> list[tuple[str, RawFile]]:
-    """Tell the files apart by the keys of their first rows: "annotation", "pairs", or what else they hold.
+def _sort_files(files: Sequence[RawFile]) -> list[tuple[str, RawFile]]:
+    """Return each file with its kind, by the keys of its first rows: "annotation", "pairs", or what else it holds.
 
     Raises:
-        UserError: none of them, or one that is not user_preference.json, has a known layout.
+        UserError: no file has a known layout, or a file other than user_preference.json has an unknown one.
     """
     found: list[tuple[str, RawFile]] = []
     unknown: list[tuple[RawFile, Mapping[str, Any]]] = []
     for file in files:
-        row: Mapping[str, Any] = first_object(file, _ROWS_WITH_ALL_KEYS) or {}
-        if all(any(key in row for key in group) for group in _PAIRS):
+        row: Mapping[str, Any] = read_first_object(file, _ROWS_TO_SEE_ALL_KEYS) or {}
+        if all(any(key in row for key in group) for group in _PAIR_KEYS):
             found.append(("pairs", file))
         elif "UtteranceId" in row:
-            check_keys(file, row, _ANNOTATION, "WildFeedback's annotation")
+            check_keys(file, row, _ANNOTATION_KEYS, "WildFeedback's annotation")
             found.append(("annotation", file))
         else:
             unknown.append((file, row))
     for file, row in unknown:
         if not found or "user_preference" not in file.name:
-            check_keys(file, row, _ANNOTATION, "WildFeedback's annotation")
+            check_keys(file, row, _ANNOTATION_KEYS, "WildFeedback's annotation")
         found.append((f"neither utterances nor pairs, but {', '.join(row)[:500]}", file))
     return found
 
 
-def _conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
-    """Group the utterances; count conversations where they begin, utterances where they end."""
+def _iter_conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
+    """Yield the conversations of an annotation file with their labels.
+
+    Raises:
+        AccountingError: an utterance that was read is in no conversation.
+    """
     utterances, before = 0, tally.rows["utterances"]
-    for start, rows, problem in _groups(file, tally):
+    for start, rows, problem in _group_utterances(file, tally):
         utterances += len(rows)
         messages = [{"role": _ROLES.get(str(row.get("Role"))), "content": row.get("Content")} for row in rows]
         if not all(isinstance(message["content"], str | None) for message in messages):
@@ -113,7 +119,7 @@ def _conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
         unlabelled: dict[int, str] = {}
         for turn in range(1, len(messages)):
             if messages[turn]["role"] == "user" and messages[turn - 1]["role"] == "assistant":
-                label = label_of(rows[turn], turn)
+                label = read_label(rows[turn], turn)
                 if isinstance(label, str):
                     unlabelled[turn] = label
                 else:
@@ -125,12 +131,14 @@ def _conversations(file: RawFile, tally: Tally) -> Iterator[ChatRow]:
     tally.notes["utterances"] = tally.rows["utterances"]
 
 
-def _groups(file: RawFile, tally: Tally) -> Iterator[tuple[int, list[Mapping[str, Any]], str | None]]:
+def _group_utterances(
+    file: RawFile, tally: Tally
+) -> Iterator[tuple[int, list[Mapping[str, Any]], str | None]]:
     """Yield (position of the first row, rows, problem) of each conversation."""
     start, last = 0, -1
     rows: list[Mapping[str, Any]] = []
     problem: str | None = None
-    for position, row in enumerate(object_rows(file, tally, "utterances")):
+    for position, row in enumerate(iter_objects(file, tally, "utterances")):
         value: Mapping[str, Any] = {} if isinstance(row, SetAside) else row[1]
         number = value.get("UtteranceId")
         if not isinstance(number, int) or isinstance(number, bool):
@@ -138,7 +146,7 @@ def _groups(file: RawFile, tally: Tally) -> Iterator[tuple[int, list[Mapping[str
             begins = False
         else:
             broken = None
-            begins = number <= last  # 0, or the beginning is lost
+            begins = number <= last  # the number is 0, or the conversation's first utterances are missing
             last = number
         if begins or not rows:
             if rows:
@@ -152,20 +160,20 @@ def _groups(file: RawFile, tally: Tally) -> Iterator[tuple[int, list[Mapping[str
         yield start, rows, problem
 
 
-def label_of(row: Mapping[str, Any], turn: int) -> dict[str, Any] | str:
-    """Return the label row that a User row gives for the reply before it, or why it gives none.
+def read_label(row: Mapping[str, Any], turn: int) -> dict[str, Any] | str:
+    """Return the label row that a User row gives for the reply before it, or the reason why it gives none.
 
-    Both flags true: DSAT when the justification of the dissatisfaction says that a change of the reply is
-    asked for (a list of words: revise, correct, more detail, …), else NEUTRAL; both items are kept.
+    If both flags are true, the label is DSAT when the justification of the dissatisfaction says that the user asks for a
+    change of the reply (by a list of words: revise, correct, more detail, …), else NEUTRAL. Both items are kept.
     """
-    sat, dsat = row.get("Satisfaction"), first_of(row, *_ANNOTATION[4])
+    sat, dsat = row.get("Satisfaction"), find_first_value(row, *_ANNOTATION_KEYS[4])
     if any(flag is not None and not isinstance(flag, bool) for flag in (sat, dsat)):
         return "flag_not_boolean"
     if not (sat or dsat) and (sat is None or dsat is None):
         return "no_flags"
-    reasons = {SAT: _justification(row, "satisf"), DSAT: _justification(row, "dis")}
+    reasons = {SAT: _find_justification(row, "satisf"), DSAT: _find_justification(row, "dis")}
     if sat and dsat:
-        label = DSAT if _CHANGE.search(reasons[DSAT] or "") else NEUTRAL
+        label = DSAT if _ASKS_FOR_CHANGE.search(reasons[DSAT] or "") else NEUTRAL
     else:
         label = SAT if sat else DSAT if dsat else NEUTRAL
     sides = [side for side, flag in ((SAT, sat), (DSAT, dsat)) if flag]
@@ -174,44 +182,48 @@ def label_of(row: Mapping[str, Any], turn: int) -> dict[str, Any] | str:
         None,
         turn,
         label,
-        sat_score=float(STRENGTH if sat else 0),
-        dsat_score=float(STRENGTH if dsat else 0),
-        items=[(names[side], side, STRENGTH) for side in sides],
+        sat_score=float(FLAG_STRENGTH if sat else 0),
+        dsat_score=float(FLAG_STRENGTH if dsat else 0),
+        items=[(names[side], side, FLAG_STRENGTH) for side in sides],
         reason=" · ".join(text for side in sides if (text := reasons[side])) or None,
-        judge=JUDGE,
-        rubric=RUBRIC,
+        judge=WILDFEEDBACK_JUDGE,
+        rubric=WILDFEEDBACK_RUBRIC,
     )
 
 
-def _justification(row: Mapping[str, Any], beginning: str) -> str | None:
-    """Return the text beside a flag; its key is misspelt, and not always the same way."""
+def _find_justification(row: Mapping[str, Any], beginning: str) -> str | None:
+    """Return the text beside a flag, from the key with this beginning; the data set misspells the key in several ways."""
     for key, value in row.items():
         name = key.lower()
         if name.startswith(beginning) and "justif" in name and isinstance(value, str) and value.strip():
-            return storable(value)
+            return replace_surrogates(value)
     return None
 
 
-def _pairs(file: RawFile, tally: Tally) -> Iterator[Example | SetAside]:
-    for row in object_rows(file, tally, TableName.PREFERENCES):
+def _iter_pairs(file: RawFile, tally: Tally) -> Iterator[ReadyExample | SetAside]:
+    """Yield every row of a file as a pair."""
+    for row in iter_objects(file, tally, TableName.PREFERENCES):
         if isinstance(row, SetAside):
             yield row
             continue
         position, value = row
-        prompt = _turns(value.get("conversations"))
-        chosen, rejected = (_turns(_as_list(value.get(key)), "gpt") for key in ("chosen", "rejected"))
+        prompt = _read_turns(value.get("conversations"))
+        chosen, rejected = (
+            _read_turns(_wrap_in_list(value.get(key)), "gpt") for key in ("chosen", "rejected")
+        )
         if prompt is None or chosen is None or rejected is None:
-            yield Example(position, None, "malformed_messages", excerpt(value))
+            yield ReadyExample(position, None, "malformed_messages", cut_excerpt(value))
         else:
-            yield Example(position, {"prompt": prompt, "chosen": chosen, "rejected": rejected})
+            yield ReadyExample(position, {"prompt": prompt, "chosen": chosen, "rejected": rejected})
 
 
-def _as_list(value: Any) -> Any:
+def _wrap_in_list(value: Any) -> Any:
+    """Return a list unchanged, and any other value as a list of one."""
     return value if isinstance(value, list) else [value]
 
 
-def _turns(value: Any, speaker: str | None = None) -> list[dict[str, Any]] | None:
-    """Return {from, value} turns as messages; `speaker` is taken where `from` is missing."""
+def _read_turns(value: Any, speaker: str | None = None) -> list[dict[str, Any]] | None:
+    """Return {from, value} turns as messages, or None if they are malformed; `speaker` is used where `from` is missing."""
     if not isinstance(value, list):
         return None
     found = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from drift_data.convert.clean import CleanOptions
+from drift_data.convert.options import CleanOptions
 from drift_data.convert.stage import convert
 from drift_data.workspace import Workspace
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drift_data.simulate.wildchat import DETOXIFY_SCORES, MODERATION_CATEGORIES, WILDCHAT_SCHEMA
-from drift_data.sources.fields import timestamp
+from drift_data.sources.fields import parse_timestamp
 
 _IP = "0" * 64
 _HEADER = {"accept-language": "en-US,en;q=0.9", "user-agent": "Mozilla/5.0 (X11; Linux x86_64)"}
@@ -50,7 +50,7 @@ def wildchat_row(chat: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
     return {
         "conversation_hash": chat.get("conversation_hash", f"{number:032x}"),
         "model": chat.get("model", "gpt-4-0314"),
-        "timestamp": timestamp(chat.get("timestamp", _TIME)),
+        "timestamp": parse_timestamp(chat.get("timestamp", _TIME)),
         "conversation": None if chat["conversation"] is None else messages,
         "turn": len(messages) // 2,
         "language": language,

@@ -172,7 +172,7 @@ def log_line(text: str) -> bytes:
 def test_bad_json_lines_are_set_aside_each_for_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_rows, "MAX_LINE", 1_000)
+    monkeypatch.setattr(json_rows, "MAX_LINE_BYTES", 1_000)
     lines = [
         log_line("one"),
         b'{"messages": [{"role": "user", "con',

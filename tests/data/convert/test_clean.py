@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from drift_data import schema
 from drift_data.convert import near_duplicates as near
-from drift_data.convert.clean import CleanOptions, KeySet, conversation_keys, excluded_prompts
+from drift_data.convert.clean import KeySet, hash_conversations, read_excluded_prompts
+from drift_data.convert.options import CleanOptions
 from drift_data.workspace import UserError
 from tests.helpers.converted import accounts, converted, reasons, rows
 from tests.helpers.wildchat_schema import chat, write_wildchat
@@ -38,7 +39,7 @@ def test_defaults_drop_exact_repeats_only(tmp_path: Path) -> None:
 def test_where_messages_begin_and_who_speaks_tells_conversations_apart() -> None:
     def keys(*chats: list[tuple[str, str]]) -> list[int]:
         values = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
-        return conversation_keys(pa.array(values, schema.MESSAGES)).tolist()
+        return hash_conversations(pa.array(values, schema.MESSAGES)).tolist()
 
     different = (
         [("user", "ab"), ("assistant", "c")],
@@ -52,7 +53,7 @@ def test_where_messages_begin_and_who_speaks_tells_conversations_apart() -> None
     assert len(set(keys(*different))) == len(different)
     assert keys(*different)[3:5] == keys(*different[3:5])  # the same wherever it stands
     sliced = pa.array([[{"role": r, "content": c} for r, c in d] for d in different], schema.MESSAGES)[2:5]
-    assert conversation_keys(sliced).tolist() == keys(*different)[2:5]
+    assert hash_conversations(sliced).tolist() == keys(*different)[2:5]
 
 
 def test_a_repeat_of_a_dropped_conversation_is_no_duplicate(tmp_path: Path) -> None:
@@ -140,11 +141,11 @@ def test_near_duplicates_do_not_depend_on_the_batches(
 
 def test_words_of_few_bytes_are_python_objects_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near, "_BYTES_AT_ONCE", 10)
-    monkeypatch.setattr(near, "_AT_ONCE", 3)
+    monkeypatch.setattr(near, "_CONVERSATIONS_AT_ONCE", 3)
     texts = ["x" * size for size in (4, 4, 99, 4, 25, 1, 1, 1, 1)]
     messages = pa.array([[{"role": "user", "content": text}] for text in texts], schema.MESSAGES)
     flagged = np.array([0, 1, 3, 4, 5, 6, 7, 8])
-    parts = np.split(flagged, near._borders(messages, flagged))
+    parts = np.split(flagged, near._find_cuts(messages, flagged))
     assert [part.tolist() for part in parts] == [[0, 1], [3], [4], [5, 6, 7], [8]]
 
 
@@ -193,10 +194,10 @@ def test_a_changed_file_of_evaluation_prompts_converts_anew(tmp_path: Path) -> N
 def test_evaluation_prompts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"id": 1, "answer": "x"}')
     with pytest.raises(UserError, match=r"row 0 .*no prompt: an object with id, answer"):
-        excluded_prompts(tmp_path / "p.jsonl")
+        read_excluded_prompts(tmp_path / "p.jsonl")
     (tmp_path / "p.json").write_text("[")
     with pytest.raises(UserError, match="is no json"):
-        excluded_prompts(tmp_path / "p.json")
+        read_excluded_prompts(tmp_path / "p.json")
     with pytest.raises(UserError, match="there is no file"):
         left_out(tmp_path, [chat("q", "a")], exclude_prompts=str(tmp_path / "absent.txt"))
 

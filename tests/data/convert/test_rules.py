@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drift_data import schema
-from drift_data.convert.rules import RULES, broken_rules, invalid_utf8
+from drift_data.convert.rules import CHAT_RULES, find_broken_rules, find_invalid_utf8
 
 ROLES = st.sampled_from(["user", "assistant", "system", "tool", None])
 MESSAGE = st.none() | st.fixed_dictionaries(
@@ -51,8 +51,8 @@ def test_vectorised_rules_agree_with_one_conversation_at_a_time(
     chats: list[list[dict[str, Any] | None] | None], replies: int, start: int
 ) -> None:
     column = pa.array(chats, schema.MESSAGES)[start:]
-    codes = broken_rules(column, LIMIT, replies)
-    found = [RULES[code - 1] if code else None for code in codes.tolist()]
+    codes = find_broken_rules(column, LIMIT, replies)
+    found = [CHAT_RULES[code - 1] if code else None for code in codes.tolist()]
     assert found == [one_by_one(chat, replies) for chat in chats[start:]]
 
 
@@ -69,9 +69,9 @@ def test_invalid_utf8_is_found_value_by_value(values: list[bytes | None]) -> Non
         except UnicodeDecodeError:
             return False
 
-    assert invalid_utf8(strings(*values)).tolist() == [not valid(value) for value in values]
+    assert find_invalid_utf8(strings(*values)).tolist() == [not valid(value) for value in values]
 
 
 def test_a_character_cut_by_a_value_border_is_invalid_on_both_sides() -> None:
     accented = "é".encode()
-    assert invalid_utf8(strings(accented, accented[:1], accented[1:])).tolist() == [False, True, True]
+    assert find_invalid_utf8(strings(accented, accented[:1], accented[1:])).tolist() == [False, True, True]

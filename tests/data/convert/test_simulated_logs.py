@@ -6,7 +6,7 @@ import pytest
 
 from drift_data import schema
 from drift_data.chats.turns import find_feedback_turns
-from drift_data.convert.clean import CleanOptions
+from drift_data.convert.options import CleanOptions
 from drift_data.convert.stage import convert
 from drift_data.simulate import SimulateOptions, simulate
 from drift_data.workspace import UserError, Workspace

@@ -8,7 +8,7 @@ import pytest
 
 from drift_data import schema
 from drift_data.convert import chats as chat_table
-from drift_data.convert.clean import CleanOptions
+from drift_data.convert.options import CleanOptions
 from drift_data.convert.stage import convert
 from drift_data.simulate.wildchat import WILDCHAT_SCHEMA
 from drift_data.workspace import AccountingError, UserError, Workspace

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from drift_data.convert.clean import CleanOptions
+from drift_data.convert.options import CleanOptions
 from drift_data.convert.stage import convert
 from drift_data.publish.release import RELEASE_FILES, export_release
 from drift_data.schema import DSAT_ROWS, SAT_ROWS, SEED_ROWS

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from drift_data.sources.chat import plain_messages
-from drift_data.sources.fields import timestamp
+from drift_data.sources.chat import simplify_messages
+from drift_data.sources.fields import parse_timestamp
 from tests.helpers.converted import accounts, converted, reasons, rows
 
 TOOL_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -27,7 +27,7 @@ def a(content: Any = "a", **more: Any) -> dict[str, Any]:
 
 
 def roles_and_texts(*messages: dict[str, Any]) -> list[tuple[str | None, str | None]]:
-    found, problem = plain_messages(list(messages))
+    found, problem = simplify_messages(list(messages))
     assert problem is None and found is not None
     return [(message["role"], message["content"]) for message in found]
 
@@ -134,4 +134,4 @@ def test_a_log_that_is_no_chat_of_text_is_set_aside(tmp_path: Path, reason: str)
     ],
 )
 def test_times_are_read_as_utc_or_left_out(value: Any, time: datetime | None) -> None:
-    assert timestamp(value) == time
+    assert parse_timestamp(value) == time

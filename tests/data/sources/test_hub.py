@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drift_data.sources.inputs import hub_files
+from drift_data.sources.inputs import find_hub_files
 from drift_data.workspace import Workspace
 from tests.helpers.converted import accounts, reasons, rows
 from tests.helpers.hub_server import TOKEN, HubServer, hub_server
@@ -38,7 +38,8 @@ def convert_from(
     """Convert in a process of its own: the Hub's address is read when its client is imported."""
     script = (
         "import sys\n"
-        "from drift_data.convert.stage import CleanOptions, convert\n"
+        "from drift_data.convert.options import CleanOptions\n"
+        "from drift_data.convert.stage import convert\n"
         "from drift_data.workspace import UserError, Workspace\n"
         "try: print(convert(Workspace(sys.argv[1]), sys.argv[2], [sys.argv[3]], CleanOptions()))\n"
         "except UserError as error: sys.exit(f'UserError: {error}')\n"
@@ -140,7 +141,7 @@ def test_a_hub_that_fails_while_it_is_read_costs_no_row_but_stops_the_run(
 def test_files_of_all_splits_of_a_downloaded_copy_are_found(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
         write_wildchat(tmp_path / "copy" / "data" / name, [chat("q", "a")])
-    found = hub_files(str(tmp_path / "copy"))
+    found = find_hub_files(str(tmp_path / "copy"))
     assert sorted(file.name for file in found) == [
         "test-00000-of-00001.parquet",
         "train-00000-of-00001.parquet",

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from drift_data import schema
-from drift_data.convert.clean import CleanOptions
+from drift_data.convert.options import CleanOptions
 from drift_data.convert.stage import convert
 from drift_data.publish.release import export_release
-from drift_data.sources.ultrafeedback import mean_rating
+from drift_data.sources.ultrafeedback import compute_mean_rating
 from drift_data.workspace import UserError, Workspace
 from tests.helpers.converted import accounts, converted, reasons, rows
 
@@ -124,8 +124,8 @@ def test_rated_completions_give_the_best_against_a_worse_one_the_same_in_every_r
 
 
 def test_rating_is_the_mean_of_the_aspects_that_have_one() -> None:
-    assert mean_rating(completion("x", "5", "N/A", "2", "5")) == pytest.approx(4.0)
-    assert mean_rating({"response": "x"}) is None
+    assert compute_mean_rating(completion("x", "5", "N/A", "2", "5")) == pytest.approx(4.0)
+    assert compute_mean_rating({"response": "x"}) is None
 
 
 def test_a_file_that_is_no_ultrafeedback_lists_its_keys(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drift_data.sources.wildfeedback import label_of
+from drift_data.sources.wildfeedback import read_label
 from drift_data.workspace import UserError, Workspace
 from tests.helpers.converted import accounts, converted, dropped, reasons, rows
 
@@ -82,7 +82,7 @@ def test_label_rows_carry_item_reason_judge_and_scores(tmp_path: Path) -> None:
     ],
 )
 def test_both_flags_are_dsat_only_when_a_change_is_asked_for(justification: str, label: str) -> None:
-    found = label_of(utterance(2, "x", True, True, **{"Dissatisfaction-Justificiation": justification}), 1)
+    found = read_label(utterance(2, "x", True, True, **{"Dissatisfaction-Justificiation": justification}), 1)
     assert isinstance(found, dict)
     assert found["label"] == label
     assert [item["polarity"] for item in found["items"]] == ["SAT", "DSAT"]
@@ -104,7 +104,7 @@ def test_turn_with_missing_flags_is_left_out_of_the_labels_only(tmp_path: Path) 
 
 
 def test_one_true_flag_is_a_label_when_the_other_is_missing() -> None:
-    found = label_of(utterance(2, "x", None, True), 1)
+    found = read_label(utterance(2, "x", None, True), 1)
     assert isinstance(found, dict) and found["label"] == "DSAT"
 
 
