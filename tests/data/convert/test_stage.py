@@ -168,8 +168,8 @@ def test_a_lost_row_stops_the_stage_and_nothing_is_written(
         good[good.argmax()] = False  # after the drops were written: this row is nowhere
         keep(self, *others, good)
 
-    keep = chat_table.ChatTable._keep
-    monkeypatch.setattr(chat_table.ChatTable, "_keep", lose_one)
+    keep = chat_table.ChatTable._write_kept
+    monkeypatch.setattr(chat_table.ChatTable, "_write_kept", lose_one)
     path = write_wildchat(tmp_path / "raw.parquet", [chat("q1", "a"), chat("q2", "a"), chat("q3")])
     with pytest.raises(AccountingError, match="3 rows in, but 1 out and 1 dropped"):
         converted(tmp_path, "wildchat", path)
