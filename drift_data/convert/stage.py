@@ -103,10 +103,10 @@ def convert(
         hashes[f"exclude_prompts: {options.exclude_prompts}"] = hash_file(path)
 
     def build(outputs: Mapping[str, Output]) -> None:
-        with _explained_hub_errors(files):
+        with _translate_hub_errors(files):
             _build_tables(outputs, source, reader, files, tables, options, test_fraction)
 
-    with _explained_hub_errors(files):
+    with _translate_hub_errors(files):
         tables = reader.list_tables(files)
     return workspace.run(
         CONVERT_STAGE,
@@ -123,7 +123,7 @@ def convert(
 
 
 @contextmanager
-def _explained_hub_errors(files: Sequence[RawFile]) -> Iterator[None]:
+def _translate_hub_errors(files: Sequence[RawFile]) -> Iterator[None]:
     """Turn network errors into a `UserError` if the files are on the Hub: the user can run the stage again."""
     if not any(file.on_hub for file in files):
         yield

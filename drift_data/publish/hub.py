@@ -63,7 +63,7 @@ def upload_folder(
     """
     token = require_token(token)
     api = HfApi(endpoint=endpoint, token=token, library_name="drift-toolkit")
-    with _explained_errors(repo, token, api.endpoint):
+    with _translate_errors(repo, token, api.endpoint):
         api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
         info = api.repo_info(repo, repo_type=kind)
         if private and not info.private:
@@ -115,7 +115,7 @@ def check_repo_name(repo: str) -> None:
 
 
 @contextmanager
-def _explained_errors(repo: str, token: str, endpoint: str) -> Iterator[None]:
+def _translate_errors(repo: str, token: str, endpoint: str) -> Iterator[None]:
     """Turn errors of the Hub and the network into a `UserError`; any other error is a bug and passes."""
     try:
         yield
