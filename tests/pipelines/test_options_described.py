@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from pipelines.console import print_options
-from pipelines.option_list import MISSING, Option, list_option_groups
+from pipelines.option_list import MISSING, list_option_groups
 from pipelines.recipe import Recipe
 
 SOURCES = {"paper", "release", "ours"}
