@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from pipelines.recipe import Recipe
 
 PUBLISHED = ("paper", "release")  # sources that say a value
-MISSING = "–"  # stands where nobody has written what is asked for
+NOT_STATED = "–"  # stands where nobody has written what is asked for
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}  # as pydantic calls them → as people write them
 
 
@@ -134,7 +134,7 @@ def _describe(key: str, field: FieldInfo, default: Any) -> Option:
         key=key,
         default=None if default is PydanticUndefined else write_value(default),
         values=_describe_values(field),
-        meaning=field.description or MISSING,
+        meaning=field.description or NOT_STATED,
         unit=str(extra.get("unit", "")),
         source=source,
         where=str(extra.get("where", "")),

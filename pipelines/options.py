@@ -23,7 +23,7 @@ Set = Annotated[
 ]
 Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
 BaseModelName = Annotated[str | None, typer.Option("--model", help="Base model: folder, Hub id, or 'tiny'.")]
-Method = Annotated[str | None, typer.Option(help="How pairs are built: drift, spin or iterdpo.")]
+MethodOption = Annotated[str | None, typer.Option(help="How pairs are built: drift, spin or iterdpo.")]
 RubricFile = Annotated[
     Path | None, typer.Option(help="YAML file of the rubric the judge used; default: the recipe's.")
 ]

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from drift_train.options import ExamplesName, MethodName
-from pipelines.option_list import MISSING, Option, describe_option
+from pipelines.option_list import NOT_STATED, Option, describe_option
 from pipelines.recipe import Recipe
 
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
@@ -24,7 +24,7 @@ _WITHOUT_REASON = "differs, and nobody has said why"
 
 # same: as published; named: differs for a reason that is given; ours: paper and release say nothing; unnamed: differs, or
 # is unknown, without a reason.
-Verdict = Literal["same", "named", "ours", "unnamed"]
+SettingVerdict = Literal["same", "named", "ours", "unnamed"]
 
 
 class Setting(BaseModel):
@@ -77,7 +77,7 @@ class Line:
     published: str
     source: str
     note: str
-    verdict: Verdict
+    verdict: SettingVerdict
 
 
 def compare(recipe: Recipe) -> list[Line]:
@@ -127,14 +127,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _compare_words(setting: Setting, name: str) -> Line:
     """Return the line of a setting that is no option: words beside words."""
     published = str(setting.published)
-    verdict: Verdict = "named" if setting.why else "same"
+    verdict: SettingVerdict = "named" if setting.why else "same"
     return Line(name, str(setting.here or published), published, setting.source, setting.why or "", verdict)
 
 
 def _compare_setting(setting: Setting, key: str, value: Any) -> Line:
     """Return the line of an option whose published value the file has."""
     published = setting.one_of if setting.one_of is not None else [setting.published]
-    verdict: Verdict = "unnamed"
+    verdict: SettingVerdict = "unnamed"
     if value in published:
         verdict = "same"
     elif setting.why is not None and value == setting.here:
@@ -154,12 +154,12 @@ def _compare_option(key: str, value: Any, option: Option | None, why: str | None
     """
     if option is None or not option.source:
         if why:
-            return Line(key, _show(value), MISSING, "", why, "ours")
-        return Line(key, _show(value), MISSING, "", "an option whose field names no source", "unnamed")
+            return Line(key, _show(value), NOT_STATED, "", why, "ours")
+        return Line(key, _show(value), NOT_STATED, "", "an option whose field names no source", "unnamed")
     if option.source == "ours":
-        return Line(key, _show(value), MISSING, "", option.meaning, "ours")
+        return Line(key, _show(value), NOT_STATED, "", option.meaning, "ours")
     is_same = value == option.published
-    verdict: Verdict = "same" if is_same else "unnamed"
+    verdict: SettingVerdict = "same" if is_same else "unnamed"
     note = "" if is_same else _WITHOUT_REASON
     return Line(key, _show(value), _show(option.published), option.origin, note, verdict)
 

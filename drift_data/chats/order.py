@@ -63,7 +63,7 @@ REVIEW: Final = Purpose()
 EXCERPTS: Final = Purpose()
 """Decides which turns of a cell of the confusion table are shown; names are "conversation\\0turn"."""
 
-RUBRIC: Final = Purpose()
+RUBRIC_DRAW: Final = Purpose()
 """Decides which conversations a rubric is learned from; names are "seed\\0conversation", with the recipe's seed."""
 
 

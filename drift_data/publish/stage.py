@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from drift_data.mine.rules import MINED_TABLES
 from drift_data.publish.cards.data import SPLITS, PublishedTable, Scan, render_dataset_card
 from drift_data.publish.options import PublishOptions
 from drift_data.schema import TableName
 from drift_data.workspace import Manifest, TableWriter, UserError, Workspace, locate_run
 
-MINED_TABLES = (TableName.DSAT, TableName.SAT, TableName.SEED)
 STAGING_FOLDER = ".publish"  # folder of the workspace that holds the files during an upload
 
 

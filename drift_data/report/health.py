@@ -15,7 +15,7 @@ from drift_data.report.alarms import Check, check_length_ratio, check_training, 
 from drift_data.report.options import AlarmOptions
 from drift_data.workspace import UserError, Workspace, locate_run
 
-Steps = list[dict[str, float]]
+LoggedSteps = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Health:
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason → pairs
     length_ratio: float | None = None  # mean tokens of chosen to those of rejected replies
     measured: Mapping[str, Any] = field(default_factory=dict)  # results of the folder `health`
-    steps: Steps = field(default_factory=list)
+    steps: LoggedSteps = field(default_factory=list)
     stale: bool = False  # its inputs have changed since, so its figures belong to another chain of models
 
     @property
@@ -112,7 +112,7 @@ def _is_current(workspace: Workspace, name: str) -> bool:
     return True
 
 
-def read_steps(workspace: Workspace, folder: str) -> Steps:
+def read_steps(workspace: Workspace, folder: str) -> LoggedSteps:
     """Return the numbers of each logged training step of an iteration; no step while its model is unfinished."""
     path = workspace.path(folder) / "metrics.jsonl"
     if workspace.manifest(f"{folder}/model") is None or not path.is_file():

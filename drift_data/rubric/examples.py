@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drift_data.chats.order import RUBRIC, rank_as_number
+from drift_data.chats.order import RUBRIC_DRAW, rank_as_number
 from drift_data.chats.safe_text import escape_invisible
 from drift_data.chats.turns import Messages
 from drift_data.judge.base import CONVERSATION_COLUMNS
@@ -96,7 +96,7 @@ class _Draw(Generic[Payload]):
 
 def _rank_in_draw(seed: int, name: str) -> int:
     """Return the place of a conversation in the order of drawing."""
-    return rank_as_number(f"{seed}\0{name}", RUBRIC)
+    return rank_as_number(f"{seed}\0{name}", RUBRIC_DRAW)
 
 
 def draw_from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) -> DrawnConversations:

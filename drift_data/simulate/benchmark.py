@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from drift_data.simulate import users, wildchat, world
 
-Ints = npt.NDArray[np.int64]
+_Ints = npt.NDArray[np.int64]
 
 BATCH_CONVERSATIONS: Final = 5_000  # conversations that are made at once, also the rows of a row group
 ROWS_PER_FILE: Final = 100_000
@@ -111,7 +111,7 @@ class _ContentSource:
         sentences = _join_pieces(words.take(pa.array(drawn)), lengths)
         return pc.binary_join_element_wise(pc.utf8_capitalize(sentences), pa.scalar("."), "")
 
-    def draw(self, number: int) -> tuple[Ints, Ints, pa.Array]:
+    def draw(self, number: int) -> tuple[_Ints, _Ints, pa.Array]:
         """Draw the contents of conversations.
 
         Returns:
@@ -144,7 +144,7 @@ class _ContentSource:
         return kinds, lengths, _join_pieces(self._pieces.take(pa.array(pieces)), sizes)
 
 
-def _join_pieces(pieces: pa.Array, sizes: Ints) -> pa.Array:
+def _join_pieces(pieces: pa.Array, sizes: _Ints) -> pa.Array:
     """Join consecutive strings with spaces: the first `sizes[0]`, then the next `sizes[1]`, and so on."""
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), pieces), " ")

@@ -19,7 +19,7 @@ from drift_data.workspace import UserError, replace_file
 from drift_train.dpo.checkpoints import find_resume_point, partial_metrics_path, remove_broken
 from drift_train.dpo.checks import check_first_batch, check_reference, check_rows, check_tokens
 from drift_train.dpo.metrics import MetricsWriter
-from drift_train.dpo.trainer import count_steps, describe_weights, make_trainer, uses_bf16
+from drift_train.dpo.trainer import count_updates, describe_weights, make_trainer, uses_bf16
 from drift_train.models.load import free_memory, is_sharded, load_renderer, save_model
 from drift_train.options import TrainOptions
 
@@ -119,7 +119,7 @@ def train_here(
         torch.set_num_threads(options.threads)
     PartialState(cpu=not torch.cuda.is_available())  # from here on each process has a device of its own
     partial = partial_metrics_path(metrics)
-    keep = unfinished is not None and count_steps(len(pairs), options) > options.checkpoint_steps
+    keep = unfinished is not None and count_updates(len(pairs), options) > options.checkpoint_steps
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)
     folder = unfinished / "training" if unfinished is not None else Path(scratch.name)
     # A killed run may have written checkpoints although this one is told to keep none, so the folder is searched anyway.

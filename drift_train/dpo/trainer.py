@@ -135,11 +135,11 @@ def count_warmup_steps(pairs: int, options: TrainOptions) -> int:
     A training of fewer than 10 steps has none. The schedule starts from 0, so the first step of a warm-up learns
     nothing: that would be a noticeable share of the pairs, and with a single step all of them.
     """
-    steps = count_steps(pairs, options)
+    steps = count_updates(pairs, options)
     return math.ceil(options.warmup_ratio * steps) if steps >= _STEPS_WITHOUT_WARMUP else 0
 
 
-def count_steps(pairs: int, options: TrainOptions) -> int:
+def count_updates(pairs: int, options: TrainOptions) -> int:
     """Return the number of updates that a training takes."""
     return math.ceil(options.epochs * math.ceil(pairs / options.global_batch))
 

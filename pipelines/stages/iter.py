@@ -4,14 +4,24 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import RECIPE, WORK, BaseModelName, Method, RecipeName, Run, Set, Work, open_workspace
+from pipelines.options import (
+    RECIPE,
+    WORK,
+    BaseModelName,
+    MethodOption,
+    RecipeName,
+    Run,
+    Set,
+    Work,
+    open_workspace,
+)
 
 
 def iterate(
     n: Annotated[
         int, typer.Option(help="Iteration, from 1; missing earlier ones are made first.", min=1)
     ] = 1,
-    method: Method = None,
+    method: MethodOption = None,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,
     model: BaseModelName = None,

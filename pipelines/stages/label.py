@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 # Reasons for turns without a label that a second request may remove.
 _PASSING = ("request_failed", "no_answer")
 
-Judge = Annotated[
+JudgeOption = Annotated[
     str | None, typer.Option(help="local, dataset, or one that asks a model: cascade, openai, vllm, batch.")
 ]
 
 
 def label(
-    judge: Judge = None,
+    judge: JudgeOption = None,
     model: LLMName = None,
     base_url: BaseUrl = None,
     name: Annotated[

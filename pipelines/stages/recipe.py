@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import RECIPE, Method, RecipeName, Set
+from pipelines.options import RECIPE, MethodOption, RecipeName, Set
 
 
 def recipe(
-    method: Method = None,
+    method: MethodOption = None,
     options: Annotated[
         bool,
         typer.Option("--options", help="List all options there are instead: default, meaning and source."),

@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from pipelines.console import print_options
-from pipelines.option_list import MISSING, list_option_groups
+from pipelines.option_list import NOT_STATED, list_option_groups
 from pipelines.recipe import Recipe
 
 SOURCES = {"paper", "release", "ours"}
@@ -51,4 +51,4 @@ def test_no_option_is_left_out_of_the_list() -> None:
         *(part.get("properties", {}) for part in schema["$defs"].values())
     )
     assert named - listed == set()
-    assert issubclass(Recipe, BaseModel) and MISSING not in listed
+    assert issubclass(Recipe, BaseModel) and NOT_STATED not in listed

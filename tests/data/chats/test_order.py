@@ -14,7 +14,7 @@ from drift_data.chats.order import (
     EARLIER_SAMPLE,
     EXCERPTS,
     REVIEW,
-    RUBRIC,
+    RUBRIC_DRAW,
     SAMPLE,
     SPLIT,
     Purpose,
@@ -51,7 +51,7 @@ CHOSEN: dict[str, Callable[[], Iterable[str]]] = {
         name.split("\0")[0] for name in take_first((f"{name}\0002" for name in IDS), EXCERPTS, FIRST)
     ),
     "rubric's draw": lambda: (
-        name.split("\0")[1] for name in take_first((f"0\0{name}" for name in IDS), RUBRIC, FIRST)
+        name.split("\0")[1] for name in take_first((f"0\0{name}" for name in IDS), RUBRIC_DRAW, FIRST)
     ),
 }
 # Two shares of one hash: the tenth is a part of the half, which no option brings together.
@@ -178,10 +178,10 @@ def test_the_order_of_excerpts_stays_as_it_was() -> None:
     [(0, "67ed5d22bd648051", 15586200245858654043), (7, "9e700f8305f93a65", 3316938629681440787)],
 )
 def test_the_draw_for_a_rubric_stays_as_it_was(seed: int, print_: str, first: int) -> None:
-    order = sorted(NAMES, key=lambda name: rank_as_number(f"{seed}\0{name}", RUBRIC))
+    order = sorted(NAMES, key=lambda name: rank_as_number(f"{seed}\0{name}", RUBRIC_DRAW))
     assert fingerprint(order) == print_
-    assert rank_as_number(f"{seed}\0conversation-0", RUBRIC) == first
-    assert rank_as_number("0\0\ud800", RUBRIC) == 13585995309455660762  # half of a character
+    assert rank_as_number(f"{seed}\0conversation-0", RUBRIC_DRAW) == first
+    assert rank_as_number("0\0\ud800", RUBRIC_DRAW) == 13585995309455660762  # half of a character
 
 
 def test_the_earlier_sample_is_drawn_as_it_was() -> None:
