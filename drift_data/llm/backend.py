@@ -19,7 +19,7 @@ class Task(Protocol):
 
     @property
     def is_needed(self) -> bool:
-        """Say whether the run comes to nothing without this task: it is asked even where others are given up."""
+        """Say whether the run has no result without this task. FINAL=1 gives up all other tasks, but not this one."""
 
     @property
     def request(self) -> Request | None:
@@ -42,15 +42,15 @@ class Backend(Protocol):
     def run(self, tasks: Iterable[AnyTask]) -> Iterator[AnyTask]:
         """Drive tasks to their end and yield each one finished, in any order.
 
-        Tasks are taken one by one as there is room for them, so there may be any number. Of two equal requests
-        on their way at the same time, one is sent.
+        Tasks are taken one by one as there is room for them, so there may be any number. If two tasks
+        ask the same at the same time, one request is sent, and both tasks get its answer.
         """
 
     def report(self) -> Mapping[str, Any]:
         """Return what the run took, for the manifest: requests sent and found in the store, tokens, price."""
 
     def close(self) -> None:
-        """Give up the requests on their way and free connections, files and memory."""
+        """Give up the requests that are on their way, and free connections, files and memory."""
 
 
 def feed_from_store(task: Task, store: Store, spending: Spending) -> bool:

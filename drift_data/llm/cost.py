@@ -9,7 +9,7 @@ from typing import Any, Final
 from drift_data.llm.options import Price
 from drift_data.llm.request import Answer, Request
 
-FREE: Final = Price(input=0, output=0)  # also stands for a model whose price nobody has named
+FREE: Final = Price(input=0, output=0)  # also the price of a model for which the recipe has none
 
 
 @dataclass
@@ -22,9 +22,8 @@ class Spending:
 
     price: Price = FREE
     budget: float | None = None  # in the currency of the price; None: no limit
-    count_tokens: Callable[[str], int] = (
-        len  # a text → its tokens, estimated; for requests without an answer yet
-    )
+    # A text → its tokens, estimated; used for requests that have no answer yet.
+    count_tokens: Callable[[str], int] = len
     batch: bool = False  # whether the Batch API answers, at its own share of the price
     sent: int = 0  # requests that were answered in this run
     stored: int = 0  # requests whose answer was in the store
@@ -35,8 +34,8 @@ class Spending:
     output_tokens: int = 0
     spent_now: float = 0.0  # price of the answers that came in this run
     spent_before: float = 0.0  # price of the stored answers that this run has used so far
-    # Price of all stored answers that this run will use, if computed up front. It takes the place of `spent_before`
-    # until that is more.
+    # Price of all stored answers that this run will use, if computed up front; else 0. The budget counts this price
+    # or `spent_before`, whichever is higher.
     known_cached_price: float = 0.0
     # Key of a request on its way → the most that it can cost.
     _reserved: dict[str, float] = field(default_factory=dict)
@@ -51,7 +50,7 @@ class Spending:
         left = self.budget - before - self.spent_now - sum(self._reserved.values())
         longest = request.sampling.max_tokens
         if self.price.of(self._count_system_tokens(request), 0, longest, batch=self.batch) > left:
-            return False  # whatever the user message is; once all is spent, this refuses many requests fast
+            return False  # without counting the user message: once the budget is spent, many requests are refused fast
         most = self.price.of(self.count_prompt_tokens(request), 0, longest, batch=self.batch)
         if most > left:
             return False
@@ -75,7 +74,7 @@ class Spending:
 
     @property
     def has_reserved(self) -> bool:
-        """Say whether requests on their way hold money of which some may come free."""
+        """Say whether money is set aside for requests on their way; answers may free a part of it."""
         return bool(self._reserved)
 
     def price_of(self, answer: Answer) -> float:

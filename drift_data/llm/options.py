@@ -102,7 +102,8 @@ class ClientOptions(BaseModel):
         32,
         gt=0,
         le=1_000,
-        description="Most requests on their way at once; the client starts with 8 and finds out how many pay.",
+        description="Most requests on their way at once; the client starts with 8 and adds more while that brings more "
+        "answers a second.",
         json_schema_extra=_OURS,
     )
     timeout: float = Field(
@@ -111,7 +112,8 @@ class ClientOptions(BaseModel):
     tries: int = Field(
         6,
         gt=0,
-        description="Times that a request is sent which fails by itself; those that the server puts off do not count.",
+        description="Most times that a request is sent; attempts that the server only puts off (status 429 or 529, or a "
+        "wait that it asks for) do not count.",
         json_schema_extra=_OURS,
     )
     first_wait: float = Field(
@@ -132,8 +134,8 @@ class ClientOptions(BaseModel):
     breaker: int = Field(
         10,
         gt=0,
-        description="Requests that fail for good in a row before the run ends; ten times as many once the server "
-        "has answered one.",
+        description="Requests in a row that fail for good before the run ends; ten times as many once the server has "
+        "answered one.",
         json_schema_extra=_OURS,
     )
 
@@ -150,12 +152,13 @@ class BatchOptions(BaseModel):
     )
     results: tuple[str, ...] = Field(
         (),
-        description="Files, folders or globs of results and errors that came back, to read answers from.",
+        description="Result and error files that came back, as files, folders or globs, to read answers from.",
         json_schema_extra=_OURS,
     )
     final: bool = Field(
         False,
-        description="Whether to finish without the answers that are missing, and ask only what nothing can do without.",
+        description="Whether to finish without the answers that are missing; only requests without which there is no "
+        "result at all are still asked.",
         json_schema_extra=_OURS,
     )
     requests_per_file: int = Field(
@@ -173,14 +176,14 @@ class BatchOptions(BaseModel):
     enqueued_tokens: int | None = Field(
         None,
         gt=0,
-        description="Most prompt tokens at the API at once, which is a limit of the account; null: the API says when "
-        "it is reached.",
+        description="Most prompt tokens at the API at once, a limit of the account; null: files are sent until the API "
+        "says that the limit is reached.",
         json_schema_extra=_OURS,
     )
     tries: int = Field(
         3,
         gt=0,
-        description="Times that a request is sent which fails by itself.",
+        description="Most times that a request is sent; a batch that ends before the model was asked does not count.",
         json_schema_extra=_OURS,
     )
     poll_seconds: float = Field(
@@ -189,7 +192,7 @@ class BatchOptions(BaseModel):
     patience_hours: float = Field(
         24.0,
         ge=0,
-        description="Hours to wait for a queue that is full although it holds nothing of this workspace.",
+        description="Hours to wait for the API's queue when it is full although no file of this run is in it.",
         json_schema_extra=_OURS,
     )
 

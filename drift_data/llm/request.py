@@ -23,9 +23,10 @@ LENGTH: Final = "length"  # the answer was cut off at `max_tokens`
 CONTENT_FILTER: Final = "content_filter"  # the server's filter withheld the answer
 REFUSAL: Final = "refusal"  # our own word: the model declined in the API's field `refusal`
 
-# Finish reasons that a second try would only repeat → why the task has no result. Errors of a backend come beside.
+# Finish reasons that a second try would only repeat → the reason with which the task then ends. A task whose answer
+# has an `error` ends with that error as its reason.
 DECLINED: Final = {CONTENT_FILTER: "content_filter", REFUSAL: "model_refused"}
-INVALID: Final = "invalid_answer"  # why a task has no result when none of its answers could be used
+INVALID: Final = "invalid_answer"  # the reason of a task that ends because none of its answers could be used
 
 Dialect = Literal["openai", "compatible"]  # how a request limits the answer's length, see `Request.body`
 
@@ -92,8 +93,8 @@ class Request:
         """Return the body of a chat completion request.
 
         Args:
-            dialect: "openai" sends `max_completion_tokens`, which its newer models insist on; "compatible" the
-                older `max_tokens`, which every other server knows.
+            dialect: "openai" sends `max_completion_tokens`, which OpenAI's newer models insist on; "compatible" sends
+                the older `max_tokens`, which every other server knows.
         """
         sampling = self.sampling
         limit = "max_completion_tokens" if dialect == "openai" else "max_tokens"
@@ -114,7 +115,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a request. With `error` the request failed for good, and nothing is stored."""
+    """What came back for a request. If `error` is set, the request failed for good and nothing is stored."""
 
     text: str = ""
     finish_reason: str = STOP
@@ -134,7 +135,7 @@ def _hash_shared_text(system: str) -> hashlib._Hash:
 
 
 def _encode_with_length(text: str) -> bytes:
-    """Return a text's bytes behind their number, so that two different lists of texts never give the same bytes."""
+    """Return the number of a text's bytes, then the bytes: two different lists of texts never give the same bytes."""
     data = text.encode("utf-8", "surrogatepass")
     return len(data).to_bytes(8, "big") + data
 

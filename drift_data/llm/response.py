@@ -1,7 +1,7 @@
 """Reads what an OpenAI-compatible API returns: a chat completion, or an error and what the error means.
 
-A paid answer is never thrown away for what a server adds or leaves out beside the text: token counts that cannot be
-read count as not given.
+A paid answer is never thrown away because of what a server adds or leaves out beside the text: token counts that
+cannot be read count as not given.
 """
 
 from __future__ import annotations
@@ -120,10 +120,8 @@ def classify_refusal(error: APIError, status: int | None) -> str | None:
     Returns:
         CONTENT_FILTER, PROMPT_TOO_LONG or REQUEST_REFUSED.
     """
-    codes, words = (
-        {str(value) for value in (error.code, error.type) if value is not None},
-        error.message or "",
-    )
+    codes = {str(value) for value in (error.code, error.type) if value is not None}
+    words = error.message or ""
     if _FILTER_CODES & codes or (status == 403 and _FILTER_WORDS.search(words)):
         return CONTENT_FILTER
     if status is not None and (not 400 <= status < 500 or status in _TEMPORARY_STATUSES):

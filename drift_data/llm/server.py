@@ -17,8 +17,8 @@ def read_key(server: ServerOptions) -> str:
     key = os.environ.get(server.api_key_env, "").strip()
     if not all("!" <= character <= "~" for character in key):
         raise UserError(
-            f"${server.api_key_env} holds no key: there are blanks, line breaks or characters in it that no key "
-            "has. Set it to the key alone, without quotation marks or Bearer."
+            f"The value of ${server.api_key_env} cannot be a key: it has blanks, line breaks or characters that no "
+            "key has. Set it to the key alone, without quotation marks or Bearer."
         )
     if not key and server.at_openai:
         raise UserError(

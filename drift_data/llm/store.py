@@ -17,8 +17,8 @@ from drift_data.llm.request import Answer, Request
 from drift_data.workspace.sqlite import open_versioned, transaction
 
 STORE_FILE: Final = "judge.sqlite"
-_LAYOUT_VERSION = 1  # of the tables; a file with another one is refused
-_MAX_REMEMBERED_TEXTS: Final = 1_000  # shared texts whose numbers are held in memory
+_LAYOUT_VERSION = 1  # version of the tables; a file with another version is refused
+_MAX_REMEMBERED_TEXTS: Final = 1_000  # system prompts and schemas whose row ids are held in memory
 _TABLES = """
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE answers (
@@ -48,10 +48,10 @@ CREATE VIEW requests AS
 
 
 class Store:
-    """Requests and their answers, by key.
+    """The stored requests and their answers, by the requests' keys.
 
     Args:
-        path: the SQLite file; made when it is not there.
+        path: the SQLite file; made if it does not exist.
 
     Raises:
         UserError: the file is not a store of requests, cannot be opened, or another process holds it.
@@ -94,7 +94,7 @@ class Store:
             OSError: the disk is full; what was kept before can be read.
         """
         if answer.error is not None:
-            raise ValueError(f"an error is no answer: {answer.error}")
+            raise ValueError(f"an answer with an error cannot be stored: {answer.error}")
         try:
             self._insert(request, answer, backend, seconds)
         except (sqlite3.Error, OSError):
@@ -133,7 +133,7 @@ class Store:
         return int(self._database.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def _number_text(self, text: str) -> int:
-        """Return the number of a shared text; the text is stored at its first use."""
+        """Return the row id of a system prompt or schema; the text is stored at its first use."""
         text = _to_storable(text)
         if text not in self._text_numbers:
             self._database.execute("INSERT OR IGNORE INTO texts (text) VALUES (?)", [text])

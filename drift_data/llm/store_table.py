@@ -1,4 +1,4 @@
-"""Streams the store of requests as an Arrow table, for DuckDB and everything else that reads Arrow."""
+"""Streams the store of requests as an Arrow table, for DuckDB and other readers of Arrow."""
 
 from __future__ import annotations
 

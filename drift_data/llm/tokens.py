@@ -18,7 +18,7 @@ class TokenCounter:
     """A way to count the tokens of a message."""
 
     count: Callable[[str], int]  # a message's text → its tokens, those of the chat template included
-    how: str  # by what means, for people who read an estimate
+    how: str  # how tokens are counted, in words for the estimate
 
 
 def choose_token_counter(model: str, tokenizer: str | None = None, *, openai: bool = False) -> TokenCounter:
@@ -26,7 +26,7 @@ def choose_token_counter(model: str, tokenizer: str | None = None, *, openai: bo
 
     Args:
         model: the model's name, as the server knows it.
-        tokenizer: folder with a `tokenizer.json`, such a file, or a Hub id; None: the user has named none.
+        tokenizer: folder with a `tokenizer.json`, such a file, or a Hub id; None: the recipe names no tokenizer.
         openai: whether the model is one of OpenAI's, whose tokenizer `tiktoken` has or fetches.
 
     Raises:

@@ -40,7 +40,7 @@ class VllmBackend:
         self._engine: Any = None
 
     def run(self, tasks: Iterable[AnyTask]) -> Iterator[AnyTask]:
-        """Drive tasks round by round; what a task asks next joins the next round."""
+        """Drive tasks round by round; the next request of a task joins the next round."""
         source, has_more, unfinished = iter(tasks), True, list[AnyTask]()
         while has_more or unfinished:
             while has_more and len(unfinished) < self._options.round:
@@ -55,9 +55,8 @@ class VllmBackend:
             open_tasks = []
             for task in unfinished:
                 assert task.request is not None  # a task without a request is finished
-                if (
-                    task.request.key not in answers
-                ):  # the budget has no room until the price of this round is known
+                if task.request.key not in answers:
+                    # The budget has no room for the request until the price of this round is known.
                     open_tasks.append(task)
                     continue
                 task.receive(answers[task.request.key])
@@ -82,7 +81,7 @@ class VllmBackend:
                 self._spending.record(request, answers[key])
             elif self._spending.reserve(request):
                 asked.append((request, prompt))
-            elif not asked:  # no other request holds money that may come free
+            elif not asked:  # no money is set aside for other requests of the round, so none can come free
                 answers[key] = Answer(error="over_budget")
                 self._spending.over_budget += 1
         started = time.monotonic()

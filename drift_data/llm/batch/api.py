@@ -1,7 +1,7 @@
 """Sends request files through the Batch API and fetches what comes back.
 
 The state is saved before and after each step that must not be done twice. So a process that is killed and started
-again finds its batches, by their id or by the id of its own that it put into a batch's metadata.
+again finds its batches: by the API's id, or by an id of our own in the batch's metadata.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 
 _ENDED_STATUSES: Final = frozenset({"completed", "expired", "cancelled", "failed"})
 _SUBMISSION_KEY: Final = "drift_submission"  # key in a batch's metadata, for our own id
-_MAX_BATCHES_SEARCHED: Final = 2_000  # the newest ones, in search of one whose id is not known
+_MAX_BATCHES_SEARCHED: Final = 2_000  # the newest batches, among which one is looked for by our own id
 _NO_CREDIT_CODES: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _QUEUE_FULL_CODE: Final = "token_limit_exceeded"
-_FIRST_WAIT_SECONDS: Final = 2.0  # between two looks at the API
-_WAIT_GROWTH: Final = 1.5  # factor, after a look that found nothing new
-_RETRIES_PER_CALL: Final = 6
-_MAX_FAILED_LOOKS: Final = 60  # in a row, before the API counts as gone
-_TIMEOUT_SECONDS: Final = 600.0  # for one call
+_FIRST_WAIT_SECONDS: Final = 2.0  # seconds between the first two looks at the API
+_WAIT_GROWTH: Final = 1.5  # factor by which the wait grows after a look at which no batch had ended
+_RETRIES_PER_CALL: Final = 6  # by the client library, for one call of the API
+_MAX_FAILED_LOOKS: Final = 60  # looks in a row that fail before the run ends
+_TIMEOUT_SECONDS: Final = 600.0  # seconds for one call of the API
 
 
 class TryLater(Exception):
-    """The API takes no file now: its queue for the account is full, or it gets too many calls."""
+    """The API takes no file now: the account's queue is full, or there are too many calls."""
 
 
 class Unreachable(UserError):
-    """The API cannot be reached, or answers with an error of its own."""
+    """The API cannot be reached, or answers with a server error (status 500 or above)."""
 
 
 @dataclass
 class SentFile:
-    """A request file of a round that is to be sent or is at the API."""
+    """A request file that is to be sent or is at the API, with its round."""
 
     round: Round
     file: RequestFile
@@ -112,7 +112,7 @@ class BatchAPI:
                         upload=self._client.files.create(file=(sent.file.name, file), purpose="batch").id
                     )
             sent.save_state(status="submitting", submission=uuid4().hex)
-            # One try only: another one, after a cut connection, could make the batch twice.
+            # One try only: after a cut connection, another try could make the batch a second time.
             batch = self._client.with_options(max_retries=0).batches.create(
                 completion_window="24h",
                 endpoint=ENDPOINT,
@@ -153,7 +153,7 @@ class BatchAPI:
         from openai import APIConnectionError, APIStatusError, InternalServerError, RateLimitError
 
         where = f"{sent.round.folder.name}/{sent.file.name}"
-        go_on = "What is at the API goes on there; run the same command again to go on."
+        go_on = "Batches at the API go on; run the same command again to fetch their answers."
         try:
             yield
         except (APIConnectionError, InternalServerError, HTTPError) as error:
@@ -163,17 +163,19 @@ class BatchAPI:
         except RateLimitError as error:
             if error.code in _NO_CREDIT_CODES:
                 raise UserError(
-                    f"{self._server.host} says that the account has no credit left ({error.code}). Mend it there. {go_on}"
+                    f"{self._server.host} says that the account has no credit left ({error.code}). Add credit there. "
+                    f"{go_on}"
                 ) from error
             raise TryLater(self._clean_words(error.message)) from error
         except APIStatusError as error:
             if error.status_code in (401, 403):
                 raise UserError(
-                    f"{self._server.host} refuses the key in ${self._server.api_key_env} (status {error.status_code}). Check it "
-                    f"and what it may do. {go_on}"
+                    f"{self._server.host} refuses the key in ${self._server.api_key_env} (status {error.status_code}). "
+                    f"Check the key and what it may do. {go_on}"
                 ) from None  # the API's own words repeat parts of the key
             raise UserError(
-                f"{self._server.host} refuses {where}, status {error.status_code}: {self._clean_words(error.message)}. {go_on}"
+                f"{self._server.host} refuses {where}, status {error.status_code}: "
+                f"{self._clean_words(error.message)}. {go_on}"
             ) from error
 
     def _clean_words(self, text: str) -> str:
@@ -197,14 +199,18 @@ class BatchRunner:
         self._api, self._open = api, list(files)
         self._wait, self._queue_tokens, self._patience = wait, queue_tokens, patience
         self._answered: Counter[str] = Counter()  # path of a file → requests that the API is done with
-        self._refusals, self._full_since, self._next_try_at = 0, 0.0, 0.0
+        self._refusals = 0  # times that the API took no file, since a batch last ended
+        self._full_since = (
+            0.0  # moment since which the queue is full with no file of this run in it; 0: it is not
+        )
+        self._next_try_at = 0.0  # moment before which no file is sent
         self._failed_looks = 0  # looks in a row that did not reach the API
 
     def run(self) -> None:
         """Send the files, wait for all batches and fetch their results.
 
         Raises:
-            UserError: the API refuses a file or the key, is gone, or someone has cancelled a batch.
+            UserError: the API refuses a file or the key, cannot be reached any more, or someone has cancelled a batch.
         """
         shortest, cancelled = min(_FIRST_WAIT_SECONDS, self._wait), list[str]()
         delay, total = shortest, sum(sent.file.requests for sent in self._open)
@@ -285,12 +291,13 @@ class BatchRunner:
             for error in errors[:3]
         )
         raise UserError(
-            f"The Batch API found fault with {sent.path}: {escape_invisible(told or 'it does not say what', MAX_SERVER_WORDS)}. "
-            "Check the model's name and parameters and run again: the file will be written and sent anew."
+            f"The Batch API rejects {sent.path}: "
+            f"{escape_invisible(told or 'it does not say why', MAX_SERVER_WORDS)}. Check the model's name and "
+            "parameters and run again: the file will be written and sent anew."
         )
 
     def _put_off(self, sent: SentFile, words: str) -> None:
-        """Have a file sent later that the API does not take now; the pause doubles each time, up to 16 times `wait`.
+        """Send a file later that the API does not take now; the pause doubles each time, up to 16 times `wait`.
 
         Raises:
             UserError: the queue has been full for longer than `patience`.
@@ -302,8 +309,8 @@ class BatchRunner:
         if now - self._full_since > self._patience:
             raise UserError(
                 f"The API has had no room for {sent.path} (about {sent.file.tokens:,} tokens) for "
-                f"{self._patience / 3600:.1f} h: {words}. Run the same command again later, or in smaller files: "
-                "tell the tool the account's limit of enqueued tokens."
+                f"{self._patience / 3600:.1f} h: {words}. Run the same command again later, or with smaller files: "
+                "set label.batch.enqueued_tokens to the account's limit."
             )
         pause = self._wait * 2 ** min(self._refusals, 4)
         self._refusals, self._next_try_at = self._refusals + 1, now + pause

@@ -2,8 +2,8 @@
 
 The backend works in rounds. A pass over the tasks gives each task the answers that the store and the results hold.
 Requests without an answer go into the request files of a new round, and the tasks are forgotten, so memory stays
-flat. Once the round has its results, the caller makes the same tasks again (`run_in_rounds`). The first pass that
-leaves no task unfinished yields them.
+flat. Once the round has its results, the caller makes the same tasks again (`run_in_rounds`). A pass that leaves a
+task unfinished ends with an exception, and its caller starts anew; the first pass that leaves none yields all tasks.
 """
 
 from __future__ import annotations
@@ -75,17 +75,19 @@ class BatchBackend:
         self._progress: BatchProgress | None = None
         self._files_read, self._printed = set[Path](), set[str]()
         self._pass_number = self._rounds_made = 0
-        # Why requests are in the newest files although an earlier round was answered.
+        # Why requests are in the newest files although earlier ones were answered → how many requests.
         self._queued: Counter[str] = Counter()
         self._under_way: list[SentFile] = []
         self._api: BatchAPI | None = None
 
     def run(self, tasks: Iterable[AnyTask]) -> Iterator[AnyTask]:
-        """Yield the tasks when all of them can be finished; else ask for the answers that are missing.
+        """Yield the tasks if all of them can be finished; else ask for the answers that are missing, and raise.
+
+        The tasks before the first unfinished one are yielded, too: a caller throws them away when this raises.
 
         Raises:
-            AwaitingResults: offline, and files were written.
-            AnotherRound: run the same tasks again, see `run_in_rounds`.
+            AwaitingResults: offline, and files wait to be sent.
+            AnotherRound: the caller has to run the same tasks again, see `run_in_rounds`.
             UserError: the API refuses, or no request was answered.
         """
         progress = self._take_in_results()
@@ -147,7 +149,7 @@ class BatchBackend:
     ) -> None:
         self.close()
 
-    # Before the tasks are looked at.
+    # Steps before the tasks are driven.
 
     def _take_in_results(self) -> BatchProgress:
         """Read the results that have come, and find out which files are at the API."""
@@ -179,10 +181,10 @@ class BatchBackend:
             try:
                 self._api = BatchAPI(self._server)
             except UserError as error:
-                raise UserError(f"{error} To have files answered by others instead: OFFLINE=1.") from error
+                raise UserError(f"{error} To write files that somebody else sends, use OFFLINE=1.") from error
         return self._api
 
-    # For each task.
+    # Steps for each task.
 
     def _advance(self, task: Task, progress: BatchProgress, writer: RequestWriter, this_pass: _Pass) -> bool:
         """Give a task all answers that have come, and queue its next request; say whether the task is finished."""
@@ -253,7 +255,7 @@ class BatchBackend:
         """Write a request into the new files, once; return an answer only where the request cannot be asked.
 
         Args:
-            follows: whether the request was made because an earlier answer of the same task could not be used.
+            follows: whether the task made the request after an answer that it got in this pass.
         """
         key, spending = request.key, self._spending
         number = progress.file_under_way(key)
@@ -289,7 +291,7 @@ class BatchBackend:
             self._queued[NOT_IN_RESULTS] += 1
         return None
 
-    # For the round.
+    # Steps for the round.
 
     def _ask_for_missing(self, writer: RequestWriter, progress: BatchProgress, this_pass: _Pass) -> None:
         """Publish the new files and, unless offline, wait for their answers. Always raises, see `run`."""
@@ -335,7 +337,7 @@ class BatchBackend:
         raise AnotherRound
 
     def _close_rounds(self) -> None:
-        """Close the rounds of which no file is at the API."""
+        """Close every round that has no file at the API."""
         for one in load_rounds(self._folder):
             if not one.state.closed and all(
                 file.status not in ("submitting", "submitted") for file in one.state.files

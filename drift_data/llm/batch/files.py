@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from drift_data.llm.request import Request
 from drift_data.workspace import UserError, replace_file
 
-ENDPOINT: Final = "/v1/chat/completions"  # what each line of a request file asks
+ENDPOINT: Final = "/v1/chat/completions"  # path at the API to which each line of a request file goes
 ROUND_FILE: Final = "round.json"
-_UNFINISHED: Final = ".new"  # folder of a round that is being written
+_UNFINISHED: Final = ".new"  # name of a round's folder while the round is being written
 _LINE_START: Final = b'{"custom_id": "'  # of each line of a request file; the request's key follows
 _KEY_LENGTH: Final = 64  # hex digits
-# Characters that some tools take for the end of a line, though JSON does not → as JSON escapes.
+# Characters that some tools, but not JSON, take for the end of a line → the same as JSON escapes.
 _LINE_BREAKS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
@@ -38,7 +38,7 @@ class RequestFile(BaseModel):
     name: str
     sha256: str
     requests: int
-    tokens: int  # of all its prompts together, estimated
+    tokens: int  # tokens of all its prompts together, estimated
     most: float  # the most that its answers can cost
     status: Literal["written", "submitting", "submitted", "collected", "failed"] = "written"
     upload: str | None = None  # the API's id of the uploaded file
@@ -57,7 +57,7 @@ class RoundState(BaseModel):
 
 @dataclass
 class Round:
-    """A folder of request files."""
+    """A folder of request files, and what became of them."""
 
     folder: Path
     state: RoundState
@@ -122,7 +122,7 @@ def make_request_line(request: Request) -> bytes:
 
 
 class RequestWriter:
-    """Writes a new round, request by request, beside the finished rounds until `publish`.
+    """Writes a new round, request by request, into a folder that `publish` makes one of the rounds.
 
     Args:
         folder: holds all rounds.
@@ -144,7 +144,7 @@ class RequestWriter:
 
         Args:
             request: goes into the open file, or into a new one where that is full.
-            tokens: of the request's prompt, estimated.
+            tokens: tokens of the request's prompt, estimated.
             most: the most that the request can cost.
         """
         line = make_request_line(request)
@@ -212,9 +212,7 @@ class RequestWriter:
     def discard(self) -> None:
         """Remove what was written and not published."""
         if self._file is not None:
-            with suppress(
-                OSError
-            ):  # on a full disk, closing fails: what is still buffered is thrown away, too
+            with suppress(OSError):  # on a full disk, closing fails; the file is removed below anyway
                 self._file.close()
             self._file = None
         shutil.rmtree(self._new, ignore_errors=True)

@@ -29,7 +29,8 @@ CREATE TABLE results (
 CREATE TABLE asked (key TEXT PRIMARY KEY, marks INTEGER, queued INTEGER) WITHOUT ROWID;
 CREATE TABLE under_way (key TEXT PRIMARY KEY, file INTEGER) WITHOUT ROWID;
 """
-# Marks of a request, as bits. Asked: a task asks it. Counted: its answer is in `Spending`. Failed: it was given up.
+# Marks of a request, as bits. Asked: a task asks it. Counted: its answer is in `Spending`. Failed: it was given up, and
+# that is in `Spending`. Over budget: the budget had no room for it, and that is in `Spending`.
 ASKED, COUNTED, FAILED, OVER_BUDGET = 1, 2, 4, 8
 
 
@@ -50,9 +51,11 @@ class BatchProgress:
         self._database.execute("BEGIN")  # never committed: no other process reads the file
         self._files_read = 0
         self.answers = self.failed_tries = 0  # distinct requests with an answer; failed tries of all requests
-        self.hopeless_tries = 0  # those of the failed tries that would fail again
-        self.lines = self.repeated = self.malformed = 0
-        self.reasons: Counter[str] = Counter()  # of failures, line by line
+        self.hopeless_tries = 0  # failed tries after which asking again would give the same
+        self.lines = 0  # lines read
+        self.repeated = 0  # lines about a request that has an answer, or another line in the same file
+        self.malformed = 0  # lines that cannot be used
+        self.reasons: Counter[str] = Counter()  # reason of a failure → lines with it
         self.example_details: dict[str, str] = {}  # reason → an example of the server's words
         self.malformed_examples: list[Malformed] = []
 
@@ -70,6 +73,7 @@ class BatchProgress:
                     self._take_in(result)
 
     def _take_in(self, result: Result) -> None:
+        """Count a result, and keep it unless the request has an answer already."""
         outcome = result.outcome
         row = self._database.execute(
             "SELECT file, failures, reason FROM results WHERE key = ?", [result.key]
@@ -120,9 +124,8 @@ class BatchProgress:
         row = self._database.execute("SELECT * FROM results WHERE key = ?", [key]).fetchone()
         if row is None:
             return None
-        _, _, failures, text, finish, given, cached, output, usage, reason, detail, error, tried, hopeless = (
-            row
-        )
+        _, _, failures, text, finish, given, cached, output, usage, *failure = row
+        reason, detail, error, tried, hopeless = failure
         if reason is not None:
             return Result(key, Failure(reason, detail, error, bool(tried), bool(hopeless))), failures
         return Result(key, Answer(text, finish, given, cached, output), usage=bool(usage)), failures
@@ -159,7 +162,7 @@ class BatchProgress:
             self._write("INSERT OR REPLACE INTO under_way VALUES (?, ?)", [key, file])
 
     def file_under_way(self, key: str) -> int | None:
-        """Return the number of the request file by which a request is at the API; None when it is not there."""
+        """Return the number of the request file at the API that holds a request; None when none of them does."""
         row = self._database.execute("SELECT file FROM under_way WHERE key = ?", [key]).fetchone()
         return None if row is None else int(row[0])
 

@@ -24,9 +24,9 @@ from drift_data.llm.response import APIError, Completion, classify_refusal, read
 from drift_data.workspace import UserError
 
 _RESULT_SUFFIXES: Final = (".jsonl", ".jsonl.gz")
-_MAX_LINE_BYTES: Final = 64 << 20
+_MAX_LINE_BYTES: Final = 64 << 20  # a longer line counts as malformed
 _MAX_DETAIL: Final = 300  # characters of a failure's message that are kept
-# Error codes of requests that the model was never asked.
+# Error codes of requests that never reached the model.
 _NEVER_ASKED_CODES: Final = frozenset({"batch_expired", "batch_cancelled"})
 
 
@@ -34,12 +34,11 @@ _NEVER_ASKED_CODES: Final = frozenset({"batch_expired", "batch_cancelled"})
 class Failure:
     """Why a request has no answer."""
 
-    reason: (
-        str  # few distinct values, such as "status 429" or "batch_expired": failures are counted by reason
-    )
+    # One of few values, such as "status 429" or "batch_expired", because failures are counted by reason.
+    reason: str
     detail: str | None  # the server's words, bounded
     error: str = "request_failed"  # kind of failure that the task is told, as in `Answer.error`
-    tried: bool = True  # whether the model was asked; False when the batch ended before
+    tried: bool = True  # whether the model was asked; False if the batch ended before that
     hopeless: bool = False  # whether asking again would give the same
 
 
@@ -69,7 +68,7 @@ class _Line(BaseModel):
     custom_id: str = Field(min_length=1)
     response: _Response | None = None
     error: APIError | None = None
-    url: str | None = None  # only a request has it: the line is not a result
+    url: str | None = None  # only the lines of request files have it
 
 
 def find_result_files(names: Sequence[str]) -> list[Path]:
@@ -79,7 +78,7 @@ def find_result_files(names: Sequence[str]) -> list[Path]:
         names: files, folders or globs.
 
     Raises:
-        UserError: a name leads to no file.
+        UserError: a name matches no result file.
     """
     found: dict[Path, None] = {}
     for name in names:
@@ -95,7 +94,7 @@ def find_result_files(names: Sequence[str]) -> list[Path]:
         if not paths:
             raise UserError(
                 f"RESULTS={name}: no such file, no match, or a folder without {' or '.join(_RESULT_SUFFIXES)} files "
-                "(requests-*.jsonl are what was asked, not results)."
+                "(a folder's requests-*.jsonl do not count: they hold the requests)."
             )
         found.update(dict.fromkeys(file.resolve() for file in paths))
     return list(found)

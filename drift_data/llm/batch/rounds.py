@@ -1,4 +1,4 @@
-"""Ends a round of request files: the exceptions that a caller of `BatchBackend` meets, and the words for people."""
+"""Says how a round of request files ended: exceptions for the caller of `BatchBackend`, and messages for people."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final, TypeVar
 
 from drift_data.llm.batch.progress import BatchProgress
 
-# Why a request is in a round's files although an earlier round was answered.
+# Why a request is in a round's files although earlier requests were answered.
 NOT_IN_RESULTS: Final = "not in the results"
-FOLLOW_UP: Final = "follow-up of an answer that could not be used"
+FOLLOW_UP: Final = "follow-up of an earlier answer"
 Value = TypeVar("Value")
 
 
 class AwaitingResults(Exception):
-    """Request files lie ready and somebody has to send them: the normal end of an offline run, without labels.
+    """Request files lie ready, and somebody has to send them: the normal end of an offline run, which makes no table.
 
     The message says what to do next.
 
@@ -25,7 +25,7 @@ class AwaitingResults(Exception):
         requests: how many requests they hold.
         tokens: prompt tokens in them, estimated.
         most: the most that the answers can cost.
-        again: why requests are in the files although an earlier round was answered, with counts.
+        again: why requests are in the files although earlier ones were answered → how many requests.
         put_off: requests for which the budget has no room until others are answered.
     """
 
@@ -47,7 +47,7 @@ class AwaitingResults(Exception):
         price = f", at most {most:,.2f} in price" if most else ""
         yield f"{self.requests:,} requests, about {self.tokens:,} prompt tokens{price}: {shown}"
         if again:
-            yield f"Asked again, or because of an answer: {describe_counts(again)}."
+            yield f"Requests that come after earlier answers: {describe_counts(again)}."
         yield (
             "Send them through the Batch API, or by anything that answers in its format. Then run the same command "
             "with RESULTS=<folder, files or glob of all that came back, errors included>."
@@ -58,9 +58,9 @@ class AwaitingResults(Exception):
                 "sent again is paid again."
             )
         if again:
-            yield "To finish without them: the same command with FINAL=1."
+            yield "To finish without these answers, run the same command with FINAL=1."
         if put_off:
-            yield f"{put_off:,} more requests wait until it is known what these cost (BUDGET)."
+            yield f"{put_off:,} more requests wait until it is known how much of the budget (BUDGET=) these take."
 
 
 class AnotherRound(Exception):
@@ -98,8 +98,8 @@ def explain_no_answers(progress: BatchProgress, where: str) -> str:
     )
     such = f", such as {example!r}" if example else ""
     return (
-        f"{where}: no request was answered: {describe_counts(progress.reasons, 3) or 'no line came back'}{such}. Mend what it "
-        "says and run again; FINAL=1 finishes without these answers."
+        f"{where}: no request was answered: {describe_counts(progress.reasons, 3) or 'no line came back'}{such}. "
+        "Mend the cause and run again; FINAL=1 finishes without these answers."
     )
 
 
@@ -113,8 +113,8 @@ def describe_results(progress: BatchProgress) -> Iterator[str]:
     )
     if unknown := progress.count_unknown():
         yield (
-            f"{unknown:,} of these requests are none of this run's: other prompts, another rubric, model or "
-            "parameters, or other conversations. Their results are not used."
+            f"{unknown:,} of these requests do not belong to this run: they have other prompts, another rubric, "
+            "model or parameters, or other conversations. Their results are not used."
         )
     for line in progress.malformed_examples:
-        yield f"{line.location} is no result: {line.reason}"
+        yield f"{line.location} is not a result: {line.reason}"

@@ -22,7 +22,7 @@ from drift_data.llm.store import Store
 if TYPE_CHECKING:
     from drift_data.llm.live.sender import Sender
 
-_TASKS_PER_CONNECTION: Final = 2  # tasks held at once for each connection: some of them wait for another try
+_TASKS_PER_CONNECTION: Final = 2  # tasks held at once for each connection: some wait before their next try
 _MAX_FED_AT_ONCE: Final = 100  # tasks finished from the store alone before the event loop gets its turn
 
 
@@ -162,7 +162,7 @@ def _delay_interrupt(notice: Callable[[], object]) -> Iterator[None]:
 
 
 class _InFlight(Generic[AnyTask]):
-    """The tasks that wait for answers; of equal requests only the first is sent."""
+    """The tasks that wait for answers. Equal requests are sent once: all their tasks wait for the same answer."""
 
     def __init__(self, store: Store, spending: Spending) -> None:
         self._store, self._spending = store, spending
@@ -170,13 +170,12 @@ class _InFlight(Generic[AnyTask]):
         self._finished: list[AnyTask] = []
         self._error: BaseException | None = None  # ends the run
         self._changed = asyncio.Event()  # a task is finished, or the run has to end
-        self._coming: dict[
-            str, asyncio.Future[Answer]
-        ] = {}  # key of a request on its way → its answer to come
+        # Key of a request on its way → its answer to come.
+        self._coming: dict[str, asyncio.Future[Answer]] = {}
 
     @property
     def size(self) -> int:
-        """Return how many tasks there are, including finished ones that nobody has taken yet."""
+        """Return how many tasks there are, including finished ones that `take_finished` has not returned yet."""
         return len(self._running) + len(self._finished)
 
     def add(self, task: AnyTask, sender: Sender, loop: asyncio.AbstractEventLoop) -> None:
@@ -191,7 +190,7 @@ class _InFlight(Generic[AnyTask]):
         """Take the tasks that are finished; with `wait`, at least one, unless `wake` is called.
 
         Raises:
-            UserError: there is no point in going on.
+            UserError: the run has to end, for a reason that `Client.run` lists.
         """
         if wait:
             await self._changed.wait()
@@ -225,7 +224,7 @@ class _InFlight(Generic[AnyTask]):
             self._changed.set()
 
     async def _answer(self, request: Request, sender: Sender) -> Answer:
-        """Return the answer to a request; wait for that of an equal request which is on its way."""
+        """Return the answer to a request. If an equal request is on its way, wait for its answer instead of sending."""
         key = request.key
         if key in self._coming:
             answer = await asyncio.shield(self._coming[key])

@@ -1,7 +1,7 @@
-"""Finds out how many requests to send to a server at once: fewer when it refuses some, more while more is faster.
+"""Finds out how many requests to send to a server at once: fewer after a refusal, more while that is faster.
 
-The method is additive increase, multiplicative decrease, with a slow start, and with a look at the server's own
-speed: a higher limit that does not bring more answers a second only makes a queue, and is taken back.
+The method is additive increase, multiplicative decrease, with a slow start. Besides, the server's speed is measured: a
+higher limit that does not bring more answers a second only makes a queue, and is taken back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 _FIRST_LIMIT: Final = 8  # requests at once
-_MIN_ROUND: Final = 8  # answers in a round, at least
+_MIN_ROUND: Final = 8  # fewest answers in a round
 _JUDGED_GROWTH: Final = 1.25  # a raise is judged once the limit has grown by this factor
 # A raise pays when the answers a second grow by at least this share of the limit's own growth.
 _MIN_GAIN: Final = 0.25
@@ -26,7 +26,7 @@ _MIN_PAUSE, _MAX_PAUSE = 0.5, 30.0
 class Limiter:
     """Hands out slots for requests; each slot comes back by `release_answered`, `release_refused` or `release_failed`.
 
-    A round ends after `limit` answers, or a multiple of that which is at least 8. After a round in which all slots
+    A round has as many answers as the smallest multiple of `limit` that is at least 8. After a round in which all slots
     were taken, the limit doubles (slow start) or, once a request has been refused, grows by one.
 
     Args:
@@ -39,20 +39,23 @@ class Limiter:
         self.limit = min(_FIRST_LIMIT, maximum)
         self.taken = self.most_taken = 0  # slots: now, and the most at once
         self._slow_start = True
-        self._last_paying: tuple[int, float] | None = (
-            None  # the last limit that paid, and its answers a second
-        )
-        self._ceiling = (
-            maximum  # above this limit, requests were refused: it is not raised further for some rounds
-        )
-        self._rounds_to_hold, self._next_hold = 0, _FIRST_HOLD  # rounds: still to hold, and the next time
-        self._lowered_at = self._resume_at = float("-inf")  # moments of the clock
-        self._pause_seconds = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()  # who wait for a slot, the first come first
-        self._round_began, self._round_answers, self._round_was_full = clock(), 0, False  # of this round
+        # The last limit that paid, and how many answers a second it brought.
+        self._last_paying: tuple[int, float] | None = None
+        # The highest limit for now: after a refusal, one below the limit at which the server refused. When the limit
+        # gets there, the ceiling goes back to `maximum`, and the limit is held for some rounds.
+        self._ceiling = maximum
+        self._rounds_to_hold = 0  # rounds for which the limit is still held
+        self._next_hold = _FIRST_HOLD  # rounds of the next hold
+        self._lowered_at = float("-inf")  # moment at which the limit was last lowered
+        self._resume_at = float("-inf")  # moment before which no request is sent
+        self._pause_seconds = 0.0  # length of the last pause, halved with each answer
+        # Coroutines that wait for a slot, the longest waiting first.
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        # The present round: when it began, its answers, whether all slots were taken at some moment.
+        self._round_began, self._round_answers, self._round_was_full = clock(), 0, False
 
     def acquire_now(self) -> float | None:
-        """Take a slot and return the moment; None when no slot is free or the server wants a pause."""
+        """Take a slot and return the moment; return None when no slot is free or the server has asked for a pause."""
         now = self._clock()
         if self.taken >= self.limit or now < self._resume_at:
             return None
@@ -91,7 +94,7 @@ class Limiter:
         Args:
             taken: the moment at which the slot was taken. Of requests that were on their way together, only the
                 first refusal lowers the limit.
-            wait: seconds without any request that the server asks for.
+            wait: seconds for which the server asks to get no request at all.
         """
         now = self._clock()
         self._resume_at = max(self._resume_at, now + wait)
@@ -148,7 +151,7 @@ class Limiter:
         self._wake()
 
     def _wake(self) -> None:
-        """Let as many of those who wait try again as there are free slots."""
+        """Let as many waiting coroutines try again as there are free slots."""
         free = self.limit - self.taken
         while free > 0 and self._waiting:
             waiting = self._waiting.popleft()

@@ -1,6 +1,6 @@
 """Decides what a server's error means: try again, give the request up, or end the run and say why.
 
-No message holds the key. It is cut out of the server's words, and where a server refuses the key its words are not
+No message holds the key: the key is cut out of the server's words. When a server refuses the key, its words are not
 shown at all, because some servers repeat parts of the key.
 """
 
@@ -36,14 +36,14 @@ class FailedAttempt(Exception):
     """One attempt to get an answer has failed.
 
     Args:
-        reason: few distinct values, such as "status 500", because attempts are counted by reason.
+        reason: one of few values, such as "status 500", because attempts are counted by reason.
         detail: the server's words, bounded and without the key.
         error: kind of failure that the task is told when the request is given up, as in `Answer.error`.
         again: whether another try may help.
         busy: whether the server has too much to do.
         unreachable: whether there is no server.
-        throttled: whether the server has only asked to come later; such attempts do not count as tries.
-        wait: seconds that the server asks to be left alone.
+        throttled: whether the server has only put the request off; such attempts do not count as tries.
+        wait: seconds for which the server asks to get no request.
     """
 
     def __init__(
@@ -93,12 +93,9 @@ class ServerErrors:
             return self._explain_status(error, model)
         causes = list(_list_causes(error))
         if any(isinstance(cause, TimeoutError) for cause in causes):
-            connecting = any(isinstance(cause, aiohttp.ConnectionTimeoutError) for cause in causes)
-            return (
-                FailedAttempt(NO_CONNECTION, unreachable=True)
-                if connecting
-                else FailedAttempt("timeout", busy=True)
-            )
+            if any(isinstance(cause, aiohttp.ConnectionTimeoutError) for cause in causes):
+                return FailedAttempt(NO_CONNECTION, unreachable=True)
+            return FailedAttempt("timeout", busy=True)
         if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
             return FailedAttempt(NO_CONNECTION, self.clean_words(str(causes[-1])), unreachable=True)
         if isinstance(error, openai.APIConnectionError | httpx2.HTTPError | aiohttp.ClientError):
@@ -133,7 +130,7 @@ class ServerErrors:
         if refused == CONTENT_FILTER:
             return Answer(finish_reason=CONTENT_FILTER)
         if status == 403 and isinstance(error.body, str):
-            # The body is a page instead of an API error: a firewall before the API dislikes what one of the logs says.
+            # The body is a page instead of an API error: a firewall in front of the API refuses the text of this log.
             return FailedAttempt("status 403", words, error=REQUEST_REFUSED, again=False)
         if status in (401, 403):
             raise UserError(
@@ -146,15 +143,17 @@ class ServerErrors:
             )
         if status == 404:
             raise UserError(
-                f"{self._server.url} does not know the model {escape_invisible(model, 100)}, or is not the base URL of an "
-                f"OpenAI-compatible server, which mostly ends in /v1 ({words or 'status 404'})."
+                f"{self._server.url} does not know the model {escape_invisible(model, 100)}, or is not the base URL of "
+                f"an OpenAI-compatible server, which mostly ends in /v1 ({words or 'status 404'}). Check MODEL= and "
+                "BASE_URL=."
             )
         if status == 408 or status == 409 or status == 429 or status >= 500:
             wait = read_retry_after(error.response.headers)
             if wait > self._patience:
                 raise UserError(
-                    f"{host} asks to be left alone for {wait:,.0f} s (status {status}). What was answered "
-                    "is kept; run the same command again then."
+                    f"{host} asks to get no request for {wait:,.0f} s (status {status}), longer than the "
+                    f"{self._patience:,.0f} s of label.client.patience. What was answered is kept; run the same "
+                    "command again after that time."
                 )
             return FailedAttempt(
                 f"status {status}",

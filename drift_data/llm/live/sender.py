@@ -1,7 +1,7 @@
 """Sends a request to an OpenAI-compatible server until the request is answered, is given up, or ends the run.
 
-An answer is in the store before its slot at the server goes to the next request. So at whatever moment the process is
-killed, only the requests that were on their way are asked again.
+An answer is in the store before its slot at the server goes to the next request. So after a kill at any moment, only
+the requests that were on their way are asked again.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ class Sender:
         key = read_key(server)
         self._errors = ServerErrors(server, key, options.patience)
         self._dialect: Dialect = "openai" if server.at_openai else "compatible"
-        self._answered = self._failed_in_a_row = 0
+        self._answered = self._failed_in_a_row = (
+            0  # requests of this run; failures are counted when they are final
+        )
         self._last_failure: FailedAttempt | None = None
-        self._ended: Exception | None = None
+        self._ended: Exception | None = None  # why the run has ended; None: the run goes on
         self._reserving, self._recorded = asyncio.Lock(), asyncio.Event()
         timeout = httpx2.Timeout(options.timeout, connect=min(_CONNECT_SECONDS, options.timeout))
         limits = httpx2.Limits(max_connections=options.connections, keepalive_expiry=_KEEP_ALIVE_SECONDS)
@@ -87,7 +89,7 @@ class Sender:
         """Return the answer to a request, already stored, or an answer with `error` that says why there is none.
 
         Raises:
-            UserError: there is no point in asking further.
+            UserError: the run has to end, for a reason that `Client.run` lists.
         """
         if not await self._reserve(request):
             return Answer(error="over_budget")
@@ -111,10 +113,11 @@ class Sender:
         return answer
 
     def finish(self) -> None:
-        """End a run: raise when none of its requests was answered.
+        """End a run, and raise an error if it got no answer at all.
 
         Raises:
-            UserError: the server was never there, or has never answered such a request; the message says why.
+            UserError: no request of the run was answered; besides, the server could not be reached, or the store had
+                no answer for the run either. The message says why.
         """
         failure = self._last_failure
         never_there = failure is not None and failure.reason == NO_CONNECTION
@@ -128,7 +131,7 @@ class Sender:
     async def _reserve(self, request: Request) -> bool:
         """Set the price of a request aside; say whether the budget has room for it.
 
-        Waits, if need be, until other requests have been answered and have cost less than was set aside for them.
+        If the budget has no room now, wait until other requests are answered and have cost less than was set aside.
         """
         spending = self._spending
         if spending.budget is None:
@@ -172,7 +175,7 @@ class Sender:
 
         Raises:
             FailedAttempt: there is no usable answer.
-            UserError: there is no point in asking further.
+            UserError: the run has to end, for a reason that `Client.run` lists.
         """
         response = await self._send(request, slot)
         if isinstance(response, Exception):
@@ -210,7 +213,7 @@ class Sender:
             return error
 
     async def _acquire_slot(self, _: httpx2.Request) -> None:
-        """Wait for a slot. The HTTP request is made by then and only has to be sent, so that no slot stands idle."""
+        """Wait for a slot. The HTTP request is ready then and only has to be sent, so that no slot stands idle."""
         slot = _SLOT.get()
         if slot.taken is None:  # after a redirect the request has its slot already
             slot.taken = await self._limiter.acquire()
@@ -223,7 +226,7 @@ class Sender:
         if failure.error == PROMPT_TOO_LONG:
             return
         self._last_failure, self._failed_in_a_row = failure, self._failed_in_a_row + 1
-        # Requests that always fail are all that is left to ask when a run is started again: they must not end that run.
+        # A run that is started again may have only such requests left as always fail: they must not end that run.
         known = (self._answered or self._spending.stored) and not failure.unreachable
         if self._failed_in_a_row >= self._options.breaker * (_BREAKER_FACTOR_IF_ANSWERED if known else 1):
             self._ended = self._errors.explain_end(failure, self._failed_in_a_row)
@@ -248,8 +251,9 @@ _SLOT: ContextVar[_Slot] = ContextVar("slot")  # the slot of the attempt that th
 
 
 class _StopRetrying:
-    """Says when to try no more: after `tries` failures, not counting those where the server asks to come later, or
-    after `patience` seconds.
+    """Says when to stop retrying: after `tries` failures or `patience` seconds.
+
+    An attempt that the server only puts off does not count as a failure.
     """
 
     def __init__(self, options: ClientOptions) -> None:

@@ -272,7 +272,7 @@ def test_results_of_other_prompts_are_said_loudly_and_not_used(
     other = [Question("another"), Question("question 1")]
     awaiting = desk.awaits(other, results=(back,))
     assert [line["body"]["messages"][1]["content"] for line in lines(awaiting.files)] == ["another"]
-    assert "2 of these requests are none of this run's" in capsys.readouterr().err
+    assert "2 of these requests do not belong to this run" in capsys.readouterr().err
     assert desk.report["batch"]["unknown"] == 2
 
 
@@ -297,8 +297,8 @@ def test_malformed_lines_are_told_and_their_requests_asked_again(
     asked = [line["body"]["messages"][1]["content"] for line in lines(awaiting.files)]
     assert asked == ["question 1", "question 2"]
     told = capsys.readouterr().err
-    assert f"{back}:2 is no result" in told
-    assert f"{back}:5 is no result: custom_id: Field required" in told
+    assert f"{back}:2 is not a result" in told
+    assert f"{back}:5 is not a result: custom_id: Field required" in told
     assert "no chat completion" in str(awaiting)
     assert desk.report["batch"]["malformed"] == 3
 
