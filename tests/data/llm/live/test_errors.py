@@ -82,7 +82,7 @@ def test_wait_that_is_too_long_ends_the_run(tmp_path: Path) -> None:
     with (
         LLMServer(lambda body, count: Fault(429, headers={"Retry-After": "86400"})) as server,
         client(server.base_url, tmp_path) as made,
-        pytest.raises(UserError, match="no request for 86,400 s .* longer than the 900 s"),
+        pytest.raises(UserError, match=r"no request for 86,400 s .* longer than the 900 s"),
     ):
         list(made.run(questions(3)))
 
