@@ -1,1 +1,1 @@
-"""Measures labels: against labelled turns (and chooses thresholds on the way), or against another judge's labels."""
+"""Measures labels against gold, for which it also chooses thresholds, or against another judge's labels."""

@@ -1,7 +1,7 @@
-"""Measures how well one label table agrees with another, turn by turn; it gives counts beside every figure.
+"""Measures how well one label table agrees with another, turn by turn, and gives the counts behind every figure.
 
-Turns that only one table has are counted and not compared. The quality report (`stage.py`) adds intervals,
-thresholds and the turns themselves.
+Turns that only one table has are counted, but not compared. The quality report (`stage.py`) has intervals, thresholds
+and the texts of turns besides.
 """
 
 from __future__ import annotations

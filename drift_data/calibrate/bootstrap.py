@@ -31,8 +31,8 @@ class Estimate(BaseModel):
 def resample_counts(counts: Counts, seed: int, resamples: int = BOOTSTRAP_RESAMPLES) -> Floats:
     """Return the summed counts of conversations drawn with replacement.
 
-    Conversations with equal counts are drawn together, by one multinomial number: the distribution is the same,
-    and the cost grows with the number of distinct rows only.
+    Conversations with equal counts are drawn together: one multinomial number says how often they are drawn. The
+    distribution is the same, and the cost grows only with the number of distinct rows.
 
     Args:
         counts: (conversations, k).
@@ -40,7 +40,7 @@ def resample_counts(counts: Counts, seed: int, resamples: int = BOOTSTRAP_RESAMP
         resamples: how many sums to draw.
 
     Returns:
-        (resamples, k).
+        (resamples, k) sums.
     """
     kinds, times = np.unique(counts, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
@@ -82,7 +82,7 @@ def count_per_conversation(conversations: npt.ArrayLike, codes: Counts, kinds: i
         kinds: number of codes.
 
     Returns:
-        (conversations, kinds), sorted by conversation id.
+        (conversations, kinds) counts, sorted by conversation id.
     """
     names, rows = np.unique(np.asarray(conversations), return_inverse=True)
     counted = np.bincount(rows * kinds + codes, minlength=len(names) * kinds)

@@ -1,4 +1,4 @@
-"""Picks turns of each cell of the confusion table and reads what was said in them, for the quality report."""
+"""Picks turns of each cell of the confusion table, and reads their reply and feedback, for the quality report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from drift_data.workspace import Workspace
 
 @dataclass(frozen=True)
 class ConfusionCell:
-    """The turns that have one label on the other side and one in the measured table, which may be the same."""
+    """One cell of the confusion table: the turns with a certain label on the other side and a certain label in the
+    measured table.
+    """
 
     other: str  # label of the other side
     given: str  # label of the measured table
@@ -39,8 +41,8 @@ def read_confusion_cells(
     Args:
         workspace: holds the conversations.
         matched: matched rows of `match.match_turns`.
-        each: turns to pick of a cell, in the order of a hash, so that every run picks the same turns.
-        characters: number of characters to keep of a message; `escape_invisible` spells out control characters.
+        each: largest number of turns to pick from a cell, in the order of a hash, so that every run picks the same turns.
+        characters: number of characters to keep of a message, whose control characters are spelled out.
     """
     picked = {
         (other, given): _pick_excerpts(
@@ -49,7 +51,7 @@ def read_confusion_cells(
         for other in LABELS
         for given in LABELS
     }
-    keys = {key for _, rows in picked.values() for key in map(_read_turn_key, rows)}
+    keys = {key for _, rows in picked.values() for key in map(_get_turn_key, rows)}
     texts = _read_texts(workspace, keys, characters)
     cells = [ConfusionCell(*labels, turns, rows) for labels, (turns, rows) in picked.items() if turns]
     cells.sort(key=lambda cell: (cell.other == cell.given, -cell.turns))
@@ -59,7 +61,7 @@ def read_confusion_cells(
             cell.other,
             cell.given,
             cell.turns,
-            [{**row, "number": next(numbers), **texts.get(_read_turn_key(row), {})} for row in cell.excerpts],
+            [{**row, "number": next(numbers), **texts.get(_get_turn_key(row), {})} for row in cell.excerpts],
         )
         for cell in cells
     ]
@@ -74,7 +76,7 @@ def _pick_excerpts(rows: pl.DataFrame, each: int) -> tuple[int, list[dict[str, A
     return rows.height, first.to_dicts()
 
 
-def _read_turn_key(row: Mapping[str, Any]) -> tuple[str, int]:
+def _get_turn_key(row: Mapping[str, Any]) -> tuple[str, int]:
     """Return (conversation_id, turn) of a row."""
     return row["conversation_id"], row["turn"]
 
@@ -82,7 +84,7 @@ def _read_turn_key(row: Mapping[str, Any]) -> tuple[str, int]:
 def _read_texts(
     workspace: Workspace, keys: set[tuple[str, int]], characters: int
 ) -> dict[tuple[str, int], dict[str, str]]:
-    """Return the judged reply and the feedback of some turns, bounded and safe to show."""
+    """Return turn → its judged reply and feedback, cut to `characters` and safe to show."""
     turns: dict[str, list[int]] = {}
     for name, turn in keys:
         turns.setdefault(name, []).append(turn)

@@ -44,7 +44,7 @@ class Gold:
     by_hash: bool = False  # the ids are WildChat's conversation_hash, which several conversations may share
     inputs: tuple[str, ...] = ()  # the label table, if the gold is one: an input of the stage
     files: Mapping[str, str] = field(default_factory=dict)  # file name → digest, if the gold is a file
-    notes: tuple[str, ...] = ()  # what whoever reads a figure measured on this gold must know
+    notes: tuple[str, ...] = ()  # caveats for readers of figures that are measured on this gold
 
 
 def read_gold(workspace: Workspace, name: str) -> Gold:
@@ -81,7 +81,7 @@ def read_gold(workspace: Workspace, name: str) -> Gold:
 
 
 def _read_file(path: Path) -> pl.DataFrame:
-    """Return the file as it is, with all columns of a CSV as text."""
+    """Return the rows of a file unchanged; all columns of a CSV are text."""
     try:
         if path.suffix.lower() == ".parquet":
             return pl.read_parquet(path)
@@ -136,8 +136,8 @@ def _check_rows(name: str, raw: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
     rows, given = rows.filter(pl.col("label").is_not_null()), rows.height
     if not rows.height:
         raise UserError(f"GOLD={name}: no row has a label.")
-    if rows.height < given:  # a file that a person is still filling in
-        print(f"{name}: {given - rows.height:,} rows without a label are passed over", file=sys.stderr)
+    if rows.height < given:  # a person may still be filling the file in
+        print(f"{name}: {given - rows.height:,} rows without a label are skipped", file=sys.stderr)
     strange = rows.filter(~pl.col("label").is_in(LABELS).fill_null(False))["label"].unique().sort()
     if len(strange):
         raise UserError(
@@ -175,15 +175,15 @@ def _read_label_table(workspace: Workspace, table: str) -> pl.DataFrame:
 
 
 def _describe_review_bias(table: str, manifest: Manifest) -> tuple[str, ...]:
-    """Say how a reviewer's labels bias figures: through the choice of turns, and through the judge's label in sight."""
+    """Return how a reviewer's labels bias figures: turns were picked, or the reviewer saw the judge's label."""
     if manifest.stage != REVIEW_STAGE:
         return ()
     picked, seen = (manifest.rows_out - manifest.made_by[name] for name in ("random", "blind"))
     notes = (
         f"{picked:,} of {manifest.rows_out:,} turns of {table} were picked (uncertain first, by a filter), not "
-        "drawn at random: figures that include them lean. Quote those of the random sample on the page of "
-        "`make review`.",
-        f"{seen:,} of {manifest.rows_out:,} turns of {table} were decided with the judge's label in sight: "
-        "agreement is too high. `make review BLIND=1` hides it.",
+        "drawn at random, so figures that include them are biased. Quote the figures of the random sample on the "
+        "page of `make review`.",
+        f"{seen:,} of {manifest.rows_out:,} turns of {table} were decided with the judge's label in sight, "
+        "so agreement is too high. `make review BLIND=1` hides the judge's label.",
     )
     return tuple(note for note, count in zip(notes, (picked, seen), strict=True) if count)

@@ -40,7 +40,7 @@ def match_turns(
         workspace: holds `conversations` and the labels.
         labels: folder of the label table.
         gold: labelled turns. Rows of a `conversation_hash` that several conversations share are left out, because
-            the hash does not tell which of them was labelled.
+            the hash does not tell which of the conversations was labelled.
 
     Returns:
         All label rows; the matched rows, sorted by conversation and turn, with `gold_label`, `gold_item`,
@@ -102,15 +102,15 @@ def _read_conversation_ids(workspace: Workspace) -> set[str]:
 
 
 def _describe_reasons(reasons: dict[str, int]) -> str:
-    """Return "reason count, …" for an error message."""
+    """Return reasons and their counts as text for an error message, such as "not reviewed 12, …"."""
     return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items()) or "the labels are empty"
 
 
 def _find_shared_hashes(hashes: Iterable[str], known: Collection[str], left_out: dict[str, str]) -> list[str]:
     """Return the hashes that several conversations share, sorted.
 
-    `convert` gives the second conversation of a hash the suffix "-2". Where it left that one out as a "duplicate", both
-    were the same conversation, and the hash is not ambiguous.
+    `convert` gives the second conversation of a hash the suffix "-2". If `convert` dropped the second conversation as a
+    "duplicate", both were the same conversation, and the hash is not ambiguous.
     """
     repeats = {name for name, reason in left_out.items() if reason != "duplicate"}
     return sorted(name for name in hashes if f"{name}-2" in known or f"{name}-2" in repeats)
@@ -124,7 +124,7 @@ def _explain_missing(
     unlabelled: dict[tuple[str, int], str],
     partial: bool,
 ) -> Iterable[str]:
-    """Yield for each row of `missing` why the labels do not have its turn.
+    """Yield, for each row of `missing`, the reason why its turn has no label.
 
     Args:
         missing: rows of the gold without a label.
@@ -132,7 +132,7 @@ def _explain_missing(
         known: ids of the table `conversations`.
         left_out: id → reason, of the conversations that convert dropped.
         unlabelled: turn → reason, of the turns that the judge dropped.
-        partial: the labels are a reviewer's, who has seen a part of the turns.
+        partial: whether a reviewer made the labels, who may have seen only some of the turns.
     """
     for name, turn in missing.select(KEY_COLUMNS).iter_rows():
         if (name, turn) in unlabelled:

@@ -84,7 +84,7 @@ def compute_cohens_kappa(table: npt.NDArray[Any]) -> Floats:
 
 
 def merge_other_labels(table: npt.NDArray[Any], at: int) -> npt.NDArray[Any]:
-    """Return tables in which the labels other than one are merged.
+    """Return tables in which all labels but one are merged.
 
     Args:
         table: (…, k, k) counts.
@@ -102,7 +102,7 @@ def compute_f_score(right: npt.ArrayLike, given: npt.ArrayLike, true: npt.ArrayL
     """Return the F-score of counts; recall weighs `beta` times as much as precision.
 
     Args:
-        right: turns of which the label is both true and given.
+        right: turns that were given the label and have it in truth.
         given: turns that were given the label.
         true: turns that have the label in truth.
         beta: below 1 prefers precision.
@@ -116,7 +116,7 @@ def compute_f_score(right: npt.ArrayLike, given: npt.ArrayLike, true: npt.ArrayL
 
 
 def nan_to_none(value: float | np.floating[Any] | Floats) -> float | None:
-    """Return a single value as JSON can hold it: None for NaN."""
+    """Return a single value as a float, and None for NaN, which JSON cannot hold."""
     return None if np.isnan(value) else float(value)
 
 

@@ -21,13 +21,15 @@ class ThresholdOptions(BaseModel):
         None,
         gt=0,
         le=1,
-        description="Least precision of DSAT on the choosing part (0 to 1); null: no such condition.",
+        description="A DSAT threshold is chosen only if its precision, on the turns that it is chosen on, is at least this "
+        "(0 to 1); null: any precision will do.",
         json_schema_extra={"source": "ours"},
     )
     min_label: int = Field(
         10,
         ge=1,
-        description="Number of turns in the choosing part that must have a label before its threshold is moved.",
+        description="Least number of turns in the choosing part that have a label in the gold; with fewer, the threshold of "
+        "the label stays.",
         json_schema_extra={"source": "ours"},
     )
 
@@ -38,13 +40,13 @@ class CalibrateOptions(ThresholdOptions):
     examples: int = Field(
         25,
         ge=0,
-        description="Number of turns that the report shows of each cell of the confusion table.",
+        description="Largest number of turns that the report shows for each cell of the confusion table.",
         json_schema_extra={"source": "ours"},
     )
     characters: int = Field(
         600,
         ge=1,
-        description="Number of characters that the report shows of a message.",
+        description="Number of characters of a message that the report shows.",
         json_schema_extra={"source": "ours"},
     )
     seed: int = Field(

@@ -14,8 +14,10 @@ from drift_data.html import charts
 from drift_data.html.environment import make_environment
 from drift_data.schema import DSAT, LABELS, SAT
 
-_MAX_THRESHOLD_ROWS = 40  # thresholds that the page shows of each label
-# Metrics as in `metrics.compute_metrics` → title on the page, for labels measured against gold.
+_MAX_THRESHOLD_ROWS = (
+    40  # most thresholds that the page lists for each label, besides the chosen and the present one
+)
+# Metric of `metrics.compute_metrics` → title on the page, for labels measured against gold.
 GOLD_METRIC_TITLES = {
     "accuracy": "accuracy",
     "kappa": "κ, three labels",
@@ -27,7 +29,7 @@ GOLD_METRIC_TITLES = {
     for label in (DSAT, SAT, "NEUTRAL")
     for metric, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
 }
-# The same for two judges, neither of which is right or wrong.
+# Metric → title on the page, for two judges whose labels are compared; neither counts as the truth.
 _AGREEMENT_METRIC_TITLES = {
     "accuracy": "same label",
     "kappa": "κ, three labels",
@@ -70,7 +72,7 @@ def render_quality_page(quality: Quality, cells: Sequence[ConfusionCell], charac
 
 
 def _make_curves(choice: ThresholdChoice) -> list[tuple[str, float, list[ThresholdPoint], Markup | None]]:
-    """Return for each label: its chosen threshold, the points to show, and a chart of precision over recall."""
+    """Return (label, chosen threshold, points to show, chart of precision over recall) for DSAT and SAT."""
     curves = []
     for label in (DSAT, SAT):
         points, chosen = choice.curves[label], getattr(choice.chosen, label.lower())

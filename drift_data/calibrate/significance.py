@@ -1,4 +1,4 @@
-"""Takes back the move of a threshold that is better by chance only, judged on the turns it was chosen on."""
+"""Takes back a moved threshold if its gain, on the turns on which it was chosen, may be chance."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COUNTS: Final = ("true", "given_new", "right_new", "given_old", "right_old")
 def revert_insignificant_moves(
     rows: pl.DataFrame, choice: ThresholdChoice, options: ThresholdOptions, seed: int
 ) -> ThresholdChoice:
-    """Return the choice without the moves whose gain is not beyond chance.
+    """Return the choice without the moves whose gain may be chance.
 
-    A move stays when the new F-score exceeds the old one in at least 97.5 % of the bootstrap resamples of the
-    conversations: a small choosing part has a best threshold, too, but mostly by chance. A DSAT threshold whose
-    precision is below `min_precision` moves in any case.
+    Even a small choosing part has a best threshold, but that threshold is best mostly by chance. So a move stays only if
+    the new F-score exceeds the old one in at least 97.5 % of the bootstrap resamples of the conversations. If
+    `min_precision` is set and the old DSAT threshold misses it, or labels no turn DSAT, the DSAT threshold moves anyway.
 
     Args:
         rows: the choosing part, with `conversation_id`, `sat_score`, `dsat_score`, `change`, `gold_label`.
@@ -60,7 +60,7 @@ def revert_insignificant_moves(
         if np.quantile(gains, (1 - CONFIDENCE) / 2) <= 0:
             kept = back
             notes.append(
-                f"{label}: a threshold of {new:g} is better on the turns it was chosen on, but not beyond chance; it "
-                f"stays {old:g}."
+                f"{label}: a threshold of {new:g} is better on the turns it was chosen on, but not beyond chance; the "
+                f"threshold stays {old:g}."
             )
     return choice.model_copy(update={"chosen": kept, "notes": notes})

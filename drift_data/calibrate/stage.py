@@ -1,7 +1,7 @@
-"""Runs `make calibrate`: chooses thresholds for labels and reports their quality, on gold; or reports how well two
-judges agree.
+"""Runs `make calibrate`: measures labels on gold and chooses thresholds for them, or reports how well two judges agree.
 
-Thresholds are chosen on one half of the gold's conversations and reported on the other half. The stage asks no judge.
+Thresholds are chosen on one half of the gold's conversations and reported on the other half. The stage reads labels that
+exist already: it sends no request to a judge.
 """
 
 from __future__ import annotations
@@ -73,18 +73,20 @@ def calibrate_labels(
     """
     manifest, truth = workspace.require(labels), read_gold(workspace, gold)
     if labels in truth.inputs:
-        raise UserError(f"GOLD={gold} is the table that is measured. Choose other gold, or LABELS=.")
-    present = _read_thresholds_in_use(labels, manifest, rubric)
+        raise UserError(
+            f"GOLD={gold} is the table that is measured. Choose another GOLD= or another LABELS=."
+        )
+    in_use = _read_thresholds_in_use(labels, manifest, rubric)
     classifier = find_classifier(workspace, manifest)
 
     def measure() -> _MeasuredLabels:
-        every, matched, counts = match_turns(workspace, labels, truth)
+        label_rows, matched, counts = match_turns(workspace, labels, truth)
         matched = matched.with_columns(
             part=assign_gold_parts(matched["conversation_id"]),
             change=has_change_item(rubric.change_items),
             seen=classifier.has_seen(matched["conversation_id"]) if classifier else False,
         )
-        views, choice, gained = _compare_views(matched, present, options)
+        views, choice, gained = _compare_views(matched, in_use, options)
         notes = _describe_training_overlap(
             {labels: classifier}, matched, "Thresholds are chosen and reported without them."
         )
@@ -92,13 +94,13 @@ def calibrate_labels(
         if choice:
             matched = matched.with_columns(decided=decide_labels(choice.chosen))
         notes += truth.notes
-        quality = _make_quality(labels, manifest, truth.name, counts, every, matched, views, notes)
+        quality = _make_quality(labels, manifest, truth.name, counts, label_rows, matched, views, notes)
         return quality.model_copy(update={"choice": choice, "gain": gained}), matched
 
     folder = f"quality/{_shorten_table_name(labels)}"
     asked = {
         "gold": truth.name,
-        "change_items": sorted(rubric.change_items) if present else None,
+        "change_items": sorted(rubric.change_items) if in_use else None,
         "classifiers": _list_classifiers([classifier]),
     }
     _run_stage(workspace, folder, labels, truth, options, asked, measure)
@@ -106,7 +108,7 @@ def calibrate_labels(
 
 
 def report_agreement(workspace: Workspace, labels: str, other: str, options: CalibrateOptions) -> str:
-    """Report how well two label tables agree, without taking either for the truth: two judges', or two runs' of one.
+    """Report how well the label tables of two judges, or of two runs of one judge, agree; neither counts as the truth.
 
     Args:
         workspace: holds `conversations` and both tables.
@@ -121,19 +123,23 @@ def report_agreement(workspace: Workspace, labels: str, other: str, options: Cal
         UserError: both are the same table, or have no turn in common.
     """
     if labels == other:
-        raise UserError(f"AGAINST={other} is the table that is compared. Choose another one, or LABELS=.")
+        raise UserError(
+            f"AGAINST={other} and LABELS= name the same table. Choose another AGAINST= or another LABELS=."
+        )
     manifest = workspace.require(labels)
     second = read_gold(workspace, other)
     classifiers = {name: find_classifier(workspace, workspace.require(name)) for name in (labels, other)}
 
     def measure() -> _MeasuredLabels:
-        every, matched, counts = match_turns(workspace, labels, second)
+        label_rows, matched, counts = match_turns(workspace, labels, second)
         views = [compare_labels("all turns that both have", matched, matched["label"], options.seed)]
         notes = _describe_training_overlap(
-            classifiers, matched, "Where the other table taught it, they agree too well."
+            classifiers,
+            matched,
+            "If it learned from the other table's labels, the two tables agree too well.",
         )
         notes += second.notes
-        quality = _make_quality(labels, manifest, other, counts, every, matched, views, notes)
+        quality = _make_quality(labels, manifest, other, counts, label_rows, matched, views, notes)
         return quality.model_copy(update={"other_is_gold": False}), matched
 
     folder = f"quality/{_shorten_table_name(labels)}-against-{_shorten_table_name(other)}"
@@ -153,7 +159,7 @@ def _read_thresholds_in_use(labels: str, manifest: Manifest, rubric: Rubric) -> 
         return None
     if manifest.options.get("rubric") != rubric.hash:
         raise UserError(
-            f"{labels} was made with the rubric {manifest.options.get('rubric')}, and this is {rubric.name} "
+            f"{labels} was made with the rubric {manifest.options.get('rubric')}, but the rubric in use is {rubric.name} "
             f"({rubric.hash}). Name the rubric that the judge used with RUBRIC=, or label again."
         )
     return Thresholds.model_validate(values)
@@ -167,7 +173,7 @@ def _describe_training_overlap(
     Args:
         classifiers: label table → the classifier that made it, None for other judges.
         matched: the measured turns.
-        without: end of a warning when a classifier learned from a part of the turns only.
+        without: last sentence of a warning when a classifier learned from only some of the turns.
     """
     notes = (
         classifier.describe_overlap(labels, matched, without)
@@ -178,22 +184,23 @@ def _describe_training_overlap(
 
 
 def _list_classifiers(classifiers: Iterable[LabelClassifier | None]) -> list[list[object]]:
-    """Return what the warnings depend on, for the manifest: another classifier means another report."""
+    """Return the hash of each classifier, and whether its card was found: the warnings depend on both."""
     return [[made.hash, made.card is not None] for made in classifiers if made]
 
 
 def _compare_views(
-    matched: pl.DataFrame, present: Thresholds | None, options: CalibrateOptions
+    matched: pl.DataFrame, in_use: Thresholds | None, options: CalibrateOptions
 ) -> tuple[list[Comparison], ThresholdChoice | None, dict[str, Estimate]]:
-    """Compare every set of labels that the report shows with the gold.
+    """Compare the gold with every set of labels that the report shows.
 
     Args:
         matched: matched rows, with `part`, `change` and `seen`.
-        present: thresholds in use; None: the labels have no scores.
+        in_use: thresholds that decided the labels; None: the labels have no scores.
         options: how to choose thresholds.
 
     Returns:
-        The comparisons, the one to quote first; the choice of thresholds; metric → what the choice gains.
+        The comparisons, of which the first is the one to quote; the choice of thresholds; and metric → what the
+        chosen thresholds gain over those in use.
     """
     unseen = matched.filter(~pl.col("seen"))
     if unseen.height == matched.height:
@@ -203,28 +210,29 @@ def _compare_views(
     else:
         title, rows = "as labelled, all turns, all learned from", matched
     everywhere = compare_labels(title, rows, rows["label"], options.seed)
-    if present is None:
+    if in_use is None:
         return [everywhere, _compare_all_neutral("all NEUTRAL, all turns", rows, options.seed)], None, {}
     choosing, reporting = (unseen.filter(part=part) for part in (CHOOSING_PART, REPORTING_PART))
+    # The classifier has learned from all turns of one part: no threshold can be chosen, or none reported.
     if matched.height > unseen.height and not (choosing.height and reporting.height):
-        return [everywhere], choose_thresholds(matched.clear(), present, options), {}
+        return [everywhere], choose_thresholds(matched.clear(), in_use, options), {}
     choice = revert_insignificant_moves(
-        choosing, choose_thresholds(choosing, present, options), options, options.seed
+        choosing, choose_thresholds(choosing, in_use, options), options, options.seed
     )
-    old, new = (reporting.select(decide_labels(value)).to_series() for value in (present, choice.chosen))
+    old, new = (reporting.select(decide_labels(value)).to_series() for value in (in_use, choice.chosen))
     views = [
         compare_labels("as labelled, reporting part", reporting, old, options.seed),
         _compare_all_neutral("all NEUTRAL, reporting part", reporting, options.seed),
         everywhere,
     ]
-    if choice.chosen == present:
+    if choice.chosen == in_use:
         return views, choice, {}
     views.insert(0, compare_labels("chosen thresholds, reporting part", reporting, new, options.seed))
     return views, choice, measure_gain(reporting, new, old, options.seed)
 
 
 def _compare_all_neutral(title: str, rows: pl.DataFrame, seed: int) -> Comparison:
-    """Return the comparison of a judge that calls every turn NEUTRAL."""
+    """Compare a judge that calls every turn NEUTRAL with the gold."""
     return compare_labels(
         title, rows, pl.Series([NEUTRAL], dtype=pl.String).new_from_index(0, rows.height), seed
     )
@@ -234,24 +242,35 @@ def _make_quality(
     labels: str,
     manifest: Manifest,
     other: str,
-    account: MatchCounts,
-    every: pl.DataFrame,
+    counts: MatchCounts,
+    label_rows: pl.DataFrame,
     matched: pl.DataFrame,
     views: list[Comparison],
     notes: list[str],
 ) -> Quality:
-    """Return the report without thresholds, on another side that counts as gold."""
+    """Return a report without thresholds, in which the other side counts as gold; the callers change what differs.
+
+    Args:
+        labels: folder of the measured label table.
+        manifest: manifest of that table.
+        other: file or table of the other side.
+        counts: how many turns both sides share.
+        label_rows: all rows of the label table.
+        matched: the matched rows.
+        views: the comparisons to show.
+        notes: caveats for readers of the figures.
+    """
     return Quality(
         labels=labels,
         judge=str(manifest.options.get("judge", manifest.stage)),
         other=other,
         other_is_gold=True,
-        match=account,
+        match=counts,
         views=views,
         gain={},
         choice=None,
         notes=notes,
-        items=summarize_items(every, matched),
+        items=summarize_items(label_rows, matched),
         strengths=summarize_strengths(matched),
         refusal=compare_refusals(matched),
     )
@@ -266,13 +285,13 @@ def _run_stage(
     asked: Mapping[str, object],
     measure: Callable[[], _MeasuredLabels],
 ) -> None:
-    """Measure and write the folder of the report, unless the workspace has it already.
+    """Measure labels and write the folder of the report, unless the workspace has the same report already.
 
     Args:
         workspace: holds the inputs.
         folder: folder to write, such as "quality/local".
         labels: folder of the measured label table.
-        other: the other side.
+        other: the other side: gold, or another judge's labels.
         options: recorded in the manifest under "calibrate".
         asked: further options for the manifest.
         measure: makes the report.

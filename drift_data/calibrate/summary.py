@@ -46,7 +46,7 @@ class ItemQuality(BaseModel):
     polarity: str | None  # SAT or DSAT; None: the judge never saw the item
     turns: int  # labelled turns that show the item
     share: float  # `turns` as a share of all labelled turns
-    strength: float | None  # mean strength in these turns
+    strength: float | None  # mean strength of the item in `turns`
     labelled: int  # matched turns that show the item and got the label of its polarity
     right: int  # those of `labelled` that have the same label on the other side
     other: int  # matched turns that show the item according to the other side
@@ -80,11 +80,11 @@ class Quality(BaseModel):
     other_is_gold: bool  # false: the other side is another judge, which is not taken for the truth
     match: MatchCounts
     views: list[Comparison]  # the first is the one to quote
-    gain: dict[
-        str, Estimate
-    ]  # metric → chosen less present thresholds, on the same resamples; empty if equal
+    # Metric → its value at the chosen thresholds less its value at those in use, on the same resamples. Empty if the
+    # thresholds are the same.
+    gain: dict[str, Estimate]
     choice: ThresholdChoice | None  # None: the labels have no scores, or there is no gold
-    notes: list[str]  # what whoever reads the figures must know
+    notes: list[str]  # caveats for readers of the figures
     items: list[ItemQuality]
     strengths: list[StrengthRecall]
     refusal: RefusalAgreement | None
@@ -121,7 +121,7 @@ def compare_labels(title: str, rows: pl.DataFrame, given: pl.Series, seed: int) 
 
 
 def measure_gain(rows: pl.DataFrame, new: pl.Series, old: pl.Series, seed: int) -> dict[str, Estimate]:
-    """Return by how much each metric of the new labels exceeds that of the old ones, on the same resamples.
+    """Return by how much the new labels exceed the old labels in each metric, on the same resamples.
 
     Args:
         rows: matched rows.
@@ -174,7 +174,7 @@ def summarize_items(labels: pl.DataFrame, matched: pl.DataFrame) -> list[ItemQua
 
 
 def summarize_strengths(matched: pl.DataFrame) -> list[StrengthRecall]:
-    """Return for each strength of the other side's DSAT turns how many were labelled DSAT."""
+    """Return how many of the other side's DSAT turns were labelled DSAT, for each strength that the other side gives."""
     table = (
         matched.filter(pl.col("gold_label") == DSAT)
         .drop_nulls("gold_strength")
@@ -186,7 +186,7 @@ def summarize_strengths(matched: pl.DataFrame) -> list[StrengthRecall]:
 
 
 def compare_refusals(matched: pl.DataFrame) -> RefusalAgreement | None:
-    """Return whether both sides call the same replies refusals; None when one side never says so."""
+    """Return how often both sides call the same replies refusals; None when no turn has an answer of both sides."""
     known = matched.drop_nulls(["refusal", "gold_refusal"])
     if not known.height:
         return None

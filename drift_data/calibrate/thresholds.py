@@ -1,7 +1,7 @@
 """Chooses, on labelled turns, the thresholds that turn a judge's scores into labels.
 
-The confusion tables of all candidate pairs of thresholds are counted at once: a histogram of the two scores,
-summed from above, gives what the rule in `drift_data.judge.label_rule` decides at each pair.
+The confusion tables of all candidate pairs of thresholds are counted at once: sums over a histogram of the two scores,
+from the highest score down, give how often the rule in `drift_data.judge.label_rule` decides each label at each pair.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drift_data.workspace import UserError
 
 THRESHOLDS_FILE = "thresholds.yaml"  # file with the chosen thresholds, in the folder of a report
 CHOOSING_PART, REPORTING_PART = "choosing", "reporting"
-# Thresholds tried for each of the two scores. Where there are more distinct scores, as many quantiles are tried.
+# Most thresholds tried for each of the two scores. If more distinct scores occur, this many of their quantiles are tried.
 _MAX_CANDIDATES = 200
 
 
@@ -65,9 +65,9 @@ def assign_gold_parts(conversations: pl.Series) -> pl.Series:
 
 
 def has_change_item(change_items: Collection[str]) -> pl.Expr:
-    """Return an expression: whether a row's `items` hold one of these names."""
-    seen = pl.element().struct.field("name").is_in(list(change_items))
-    return pl.col("items").list.eval(seen).list.any().fill_null(False)
+    """Return an expression that is true for rows whose `items` hold one of these names."""
+    asks_change = pl.element().struct.field("name").is_in(list(change_items))
+    return pl.col("items").list.eval(asks_change).list.any().fill_null(False)
 
 
 def decide_labels(thresholds: Thresholds) -> pl.Expr:
@@ -88,9 +88,10 @@ def decide_labels(thresholds: Thresholds) -> pl.Expr:
 def choose_thresholds(rows: pl.DataFrame, present: Thresholds, options: ThresholdOptions) -> ThresholdChoice:
     """Return the thresholds with the highest F-score of DSAT, then of SAT, on these rows.
 
-    The DSAT threshold is chosen first, with the SAT threshold in use; then the SAT threshold, with the chosen DSAT
-    threshold. Among candidates with equal F-scores the one with the highest precision wins, then the one in use,
-    then the highest. A threshold stays when fewer than `min_label` rows have its label.
+    The DSAT threshold is chosen first, while the SAT threshold is the one in use; then the SAT threshold is chosen,
+    with the chosen DSAT threshold. Among candidates with equal F-scores, the one with the highest precision wins, then
+    the one in use, then the highest. A threshold stays if fewer than `min_label` rows have its label in the gold, and
+    the DSAT threshold also if no candidate reaches `min_precision`.
 
     Args:
         rows: the choosing part, with `sat_score`, `dsat_score`, `change`, `gold_label`.
@@ -109,23 +110,23 @@ def choose_thresholds(rows: pl.DataFrame, present: Thresholds, options: Threshol
         score = _compute_label_f_score(grid.confusion, label, options.beta)
         precision = found[f"precision_{label}"]
         line, values = ((i, slice(None)), grid.dsat) if label == DSAT else ((slice(None), j), grid.sat)
-        now = getattr(present, label.lower())
+        in_use = getattr(present, label.lower())
         if true < options.min_label:
             notes.append(
-                f"{label}: {true} turns of the choosing part have it, fewer than {options.min_label}; its "
-                f"threshold stays {now:g}."
+                f"{label}: {true} turns of the choosing part have this label, fewer than calibrate.min_label="
+                f"{options.min_label}; its threshold stays {in_use:g}."
             )
             continue
         # If no DSAT threshold meets min_precision, still choose the SAT threshold.
-        open_to = allowed[line] if allowed[i].any() else np.ones(len(values), np.bool_)
+        allowed_here = allowed[line] if allowed[i].any() else np.ones(len(values), np.bool_)
         if label == DSAT and not allowed[i].any():
             best = np.nanmax(precision[line], initial=0)
             notes.append(
                 f"DSAT: no threshold reaches a precision of {options.min_precision:g} on the choosing part "
-                f"(the best has {best:.3f}); it stays {now:g}."
+                f"(the best has {best:.3f}); the threshold stays {in_use:g}."
             )
             continue
-        at = _find_best(score[line], precision[line], values, now, open_to)
+        at = _find_best(score[line], precision[line], values, in_use, allowed_here)
         i, j = (i, at) if label == DSAT else (at, j)
     chosen = Thresholds(sat=float(grid.sat[i]), dsat=float(grid.dsat[j]))
     curves = {
@@ -147,7 +148,7 @@ def render_thresholds(choice: ThresholdChoice, why: str) -> str:
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """Return the thresholds of a file with text by `render_thresholds`.
+    """Return the thresholds of a file that `render_thresholds` wrote.
 
     Raises:
         UserError: there is no such file, or it holds no thresholds.
@@ -156,7 +157,9 @@ def read_thresholds(path: Path) -> Thresholds:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Thresholds.model_validate(values["label"]["thresholds"])
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. `make calibrate` writes one.") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}. `make calibrate` writes such a file."
+        ) from error
     except (yaml.YAMLError, ValidationError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no thresholds: it needs `label: {{thresholds: {{sat: …, dsat: …}}}}` ({error!s:.200})."
@@ -206,7 +209,7 @@ def _count_grid(rows: pl.DataFrame, present: Thresholds) -> _ThresholdGrid:
 
 
 def _choose_candidates(scores: Floats, present: float) -> Floats:
-    """Return the thresholds to try: the distinct positive scores, and the present threshold."""
+    """Return the thresholds to try, rising: the distinct positive scores, and the present threshold."""
     distinct = np.unique(scores[scores > 0])
     if len(distinct) > _MAX_CANDIDATES:
         distinct = np.unique(np.quantile(distinct, np.linspace(0, 1, _MAX_CANDIDATES), method="nearest"))
@@ -236,7 +239,7 @@ def _compute_label_f_score(confusion: Counts, label: str, beta: float) -> Floats
 
 
 def _find_best(score: Floats, precision: Floats, values: Floats, present: float, allowed: np.ndarray) -> int:
-    """Return the index of the best candidate: the allowed ones first, then by the order that `choose_thresholds` states."""
+    """Return the index of the best candidate, by the order in `choose_thresholds`; allowed candidates come before all others."""
     ranked = np.lexsort((values, values == present, np.nan_to_num(precision), score, allowed))
     return int(ranked[-1])
 

@@ -22,15 +22,13 @@ from drift_data.judge.local.options import MODEL_FILE
 from drift_data.workspace import Manifest, UserError, Workspace
 
 WARNING_PREFIX: Final = "CAREFUL:"  # first word of a note that says figures must not be believed
-_CLASSIFIER_JUDGES: Final = (
-    "local:",
-    "cascade:local:",
-)  # first letters of the names of judges with a classifier
+# How the names of judges that use a classifier begin.
+_CLASSIFIER_JUDGES: Final = ("local:", "cascade:local:")
 
 
 @dataclass(frozen=True)
 class LabelClassifier:
-    """The classifier behind a label table, as far as it is known."""
+    """The classifier that made a label table; its card is known only if the classifier ships or is in the workspace."""
 
     judge: str  # the judge's name in the manifest
     hash: str  # the classifier's hash in the manifest
@@ -45,7 +43,7 @@ class LabelClassifier:
         Returns:
             (turns,) true or false.
         """
-        learned = _read_fingerprints(self.card)
+        learned = _list_fingerprints(self.card)
         names = conversations.unique()
         seen = pl.Series([fingerprint_conversation(name) in learned for name in names], dtype=pl.Boolean)
         return conversations.replace_strict(names, seen, return_dtype=pl.Boolean)
@@ -56,13 +54,13 @@ class LabelClassifier:
         Args:
             labels: folder of the label table.
             matched: the measured turns.
-            without: end of the warning when the classifier learned from a part of the turns only.
+            without: last sentence of the warning when the classifier learned from only some of the turns.
         """
-        if not _read_fingerprints(self.card):
+        if not _list_fingerprints(self.card):
             return (
-                f"{WARNING_PREFIX} which conversations the classifier of {labels} ({self.judge}, {self.hash}) has learned from is "
-                f"not known: it is neither the one that ships nor in {DISTILLED_FOLDER}/, or older than this record. On "
-                "turns that it has learned from its figures are too good."
+                f"{WARNING_PREFIX} it is not known from which conversations the classifier of {labels} ({self.judge}, "
+                f"{self.hash}) has learned: the classifier neither ships with the toolkit nor lies in {DISTILLED_FOLDER}/, or "
+                "its card does not list them. On turns that it has learned from, its figures are too good."
             )
         names = matched["conversation_id"]
         seen = self.has_seen(names)
@@ -70,19 +68,19 @@ class LabelClassifier:
             return None
         said = (
             f"{WARNING_PREFIX} {seen.sum():,} of these {matched.height:,} turns ({names.filter(seen).n_unique():,} of "
-            f"{names.n_unique():,} conversations) are of conversations from which the classifier of {labels} "
+            f"{names.n_unique():,} conversations) belong to conversations from which the classifier of {labels} "
             f"({self.judge}) has learned: on them its figures are too good. "
         )
         if not seen.all():
             return said + without
         return said + (
-            "There are no others, so nothing here says how good it is, and no threshold is moved. Measure it on other "
+            "There are no other turns, so nothing here says how good it is, and no threshold is moved. Measure it on other "
             "conversations, or distil with SET=distill.hold_out=3, which keeps a third of them for measuring."
         )
 
 
 def find_classifier(workspace: Workspace, manifest: Manifest) -> LabelClassifier | None:
-    """Return the classifier behind a label table, None for other judges."""
+    """Return the classifier that made a label table; None if another kind of judge made it."""
     judge = str(manifest.options.get("judge", ""))
     if not judge.startswith(_CLASSIFIER_JUDGES):
         return None
@@ -93,19 +91,18 @@ def find_classifier(workspace: Workspace, manifest: Manifest) -> LabelClassifier
 
 
 def _iter_models(workspace: Workspace) -> Iterator[tuple[str, ClassifierCard]]:
-    """Yield (hash, card) of the classifier that ships and of those of the workspace."""
+    """Yield (hash, card) of the classifier that ships, then of each classifier in the workspace."""
     shipped = load_classifier()
     yield shipped.hash, shipped.card
     for path in sorted(workspace.path(DISTILLED_FOLDER).glob(f"*/{MODEL_FILE}")):
         try:
             model = load_classifier(path)
-        except (
-            UserError
-        ):  # another version of the toolkit made it; labels by it count as an unknown classifier's
+        except UserError:
+            # Another version of the toolkit made this classifier. Its labels count as those of an unknown classifier.
             continue
         yield model.hash, model.card
 
 
-def _read_fingerprints(card: ClassifierCard | None) -> Collection[str]:
+def _list_fingerprints(card: ClassifierCard | None) -> Collection[str]:
     """Return the fingerprints of the training conversations that a card lists."""
     return frozenset(card.data.get("learned_from", ())) if card is not None else frozenset()

@@ -154,14 +154,16 @@ def test_labels_without_scores_get_a_report_and_no_thresholds(workspace, gold):
 
 def test_labels_made_with_another_rubric_are_not_calibrated_by_this_one(workspace, gold):
     other = Rubric(name="other", items=RUBRIC.items[:3])
-    with pytest.raises(UserError, match=rf"rubric {RUBRIC.hash}, and this is other \({other.hash}\)"):
+    with pytest.raises(
+        UserError, match=rf"rubric {RUBRIC.hash}, but the rubric in use is other \({other.hash}\)"
+    ):
         calibrate_labels(workspace, "labels/test", gold, other, OPTIONS)
 
 
 def test_labels_are_not_measured_against_themselves(workspace):
     with pytest.raises(UserError, match="GOLD=test is the table that is measured"):
         calibrate_labels(workspace, "labels/test", "test", RUBRIC, OPTIONS)
-    with pytest.raises(UserError, match="AGAINST=labels/test is the table"):
+    with pytest.raises(UserError, match="AGAINST=labels/test and LABELS= name the same table"):
         report_agreement(workspace, "labels/test", "labels/test", OPTIONS)
 
 
@@ -228,7 +230,10 @@ def test_the_stage_prints_the_figures_and_what_was_left_out(workspace, gold, cap
     said = capsys.readouterr().out
     assert "1 turns of gold.csv are left out: conversation not in the workspace" in said
     assert "thresholds: sat 5 → 5, dsat 5 → 3" in said
-    assert "SAT: 0 turns of the choosing part have it, fewer than 5; its threshold stays 5." in said
+    assert (
+        "SAT: 0 turns of the choosing part have this label, fewer than calibrate.min_label=5; its threshold stays 5."
+        in " ".join(said.split())
+    )
     assert str(workspace.path("quality/test/report.html").resolve()) in said.replace("\n", "")
 
 

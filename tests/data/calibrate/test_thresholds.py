@@ -96,7 +96,8 @@ def test_a_floor_that_cannot_be_reached_leaves_the_threshold_and_says_so():
     choice = choose_thresholds(rows, PRESENT, ThresholdOptions(min_label=1, min_precision=0.9))
     assert choice.chosen.dsat == 5 and choice.chosen.sat == 2
     assert choice.notes == [
-        "DSAT: no threshold reaches a precision of 0.9 on the choosing part (the best has 0.500); it stays 5."
+        "DSAT: no threshold reaches a precision of 0.9 on the choosing part (the best has 0.500); the threshold "
+        "stays 5."
     ]
 
 
@@ -105,7 +106,7 @@ def test_a_label_that_few_turns_have_keeps_its_threshold():
     choice = choose_thresholds(rows, PRESENT, ThresholdOptions())
     assert (choice.chosen.sat, choice.chosen.dsat) == (5, 3)
     assert choice.notes == [
-        "SAT: 9 turns of the choosing part have it, fewer than 10; its threshold stays 5."
+        "SAT: 9 turns of the choosing part have this label, fewer than calibrate.min_label=10; its threshold stays 5."
     ]
     assert (
         choose_thresholds(frame([*rows.iter_rows(), ("SAT", 3, 0)]), PRESENT, ThresholdOptions()).chosen.sat

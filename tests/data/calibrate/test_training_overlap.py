@@ -63,7 +63,7 @@ def test_turns_learned_from_are_left_out_of_the_figures_and_of_the_choice(tmp_pa
 
 def test_with_nothing_but_turns_learned_from_no_threshold_moves_and_the_title_says_so(tmp_path: Path) -> None:
     found, _ = measured(tmp_path, NAMES)
-    assert "There are no others" in found.notes[0]
+    assert "There are no other turns" in found.notes[0]
     assert [view.title for view in found.views] == ["as labelled, all turns, all learned from"]
     assert found.choice is not None and found.choice.chosen == found.choice.present
 
@@ -76,7 +76,7 @@ def test_a_classifier_that_learned_elsewhere_is_measured_on_all_turns_without_a_
 
 def test_of_a_classifier_that_is_gone_the_note_says_that_nothing_is_known(tmp_path: Path) -> None:
     found, _ = measured(tmp_path, None)
-    assert "CAREFUL: which conversations the classifier of labels/test" in found.notes[0]
+    assert "CAREFUL: it is not known from which conversations the classifier of labels/test" in found.notes[0]
 
 
 def test_agreement_of_a_classifier_with_its_teacher_has_the_note_too(tmp_path: Path) -> None:
