@@ -12,5 +12,6 @@ In the order in which a run uses them:
     analysis    measures what a policy says and how far it has moved
     evaluate    scores the models of a run on held-out prompts or pairs
 
-Of `drift_data` this half reads the tables only, through `drift_data.schema` and `drift_data.workspace`.
+This half imports only three parts of `drift_data`: `schema` (the tables), `workspace` (where they lie) and `machine`
+(processes, and vLLM on a CPU).
 """

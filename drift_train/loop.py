@@ -42,13 +42,13 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
 def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOptions) -> bool:
     """Make M_n in `runs/<run>/iter<n>/{rollouts,pairs,model,health}`, and what is missing before it.
 
-    `rewards` stands beside them where samples are ranked.
+    `rewards` is made as well where samples are ranked.
 
     Args:
         workspace: needs the table that the method reads, and `seed` for the warm start.
         run: name of the run.
         n: number of the iteration, from 1.
-        base: as for `warm`.
+        base: the base model, as for `warm`.
         options: of the whole run.
 
     Returns:
@@ -91,10 +91,10 @@ def _make_m0(workspace: Workspace, run: str, base: FoundModel, options: LoopOpti
 
 
 def _check_inputs(workspace: Workspace, options: LoopOptions) -> None:
-    """Find what would stop an iteration before the warm start is trained and hours are spent on sampling.
+    """Check an iteration's inputs before the warm start is trained and hours are spent on sampling.
 
     Raises:
-        UserError: there is nothing to learn from, or the reward model is not one.
+        UserError: there is no example to learn from, or the reward model does not load as a reward model.
     """
     find_usable_examples(workspace, options)
     if options.ranking is not None:

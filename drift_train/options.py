@@ -15,12 +15,13 @@ EngineName = Literal["auto", "vllm", "server", "transformers"]
 MethodName = Literal["drift", "spin", "iterdpo"]
 ExamplesName = Literal["logs", "preferences"]
 
+# Default of `rollout.instruction`: what the user is made to ask for after the complaint.
 INSTRUCTION = (
     "Taking the comment above into account, answer my earlier request again, from the beginning and in full. "
     "Give only the new answer: no apology, and no mention of the previous one."
 )
 
-# Where a default comes from, for the reference of options.
+# Values of `json_schema_extra`: where a default comes from. `make recipe` and the reference of options show them.
 OURS: dict[str, Any] = {"source": "ours"}
 RELEASE: dict[str, Any] = {"source": "release"}
 
@@ -92,7 +93,7 @@ class PolicySamplingOptions(BaseModel):
     """How replies are sampled from a policy, for rollouts and for evaluation."""
 
     model_config = ConfigDict(extra="forbid")
-    _not_in_identity: ClassVar[tuple[str, ...]] = ("shard", "batch_size", "server")
+    _not_in_identity: ClassVar[tuple[str, ...]] = ("shard", "batch_size", "server")  # they change no reply
 
     engine: EngineName = Field(
         default="auto",
@@ -199,14 +200,15 @@ class RolloutOptions(PolicySamplingOptions):
     guidance: bool | None = Field(
         default=None,
         description="true shows the policy the prompt, the failing reply, the complaint and the instruction (release); "
-        "false shows the prompt alone (the paper's ablation); null leaves it to the method, which does as table 1 of "
-        "the paper says for these examples.",
+        "false shows the prompt alone (the paper's ablation); null lets the method decide as table 1 of the paper does "
+        "for each method and kind of examples.",
         json_schema_extra=from_paper("table 1"),
     )
     instruction: str = Field(
         default=INSTRUCTION,
         min_length=1,
-        description="What the user is made to ask for after the complaint. The idea is the paper's, the words are ours.",
+        description="What a guided prompt makes the user ask for after the complaint. The idea is the paper's, the words "
+        "are ours.",
         json_schema_extra=OURS,
     )
     examples: int | None = Field(
@@ -218,14 +220,14 @@ class RolloutOptions(PolicySamplingOptions):
     )
     fresh: bool = Field(
         default=True,
-        description="With a number of examples: iteration k takes the k-th slice of one fixed shuffle. false takes the "
-        "first slice every time.",
+        description="Matters only where examples is a number: true takes the k-th slice of one fixed shuffle in "
+        "iteration k; false takes the first slice in every iteration.",
         json_schema_extra=OURS,
     )
     select: Literal["first", "best"] = Field(
         default="first",
-        description="Which of several samples stands for the policy: the first that passes the pair filters, or among "
-        "those that pass the one of the highest reward (loop.reward).",
+        description="Which of several samples becomes a side of the pair. first: the first that passes the pair filters; "
+        "best: among those that pass, the one with the highest reward (loop.reward).",
         json_schema_extra=OURS,
     )
 
@@ -243,8 +245,8 @@ class PairOptions(BaseModel):
     )
     drop_leaks_in_seed: bool = Field(
         default=False,
-        description="Do the same with the seed pairs of the warm start.",
-        json_schema_extra=from_paper("names no filter of seed pairs"),
+        description="Drop such pairs from the seed pairs of the warm start as well.",
+        json_schema_extra=from_paper("(it names no filter of seed pairs)"),
     )
 
 
@@ -260,7 +262,7 @@ class LoraOptions(BaseModel):
 
 
 class TrainOptions(BaseModel):
-    """DPO. The defaults are one iteration of the paper."""
+    """The options of one DPO training. The defaults are those of an iteration in the paper."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -273,7 +275,7 @@ class TrainOptions(BaseModel):
     loss: Literal["sigmoid", "sigmoid_norm"] = Field(
         default="sigmoid",
         description="sigmoid is DPO's loss. sigmoid_norm works against growing length: it divides each reply's "
-        "log-ratio by its number of tokens, so beta has another scale, about 2 and more.",
+        "log-ratio by its number of tokens, so beta needs another scale: about 2 or more.",
         json_schema_extra=from_paper("eq. 2"),
     )
     ld_alpha: float | None = Field(
@@ -289,13 +291,13 @@ class TrainOptions(BaseModel):
         ge=0,
         description="Weight of the chosen reply's negative log-likelihood beside the DPO loss; 0 is plain DPO.",
         json_schema_extra=from_release(
-            "rpo_alpha; the paper's appendix lists an RPO row apart, so its main rows may be without"
+            "rpo_alpha; the paper's appendix lists an RPO row apart, so its main rows may do without this term"
         ),
     )
     learning_rate: float = Field(
         default=5e-7,
         ge=0,
-        description="Highest learning rate; 0 is a control arm.",
+        description="Learning rate after the warm-up; 0 changes no weight, for a control arm.",
         json_schema_extra=from_paper("app. D"),
     )
     scheduler: Literal["linear", "cosine", "constant"] = Field(
@@ -307,7 +309,8 @@ class TrainOptions(BaseModel):
         default=0.1,
         ge=0,
         le=1,
-        description="Share of the steps in which the learning rate rises.",
+        description="Share of the steps in which the learning rate rises from 0. A training of fewer than 10 steps has "
+        "no warm-up.",
         json_schema_extra=from_paper("app. D"),
     )
     optimizer: Literal["rmsprop", "adamw_torch"] = Field(
@@ -389,13 +392,14 @@ class TrainOptions(BaseModel):
     checkpoint_steps: int = Field(
         default=100,
         ge=1,
-        description="Steps between two checkpoints, from which a killed run goes on; a shorter training keeps none.",
+        description="Steps between two checkpoints, from which a killed run goes on; a training of no more steps than "
+        "this keeps none.",
         json_schema_extra=OURS,
     )
     launch: str | None = Field(
         default=None,
-        description="Accelerate configuration for several devices, a shipped name or a file, and further arguments of "
-        "`accelerate launch` after it; null trains in this process.",
+        description="Accelerate configuration for several devices: the name of a shipped one, such as gpus8-fsdp2, or a "
+        "file. Further arguments of `accelerate launch` may follow it. null trains in this process.",
         json_schema_extra=OURS,
     )
 
@@ -412,7 +416,7 @@ class TrainOptions(BaseModel):
     def _require_dividing_batches(self) -> Self:
         if self.global_batch % self.per_device_batch:
             raise ValueError(
-                f"global_batch {self.global_batch} is no multiple of per_device_batch {self.per_device_batch}"
+                f"global_batch {self.global_batch} is not a multiple of per_device_batch {self.per_device_batch}"
             )
         return self
 
@@ -430,7 +434,8 @@ class HealthOptions(BaseModel):
     replies: int = Field(
         default=256,
         ge=2,
-        description="Replies that three models score; lengths and ends are counted over all rollouts.",
+        description="Replies that are scored by three models: the sampled policy, the base model and the trained policy. "
+        "Lengths and finish reasons are counted over all rollouts.",
         json_schema_extra=OURS,
     )
 
@@ -463,7 +468,7 @@ class RewardOptions(BaseModel):
 
 
 class EvalOptions(PolicySamplingOptions):
-    """Samples that are scored. The temperature is 1: greedy decoding hides what training changed."""
+    """How the replies that are scored are sampled. The temperature is 1: greedy decoding hides what training changed."""
 
     temperature: float = Field(
         default=1.0, ge=0, description="Sampling temperature of the evaluation.", json_schema_extra=OURS
@@ -503,7 +508,8 @@ class TinyOptions(BaseModel):
     heads: int = Field(
         default=2,
         ge=1,
-        description="Attention heads of a layer. Each should have 32 numbers: vLLM on the CPU has no kernel for 16.",
+        description="Attention heads of a layer. A head (hidden / heads) should be 32 numbers wide: vLLM on the CPU has "
+        "no kernel for 16.",
         json_schema_extra=OURS,
     )
     context: int = Field(
@@ -519,7 +525,7 @@ class TinyOptions(BaseModel):
         default=100, ge=0, description="Steps in which the learning rate rises.", json_schema_extra=OURS
     )
     init_range: float = Field(
-        default=0.1, gt=0, description="Standard deviation of the first weights.", json_schema_extra=OURS
+        default=0.1, gt=0, description="Standard deviation of the initial weights.", json_schema_extra=OURS
     )
     every_reply: list[str] = Field(
         default=["noisy"],

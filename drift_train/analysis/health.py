@@ -34,8 +34,9 @@ from drift_train.analysis.variety import (
 from drift_train.models.load import load_renderer
 from drift_train.options import HealthOptions
 
-_READ = ["conversation_id", "turn", "sample", "kind", "messages", "token_ids", "finish_reason"]
-_KEY = ("conversation_id", "turn", "kind", "sample")
+# Columns of `rollouts` that are read.
+_COLUMNS = ["conversation_id", "turn", "sample", "kind", "messages", "token_ids", "finish_reason"]
+_REPLY_KEY = ("conversation_id", "turn", "kind", "sample")
 
 
 def write_health(
@@ -75,7 +76,7 @@ def write_health(
     output.table(HEALTH).write_rows(
         [
             {
-                **{name: row[name] for name in (*_KEY, "finish_reason")},
+                **{name: row[name] for name in (*_REPLY_KEY, "finish_reason")},
                 "tokens": len(row["token_ids"]),
                 "log_prob": of_policy,
                 "log_prob_base": of_base,
@@ -105,18 +106,18 @@ def write_health(
 def _read_rollouts(
     workspace: Workspace, table: str, count: int
 ) -> tuple[list[tuple[int, str]], list[dict[str, Any]]]:
-    """Return (tokens, finish reason) of every rollout, and the first `count` whole rows by a hash of their key."""
+    """Return (tokens, finish reason) of every rollout, and the whole rows of the `count` that come first by a hash."""
     every: list[tuple[int, str]] = []
 
     def rows() -> Iterator[dict[str, Any]]:
-        for batch in workspace.batches(table, columns=_READ, batch_size=1_000):
+        for batch in workspace.batches(table, columns=_COLUMNS, batch_size=1_000):
             for row in batch.to_pylist():
                 every.append((len(row["token_ids"]), row["finish_reason"]))
                 if row["token_ids"]:  # some servers send empty replies
                     yield row
 
     def rank(row: dict[str, Any]) -> bytes:
-        key = "\0".join(str(row[name]) for name in _KEY)
+        key = "\0".join(str(row[name]) for name in _REPLY_KEY)
         return hashlib.sha256(key.encode()).digest()
 
     chosen = heapq.nsmallest(count, rows(), key=rank)

@@ -15,9 +15,8 @@ from drift_train.models.log_probs import CheckError
 
 Tokens = tuple[list[int], list[int]]  # tokens of a prompt, tokens of the reply to it
 
-_MAX_BATCH_TOKENS = (
-    4_096  # of a forward, with padding; bounds the logits: 2.5 GB in float32 for a vocabulary of 150k
-)
+# Tokens of one forward, padding included. The limit bounds the logits: 2.5 GB in float32 for a vocabulary of 150k.
+_MAX_BATCH_TOKENS = 4_096
 
 
 def score_replies(
@@ -45,12 +44,14 @@ def score_replies(
         sums, embeddings = _run_forwards(load_model(folder, torch.float32), rows, title, embed)
     except torch.OutOfMemoryError as error:
         raise MemoryError(
-            f"{folder} in float32, with a batch of {_MAX_BATCH_TOKENS} tokens or one reply, is more than the device's memory "
-            "holds."
+            f"{folder} in float32, with a batch of {_MAX_BATCH_TOKENS} tokens or one reply, needs more memory than "
+            "the device has."
         ) from error
     free_memory()
     if not all(map(math.isfinite, sums)):
-        raise CheckError(f"Log-probabilities that {folder} gives to rollouts are not finite: it is broken.")
+        raise CheckError(
+            f"Log-probabilities that {folder} gives to rollouts are not finite: the model is broken."
+        )
     return sums, embeddings
 
 

@@ -1,4 +1,4 @@
-"""Measures the health of a trained iteration, as a stage of its own. Does not import torch before that."""
+"""Measures the health of a trained iteration, as a stage of its own. Imports torch only when something is measured."""
 
 from __future__ import annotations
 

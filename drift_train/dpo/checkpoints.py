@@ -34,7 +34,8 @@ def find_resume_point(folder: Path, metrics: Path, how: str) -> tuple[Path | Non
     Args:
         folder: holds `checkpoint-<step>` folders; it may be missing.
         metrics: JSON Lines file of the killed run; it may be missing.
-        how: weight layout and precision of this run; checkpoints of another kind are passed over, with a word.
+        how: weight layout and precision of this run; checkpoints of another kind are passed over, and a
+            line on stderr says so.
 
     Returns:
         The checkpoint and its rows of metrics; (None, []) when training has to start from the beginning.
@@ -45,8 +46,8 @@ def find_resume_point(folder: Path, metrics: Path, how: str) -> tuple[Path | Non
         written = (checkpoint / COMPLETE_MARK).read_text()
         if written != how:
             print(
-                f"{checkpoint.name} cannot be gone on from: it has {written}, this run {how} (train.launch, "
-                "train.precision).",
+                f"Training cannot resume from {checkpoint.name}: it has {written}, this run {how} "
+                "(options train.launch and train.precision).",
                 file=sys.stderr,
             )
             continue

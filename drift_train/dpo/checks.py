@@ -19,10 +19,9 @@ from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 from drift_train.models.render import Renderer, RenderError
 from drift_train.options import TrainOptions
 
-_FULLY_CHECKED_PAIRS = (
-    64  # pairs whose every token is compared with our own rendering; of the others the lengths
-)
-_FIRST_BATCH_PAIRS = 8  # run through policy and reference before training
+# Number of pairs, the first ones, whose every token is compared with our own rendering; of later pairs the lengths are.
+_FULLY_CHECKED_PAIRS = 64
+_FIRST_BATCH_PAIRS = 8  # pairs that are run through policy and reference before training
 # Shorter replies get the tolerance of a reply this long: rounding does not average out over a few tokens.
 _SHORT_REPLY_TOKENS = 8
 _SIDES = ("chosen", "rejected")
@@ -143,8 +142,8 @@ def compute_policy_log_probs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the policy's log-probabilities of the chosen and the rejected replies, each (pairs,), as TRL's loss sees them.
 
-    The policy stands in for the reference meanwhile: without a reference of its own, `compute_ref_log_probs` would
-    compute without the adapters.
+    TRL's `compute_ref_log_probs` is called with the policy as reference model, because it switches the adapters off where
+    there is no reference model.
     """
     reference = trainer.ref_model
     trainer.ref_model = trainer.model

@@ -25,8 +25,15 @@ from drift_train.models.log_probs import CheckError
 SHIPPED_CONFIGS = Path(__file__).with_name("accelerate")  # accelerate configurations, a file each
 JOB_FILE, PAIRS_FILE, RESULT_FILE = "job.json", "pairs.jsonl", "result.json"
 _ROOT = str(Path(__file__).resolve().parents[2])  # the children import `drift_train` from here
+# Name of an error → the exception that a child hands over and `launch_training` raises again.
 ERROR_KINDS: dict[str, type[Exception]] = {"UserError": UserError, "CheckError": CheckError}
-PATH_ARGUMENTS = ("policy", "reference", "target", "metrics", "unfinished")
+PATH_ARGUMENTS = (
+    "policy",
+    "reference",
+    "target",
+    "metrics",
+    "unfinished",
+)  # arguments of `train_here` that are paths
 
 
 class LaunchError(Exception):
@@ -34,7 +41,7 @@ class LaunchError(Exception):
 
 
 def launch_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `dpo.train_here` with these arguments in the processes that `options.launch` describes.
+    """Run `dpo.train.train_here` with these arguments in the processes that `options.launch` describes.
 
     Args:
         arguments: those of `train_here`. `options.launch` is the name of a shipped configuration or a file, and
@@ -44,8 +51,8 @@ def launch_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
         What `train_here` returned in the first process.
 
     Raises:
-        UserError: there is no such configuration, or a child raised one.
-        CheckError: a child raised one.
+        UserError: there is no such configuration, or a child raised a UserError.
+        CheckError: a child raised a CheckError.
         LaunchError: the children ended for another reason; the message names their log.
     """
     config, further = find_configuration(arguments["options"].launch)
@@ -53,7 +60,7 @@ def launch_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     log = arguments["metrics"].with_suffix(".launch.log")
     shared = tempfile.TemporaryDirectory(
         prefix=".launch-", dir=target.parent
-    )  # the children need one in any case
+    )  # stands in for `unfinished`, which the children need
     unfinished = arguments["unfinished"] or Path(shared.name)
     folder = unfinished.resolve() / "launch"  # an absolute path, since other machines read it as well
     try:
@@ -73,7 +80,7 @@ def launch_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_configuration(text: str) -> tuple[Path, list[str]]:
-    """Return the accelerate configuration that a `launch_training` option names, and the arguments after it.
+    """Return the accelerate configuration that the option `launch` names, and the arguments after it.
 
     Raises:
         UserError: there is no such configuration.

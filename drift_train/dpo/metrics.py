@@ -1,8 +1,8 @@
 """Writes the metrics of each training step as a line of JSON, flushed at once, and shows progress.
 
-The names are TRL's, and these are added: `step`, `iteration`, `method`, `loss/sigmoid` (of either sigmoid loss), `loss/nll`, `lengths/chosen`
-and `lengths/rejected` (mean tokens of a reply), `tokens_per_second`, `peak_memory_bytes`. A row is one optimiser step
-over the whole batch of all processes; the first process writes it.
+The names are TRL's, and these are added: `step`, `iteration`, `method`, `loss/sigmoid` (of either sigmoid loss),
+`loss/nll`, `lengths/chosen` and `lengths/rejected` (mean tokens of a reply), `tokens_per_second`, `peak_memory_bytes`. A
+row is one optimiser step over the whole batch of all processes; the first process writes it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from drift_data.workspace import measure_peak_memory, replace_file
 from drift_train.models.log_probs import RATIO_TOLERANCE, CheckError
 
+# Metrics that `ForwardMeter` reads, in the order of its values.
 _METERED = ("loss/nll", "lengths/chosen", "lengths/rejected")
 
 
@@ -84,7 +85,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.path, self.alpha, self.title, self.kept = path, alpha, title, list(kept)
         self.meter = ForwardMeter()
-        self.same = {"iteration": iteration, "method": method}
+        self._columns_of_run = {"iteration": iteration, "method": method}
         self._same_weights = same_weights
         self._file: TextIO | None = None
         self._bar: tqdm[Any] | None = None
@@ -124,7 +125,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         now, tokens = time.monotonic(), self._tokens_before + float(logs.get("num_tokens", 0))
         row = {
             "step": state.global_step,
-            **self.same,
+            **self._columns_of_run,
             **logs,
             "num_tokens": tokens,
             "loss/sigmoid": logs["loss"]
@@ -183,7 +184,7 @@ def _read_router_loss(logs: Mapping[str, float], model: Any) -> float:
 
 
 def _open_terminal() -> TextIO:
-    """Return the terminal for the progress bar. A child of `dpo.launch` prints to a log, and is told the terminal."""
+    """Return where the progress bar goes. A child of `dpo.launch`, which prints to a log, finds it in $DRIFT_PROGRESS."""
     path = os.environ.get("DRIFT_PROGRESS")
     if path is None:
         return sys.stderr

@@ -1,4 +1,4 @@
-"""Makes the model of an iteration: DPO on its pairs, or the base model itself. Does not import torch before it trains."""
+"""Makes the model of an iteration: DPO on its pairs, or the base model itself. Imports torch only to train."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def train_policy(
         inputs=list(dict.fromkeys([pairs, *before, *(base.inputs if is_base_reference else ())])),
         files=base.files if is_base_reference else {},
     )
-    if made:  # The model is published and its checkpoints are gone, so nothing can resume from these metrics.
+    if made:  # The model is in place and its checkpoints are gone, so nothing can resume from these metrics.
         partial_metrics_path(metrics).unlink()
     return made
 

@@ -46,7 +46,7 @@ def train(
         target: folder that the trained model is written into; plain transformers and vllm load it.
         metrics: JSON Lines file, one line for each optimiser step. Lines go to `*.partial.jsonl` until the model is
             saved, so a killed training leaves the metrics of the model that is in place. With `unfinished` the
-            partial file stays: checkpoints cannot be resumed without it, and the caller has yet to publish `target`.
+            partial file stays: checkpoints cannot be resumed without it until the caller has moved `target` into place.
         options: options of the training. With `launch` it runs in processes of its own.
         iteration: number of the iteration, for the metrics.
         method: the method that made the pairs, for the metrics.
@@ -117,7 +117,7 @@ def train_here(
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    PartialState(cpu=not torch.cuda.is_available())  # from here on each process has a device of its own
+    PartialState(cpu=not torch.cuda.is_available())  # from now on each process has a device of its own
     partial = partial_metrics_path(metrics)
     keep = unfinished is not None and count_updates(len(pairs), options) > options.checkpoint_steps
     scratch = tempfile.TemporaryDirectory(prefix=".trl-", dir=target.parent)
@@ -143,7 +143,7 @@ def train_here(
     finally:
         writer.close()
         scratch.cleanup()
-        free_memory()  # the frame that held trainer and models is gone, and an engine needs the memory next
+        free_memory()  # nothing refers to trainer and models any more, and an engine needs the memory next
     precision = "bf16" if uses_bf16(options) else "float32"
     last = {name: round(value, 6) for name, value in writer.last.items()}
     return {"steps": steps, "last_step": last, "precision": precision, "precision_saved": saved}

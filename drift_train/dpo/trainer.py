@@ -68,19 +68,20 @@ def make_trainer(
     args = _make_config(options, len(pairs), folder, keep, title)
     same = policy.resolve() == reference.resolve()
     precompute = options.reference_log_probs == "precompute"
-    # The reference is then the policy before training, or the policy without its adapters. Not under FSDP, which splits a
-    # reference at once and the policy only later.
-    own = same and ((precompute and not is_fsdp()) or options.lora is not None)
-    where = (
-        torch.device("cpu") if is_sharded() else choose_device()
-    )  # a whole model may not fit where it is split
+    # Whether the policy's own weights serve as the reference: before training, or later without the adapters. Before
+    # training they do not under FSDP, which splits a reference at once and the policy only later.
+    is_own_reference = same and ((precompute and not is_fsdp()) or options.lora is not None)
+    # A model that will be split is loaded on the CPU, since one device may be too small for the whole of it.
+    where = torch.device("cpu") if is_sharded() else choose_device()
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs]
     bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # a bar of tokenizing among those of the steps confuses
+    datasets.disable_progress_bars()  # bars of tokenizing would confuse among those of steps
     try:
         trainer = _Trainer(
             model=_drop_padding_mask(_make_saveable(load_model(policy, torch.float32, where))),
-            ref_model=None if own else _drop_padding_mask(load_model(reference, torch.float32, where)),
+            ref_model=None
+            if is_own_reference
+            else _drop_padding_mask(load_model(reference, torch.float32, where)),
             args=args,
             train_dataset=_make_dataset(rows, folder),
             processing_class=tokenizer,
@@ -95,9 +96,8 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-            callback.logging_dir = str(
-                logs
-            )  # its own choice lies in `folder`, which goes when training is done
+            # TensorBoard's default lies in `folder`, which is removed after training.
+            callback.logging_dir = str(logs)
     return trainer
 
 
@@ -105,12 +105,11 @@ def check_trackers(names: Sequence[str]) -> None:
     """Check that every name is a tracker that transformers knows, and that it is installed.
 
     Raises:
-        UserError: a name is not.
+        UserError: a name is not such a tracker.
     """
     try:
-        named = [
-            name for name in names if name not in ("all", "none")
-        ]  # transformers' words for what is installed
+        # "all" and "none" are words of transformers for groups of trackers.
+        named = [name for name in names if name not in ("all", "none")]
         for callback in get_reporting_integration_callbacks(named):
             callback()
     except (RuntimeError, ImportError, ValueError) as error:
@@ -159,7 +158,7 @@ def _make_config(options: TrainOptions, pairs: int, folder: Path, keep: bool, ti
     at_once = options.per_device_batch * PartialState(cpu=not on_gpu).num_processes
     if options.global_batch % at_once:
         raise UserError(
-            f"global_batch {options.global_batch} is no multiple of the {at_once} pairs that all devices "
+            f"global_batch {options.global_batch} is not a multiple of the {at_once} pairs that all devices "
             "take at once. Change per_device_batch."
         )
     if options.lora is not None and is_sharded():

@@ -1,6 +1,6 @@
-"""Is one process of a training under `accelerate launch`: reads a job, trains, and leaves a result or an error beside it.
+"""Runs one process of a training under `accelerate launch`: reads a job, trains, and leaves a result or an error.
 
-`dpo.launch` starts one for each device.
+`dpo.launch` starts a process for each device, and finds result and error beside the job.
 """
 
 from __future__ import annotations

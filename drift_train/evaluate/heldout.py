@@ -50,8 +50,8 @@ def write_margins(
     rows = [row for row in workspace.read("seed").to_pylist() if row["split"] != TRAIN_SPLIT]
     if not rows:
         raise UserError(
-            f"{workspace.path('seed')} has no held-out row. Raise the mining option test_fraction and "
-            "mine again."
+            f"{workspace.path('seed')} has no held-out row. Raise mine.test_fraction and run `make seed` "
+            "again."
         )
     renderer = load_renderer(policy)
     tokens: list[TokenizedPair] = []

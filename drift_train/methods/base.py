@@ -1,4 +1,4 @@
-"""The decisions in which methods differ, and the prompts that all of them show to a policy."""
+"""Defines what a method decides (`Method`), and makes the prompts that all methods show to a policy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reply:
         cut: the reply is a rollout that stopped for length, so it has no end to learn.
         informed: the reply was written in view of an earlier reply and a complaint that the training prompt does not
             show.
-        reward: the reward model's number, for rollouts that are ranked.
+        reward: the reward model's number for a rollout; None where rollouts are not ranked.
     """
 
     text: str
@@ -83,7 +83,7 @@ def rollout_prompt(kind: str, example: Example, prompt: Messages, instruction: s
         instruction: what the user is made to ask for after the complaint.
 
     Raises:
-        ValueError: the rollout is guided and the example lacks one of the two.
+        ValueError: the rollout is guided, and the example lacks the rejected reply or the complaint.
     """
     if kind == PLAIN:
         return list(prompt)

@@ -14,7 +14,7 @@ from drift_train.options import ExamplesName
 
 
 def is_guided_by_default(examples: ExamplesName) -> bool:
-    """Say that DRIFT is guided on logs, and not on preference pairs (paper, table 1)."""
+    """Return True for logs and False for preference pairs (paper, table 1)."""
     return examples == "logs"
 
 

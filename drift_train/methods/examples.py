@@ -9,7 +9,7 @@ from typing import Any
 from drift_data.workspace import Workspace
 from drift_train.models.render import Message
 
-TRAIN_SPLIT = "train"  # the split that is trained on; rows of any other are held out
+TRAIN_SPLIT = "train"  # the split that is trained on; rows of other splits are held out
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class Example:
         prompt: x, the messages before the reply.
         chosen: a reply that was good enough, if the table holds one.
         rejected: a reply that was not, if the table holds one.
-        feedback: what was said to `rejected`, or to `chosen` where that is the only reply; None: nothing is known.
-        revised: `chosen` answers `feedback`; otherwise both replies stand at the same place.
+        feedback: what the user said about `rejected`, or about `chosen` where that is the only reply; None where
+            the table has none.
+        revised: True where `chosen` comes later and answers `feedback`, as in seed pairs; False where both replies
+            stand at the same place.
     """
 
     conversation_id: str

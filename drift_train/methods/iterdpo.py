@@ -1,7 +1,7 @@
 """IterDPO: both replies are the policy's own (arXiv 2510.02341, table 1).
 
-Guided, chosen is a reply sampled with complaint and instruction in view, rejected is one sampled from x alone. Without
-guidance both are sampled from x, and a reward model says which is better.
+Guided, chosen is a reply sampled with complaint and instruction in view, rejected is one sampled from the prompt x
+alone. Without guidance both are sampled from x, and a reward model says which is better.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drift_train.options import ExamplesName
 
 
 def is_guided_by_default(examples: ExamplesName) -> bool:
-    """Say that IterDPO is guided on logs, and not on preference pairs (paper, table 1)."""
+    """Return True for logs and False for preference pairs (paper, table 1)."""
     return examples == "logs"
 
 
@@ -40,10 +40,11 @@ def logged_reply(example: Example) -> str | None:
 
 
 def pair_replies(example: Example, samples: Mapping[str, Sequence[Reply]]) -> Iterator[Pair]:
-    """Yield guided replies against plain ones, or else plain replies against each other.
+    """Yield guided replies against plain ones, or, without guidance, plain replies against each other.
 
-    Plain replies are paired by falling distance of their rewards, so the best against the worst comes first. Two
-    replies of equal reward make no pair.
+    With rewards, the best guided reply against the worst plain one comes first. Plain replies are paired with each other
+    by falling distance of their rewards, so the best against the worst comes first; two replies of equal reward make no
+    pair.
     """
     if GUIDED in samples:
         plain = samples[PLAIN]

@@ -33,8 +33,8 @@ class LoopOptions(BaseModel):
     )
     examples: ExamplesName = Field(
         default="logs",
-        description="What the method learns from: logs (dsat, sat or seed, whichever the method reads), or the "
-        "preference pairs that the data carries.",
+        description="What the method learns from: logs (the table dsat, sat or seed, whichever the method reads), or "
+        "preferences (the pairs that the data set carries).",
         json_schema_extra=from_paper("table 1"),
     )
     rollout: RolloutOptions = Field(
@@ -50,13 +50,14 @@ class LoopOptions(BaseModel):
     train: TrainOptions = Field(default=TrainOptions(), description="DPO of an iteration.")
     warm: TrainOptions | None = Field(
         default_factory=make_warm_start_options,
-        description="DPO of the warm start; null: no warm start, M0 is the base model.",
+        description="DPO of the warm start; null leaves the warm start out: M0 is the base model.",
         json_schema_extra=from_paper("app. D"),
     )
     min_seed_pairs: int = Field(
         default=8,
         ge=1,
-        description="With fewer seed pairs there is no warm start: M0 is the base model, which is said on stderr.",
+        description="Fewest seed pairs that are worth a warm start. With fewer, M0 is the base model, and a line on "
+        "stderr says so.",
         json_schema_extra=OURS,
     )
     health: HealthOptions | None = Field(

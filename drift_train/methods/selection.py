@@ -13,10 +13,10 @@ from drift_train.options import RolloutOptions
 
 
 def find_usable_examples(workspace: Workspace, options: LoopOptions) -> tuple[list[Example], list[Example]]:
-    """Return the training examples that the policy can be asked, and those without the feedback that would guide it.
+    """Return the training examples that rollouts can be made of, and those that lack the feedback to guide one.
 
     Raises:
-        UserError: the policy can be asked none of them.
+        UserError: there is no training example, or each of them lacks the feedback.
     """
     table = options.examples_table
     workspace.require(table)
@@ -49,7 +49,7 @@ def choose_slice(examples: Iterable[Example], iteration: int, options: RolloutOp
             after the last slice the first one again.
 
     Raises:
-        UserError: two examples have one key, so a rollout could not say which it belongs to.
+        UserError: two examples share a key, so a rollout could not be assigned to one of them.
     """
 
     def rank(example: Example) -> bytes:

@@ -15,7 +15,7 @@ from drift_train.options import ExamplesName
 
 
 def is_guided_by_default(examples: ExamplesName) -> bool:
-    """Say that SPIN is never guided (paper, table 1)."""
+    """Return False: SPIN is never guided (paper, table 1)."""
     return False
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drift_data.workspace import MANIFEST, UserError, Workspace, hash_folder
 
+# Patterns of the files that are downloaded: weights as safetensors, and no code.
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -18,8 +19,10 @@ class FoundModel:
 
     name: str  # as the user gave it
     path: Path
-    inputs: tuple[str, ...]  # the folder, where it is one of the workspace
-    files: dict[str, str]  # any other model → its digest, or its revision on the Hub
+    inputs: tuple[str, ...]  # the model's folder where it is one of the workspace, else empty
+    files: dict[
+        str, str
+    ]  # a model outside the workspace → its digest, or its revision on the Hub; else empty
 
 
 def find_model(workspace: Workspace, name: str, what: str = "base model") -> FoundModel:
@@ -61,7 +64,7 @@ def find_model(workspace: Workspace, name: str, what: str = "base model") -> Fou
 def _require_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{folder} is no model: it has no config.json. Give a folder made by save_pretrained."
+            f"{folder} does not hold a model: it has no config.json. Give a folder made by save_pretrained."
         )
 
 

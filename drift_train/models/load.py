@@ -17,9 +17,10 @@ from transformers.utils import logging
 from drift_data.workspace import MANIFEST, UserError
 from drift_train.models.render import Renderer
 
-_COPIED_ENDINGS = {".json", ".jinja", ".txt", ".model"}  # not weights, code or pickles
-_NOT_COPIED = {MANIFEST, "config.json"}
-_BYTES_WITH_PROGRESS_BAR = 1 << 30  # of weights: fewer load in about a second
+# Endings of the files copied beside saved weights: no code, no pickles.
+_COPIED_ENDINGS = {".json", ".jinja", ".txt", ".model"}
+_NOT_COPIED = {MANIFEST, "config.json"}  # written anew for a saved model
+_BYTES_WITH_PROGRESS_BAR = 1 << 30  # of weights, from which a bar is shown; fewer load in about a second
 _ROUND_TRIP_TEXT = "Twice 2 tokens,\n  spaces; ¿é, 你好? — 🙂"
 
 
@@ -33,7 +34,7 @@ def load_tokenizer(folder: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
         raise UserError(
-            f"{folder} has no chat template, so nobody can say how a conversation reads to it. Take an "
+            f"{folder} has no chat template, so conversations cannot be rendered for this model. Take an "
             "instruct model, or put the template into its chat_template.jinja."
         )
     if tokenizer.eos_token_id is None:
@@ -43,8 +44,8 @@ def load_tokenizer(folder: Path) -> Any:
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"The tokenizer in {folder} pads with {tokenizer.pad_token!r}, its eos_token being "
-            f"{tokenizer.eos_token!r}: an end that was padded and an end that was said would be one token. "
+            f"The tokenizer in {folder} has the pad_token {tokenizer.pad_token!r} and the eos_token "
+            f"{tokenizer.eos_token!r}. The two must differ, or padding cannot be told from the end of a reply. "
             "Set pad_token in tokenizer_config.json to another existing token, an unused or reserved one."
         )
     ids = tokenizer(_ROUND_TRIP_TEXT, add_special_tokens=False).input_ids

@@ -13,7 +13,7 @@ Messages = Sequence[Message]
 
 
 class RenderError(Exception):
-    """A conversation cannot be rendered as the checks demand. `reason` is one word, by which drops are counted."""
+    """A conversation cannot be rendered as the checks demand. Drops are counted by `reason`, which is one word."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -24,7 +24,7 @@ class Renderer:
     """Renders conversations for one tokenizer.
 
     Attributes:
-        tokenizer: the policy's.
+        tokenizer: the policy's tokenizer.
         ends: ids of the tokens that end a reply. Some models (Gemma) end their turns with another token than the EOS.
     """
 

@@ -33,8 +33,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_VOCABULARY_CHATS = 4_000  # the vocabulary is learned from the first so many chats
-_BATCHES_SORTED_TOGETHER = 40  # the chats of so many batches are sorted by length
+_VOCABULARY_CHATS = 4_000  # number of chats, the first ones, that the vocabulary is learned from
+_BATCHES_SORTED_TOGETHER = 40  # number of batches whose chats are sorted by length together
 _ROUND_TRIP_TEXT = "Grüße, 你好 🙂\n\tdef f(x): return x**2  # 1234"
 
 

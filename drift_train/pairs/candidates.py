@@ -12,12 +12,12 @@ from drift_train.methods.options import LoopOptions
 from drift_train.models.render import Messages
 from drift_train.pairs.filters import PairCandidate, PairFilter
 
-# Columns of `rollouts` that are read; its tokens, as Python numbers, would fill the memory.
+# Columns of `rollouts` that are read. Not `token_ids`: as Python numbers they would fill the memory.
 ROLLOUT_COLUMNS = ["conversation_id", "turn", "sample", "kind", "messages", "completion", "finish_reason"]
 
 
 def make_seed_candidates(workspace: Workspace, keep: PairFilter) -> Iterator[PairCandidate]:
-    """Yield the seed pairs, shortened to fit."""
+    """Yield a candidate for each seed pair, its prompt shortened until both replies fit."""
     for example in read_training_examples(workspace, "seed"):
         chosen, rejected = Reply(example.chosen or "", informed=True), Reply(example.rejected or "")
         prompt = keep.shorten_prompt(example.prompt, chosen.text, rejected.text)
@@ -28,7 +28,7 @@ def make_seed_candidates(workspace: Workspace, keep: PairFilter) -> Iterator[Pai
 def make_rollout_candidates(
     workspace: Workspace, rollouts: str, rewards: str | None, options: LoopOptions
 ) -> Iterator[PairCandidate]:
-    """Yield the pairs that each sampled example may become.
+    """Yield a candidate for each sampled example: the pairs that it may become.
 
     Args:
         workspace: holds the tables.

@@ -20,7 +20,7 @@ class PairCandidate:
     Attributes:
         conversation_id: identifies the example together with `turn`.
         turn: index of the user's reaction.
-        split: of the example.
+        split: the example's split.
         prompt: what the pair is trained on, before its replies.
         pairs: chosen and rejected replies; the first pair that passes the filters is taken. Empty when the reward
             model makes no difference between the samples.
@@ -36,7 +36,7 @@ class PairCandidate:
 
 
 class PairRefused(Exception):
-    """A pair that is not trained on; `reason` is short enough to be counted."""
+    """A pair is not trained on. Drops are counted by `reason`, which is one word; `detail` explains it."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -48,7 +48,7 @@ class PairFilter:
     """The conditions that a pair must meet.
 
     Attributes:
-        renderer: of the policy that will be trained.
+        renderer: the renderer of the policy that will be trained.
         max_length: tokens that training sees of prompt and reply together.
         drop_leaks: refuse a chosen reply that speaks of an earlier reply which the prompt does not show.
     """
@@ -58,7 +58,7 @@ class PairFilter:
     drop_leaks: bool
 
     def shorten_prompt(self, prompt: Messages, chosen: str, rejected: str) -> Messages:
-        """Return the prompt without so many of its oldest turns that both replies fit.
+        """Return the prompt with as few of its oldest turns dropped as it takes for both replies to fit.
 
         The prompt comes back unchanged where it fits, and where no shortening helps.
         """
@@ -87,7 +87,8 @@ class PairFilter:
             raise PairRefused("empty", "a reply has no text")
         if chosen.strip() == rejected.strip():
             raise PairRefused("equal", "chosen and rejected are the same text")
-        # A reply that was written without the complaint may speak of a reply in the prompt, if the prompt has one.
+        # An informed reply has seen a reply that the prompt does not show. Any other reply has seen the prompt alone:
+        # where the prompt holds a reply, it may rightly speak of that one.
         can_leak = pair[0].informed or all(message["role"] != "assistant" for message in prompt)
         if self.drop_leaks and can_leak and (words := find_leak(chosen)):
             raise PairRefused(

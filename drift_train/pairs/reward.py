@@ -75,7 +75,7 @@ class RewardModel:
             ) from error
         if self._model.config.num_labels != 1 or loading["missing_keys"]:
             raise UserError(
-                f"{options.model} is no reward model: it must be a sequence classifier with one trained output, and "
+                f"{options.model} is not a reward model: it must be a sequence classifier with one trained output, and "
                 f"it has {self._model.config.num_labels}; weights that the folder lacks: "
                 f"{sorted(loading['missing_keys']) or 'none'}."
             )
@@ -136,7 +136,7 @@ class RewardModel:
         last = prompt[-1]
         while (
             excess := count_excess([last], reply)
-        ) > 0:  # again where a word that was cut takes more tokens
+        ) > 0:  # once more where cutting within a word has left more tokens than counted
             answer, question = self._find_offsets(reply), self._find_offsets(last["content"])
             spare = max(0, len(answer) - self.max_length // 4)
             if spare:
@@ -172,11 +172,11 @@ def write_rewards(
     """Score every rollout as a reply to its training prompt and write the table.
 
     Args:
-        output: of the stage that makes `rewards`.
+        output: the folder `rewards`.
         rollouts: the table of rollouts, in batches that fit into memory.
         total: number of rollouts.
-        reward: what scores them.
-        title: of the progress bar.
+        reward: the model that scores them.
+        title: name of the progress bar.
     """
     table = output.table(REWARDS)
     output.rows_in = total

@@ -28,7 +28,7 @@ def make_seed_pairs(
         run: name of the run.
         base: the base model, whose tokenizer measures the pairs.
         options: of the whole run.
-        training: of the warm start.
+        training: options of the warm start's training.
 
     Returns:
         True when the pairs were made, False when they were there already.
@@ -56,7 +56,7 @@ def check_reward_model(workspace: Workspace, ranking: RewardOptions) -> None:
     """Load the reward model once, so that a wrong one is found before hours are spent on sampling.
 
     Raises:
-        UserError: it is not there, or is not a reward model.
+        UserError: the model cannot be found, or it is not a reward model.
     """
     from drift_train.pairs.reward import RewardModel
 
@@ -112,7 +112,7 @@ def make_pairs(workspace: Workspace, run: str, iteration: int, options: LoopOpti
     """
     name, rollouts = locate_output(run, iteration, "pairs"), locate_output(run, iteration, "rollouts")
     rewards = locate_output(run, iteration, "rewards") if options.ranking else None
-    # Only the policy's tokenizer is used. It is not named as an input: the rollouts, which are one, name it as theirs.
+    # Only the policy's tokenizer is used. The policy is not an input here, because the rollouts, an input, depend on it.
     policy = workspace.path(locate_output(run, iteration - 1, "model"))
 
     def build(outputs: Mapping[str, Output]) -> None:

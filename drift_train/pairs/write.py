@@ -26,12 +26,12 @@ def write_pairs(
     """Write one pair for each example that has one, and the other examples, with their reasons, as dropped rows.
 
     Args:
-        output: of the stage that makes `pairs`.
+        output: the folder `pairs`.
         candidates: one for each example, of any split.
-        keep: the filters.
+        keep: the filters that a pair must pass.
         method: name of the method, for the table.
         policy: name of the policy that a sampled reply comes from, for the table.
-        title: of the progress bar.
+        title: name of the progress bar.
     """
     table, counts, total = output.table(PAIRS), Counter[str](), 0
     rows: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ def write_pairs(
     kept = max(1, counts["pairs"])
     output.results["shortened_prompts"] = counts["shortened"]
     output.results["mean_chosen_tokens"] = round(counts["chosen"] / kept, 2)
-    # Examples with several samples whose best pair the filters refused, so that a later one was taken.
+    # Number of examples with several samples whose best pair the filters refused, so that a later one was taken.
     output.results["later_choices"] = counts["later"]
     output.results["mean_rejected_tokens"] = round(counts["rejected"] / kept, 2)
 

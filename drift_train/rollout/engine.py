@@ -35,7 +35,7 @@ class EngineReply:
     """The tokens that an engine sampled for one request.
 
     Attributes:
-        key: of the request.
+        key: the key of the request.
         token_ids: the sampled tokens, EOS included.
         finish_reason: "stop" when the reply came to its end, "length" when it reached max_new_tokens before.
         log_probs: the tokens' log-probabilities at temperature 1 and without top-p. A server may report none, or none
@@ -63,7 +63,7 @@ class Engine(Protocol):
     order, then `stop`.
 
     Attributes:
-        name: of the engine, for messages and the manifest.
+        name: the engine's name, for messages and the manifest.
         precision: "float32" or "bfloat16", which the engine computes in; known once it has started.
         remarks: what else the manifest should say about the engine.
     """

@@ -1,4 +1,4 @@
-"""Makes the requests that a method wants of its examples, with prompts shortened until everything fits."""
+"""Makes the requests that a method wants for its examples, with prompts shortened until everything fits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from drift_train.rollout.engine import SampleRequest, make_request_seed
 
 @dataclass
 class ExampleRequests:
-    """Makes requests of examples one after the other as they are wanted, and counts the examples that cannot be asked.
+    """Makes the requests for examples as the sampler takes them, and counts the examples that cannot be asked.
 
     Attributes:
         output: gets the examples that cannot be asked as dropped rows.
-        renderer: of the policy that is sampled.
-        examples: those of this iteration.
+        renderer: the renderer of the policy that is sampled.
+        examples: the examples of this iteration.
         method: says what the policy is shown.
         options: sampling, guidance, instruction.
-        max_length: of the training that follows, in tokens.
+        max_length: longest prompt and reply in the training that follows, in tokens.
         iteration: number of the iteration; it goes into the seeds.
-        open_rows: key of each request without a reply so far → what the table says of the request.
+        open_rows: key of each request without a reply so far → the request's columns of the `rollouts` table.
         asked: number of requests made so far.
         dropped: number of requests that were not made, because their example cannot be asked.
         shortened: number of examples whose prompt lost its oldest turns.

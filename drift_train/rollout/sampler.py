@@ -52,7 +52,7 @@ class _Shard:
     """Requests that are sampled and kept together.
 
     Attributes:
-        requests: of the shard; empty once it is finished, which frees their memory.
+        requests: the shard's requests; empty once the shard is finished, which frees their memory.
         path: file that keeps the replies.
         made_by: engine, precision and remarks once the shard is finished, without the replies.
         rechecked: (prompt tokens, reply) of the replies whose log-probabilities are computed again.
@@ -220,7 +220,7 @@ class Sampler:
         """
         if not self._options.recheck:
             print(
-                f"{self._title}: recheck is 0, so nobody has looked whether these replies come from {self._policy}",
+                f"{self._title}: recheck is 0, so it is not checked whether these replies come from {self._policy}",
                 file=sys.stderr,
             )
         per_shard = math.ceil(self._options.recheck / len(shards))
@@ -276,5 +276,5 @@ def _check_complete(engine: str, requests: Sequence[SampleRequest], replies: Seq
             raise EngineError(
                 f"The {engine} engine ended {count} of {len(replies)} replies with finish_reason "
                 f"{reply.finish_reason!r}: they were not sampled to their end, and are not used. Run again; if it "
-                "happens again, its log says more."
+                "happens again, the engine's log says more."
             )

@@ -33,15 +33,16 @@ def write_rollouts(
     """Sample what the method asks for each example and write the table, shard by shard.
 
     Args:
-        output: of the stage that makes `rollouts`; its `unfinished` folder keeps the shards that are done.
+        output: the folder `rollouts`; its `unfinished` folder keeps the shards that are done.
         policy: folder of the model that is sampled.
-        examples: those of this iteration.
+        examples: the examples of this iteration.
         method: says what the policy is shown.
         options: sampling, guidance, instruction.
-        max_length: of the training that follows, in tokens: prompts are shortened once, for rollout and training alike.
-        iteration: goes into the seeds.
-        log_folder: of the engine's log.
-        title: of the progress bars.
+        max_length: longest prompt and reply in the training that follows, in tokens. Prompts are shortened once, for
+            rollout and training alike.
+        iteration: number of the iteration; it goes into the seeds.
+        log_folder: folder of the engine's log.
+        title: name of the progress bars.
 
     Raises:
         UserError: the options ask for more tokens than the model can see, or no example can be asked.

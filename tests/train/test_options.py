@@ -53,7 +53,7 @@ def test_an_unknown_option_is_an_error(model: type[LoopOptions]) -> None:
 
 
 def test_a_global_batch_that_cannot_be_accumulated_is_an_error() -> None:
-    with pytest.raises(ValidationError, match="no multiple"):
+    with pytest.raises(ValidationError, match="not a multiple"):
         TrainOptions(global_batch=32, per_device_batch=5)
 
 

@@ -25,7 +25,8 @@ from drift_train.rollout.recheck import check_prompt_tokens
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _CONNECT_SECONDS = 10.0  # how long to wait for a connection
-# Arguments of vLLM's server, which others ignore: no sampling defaults of the model's own, and the tokens themselves.
+# Arguments of vLLM's server, which other servers ignore. They switch the model's own sampling defaults off and have the
+# server return token ids.
 _VLLM_ARGUMENTS: dict[str, Any] = {
     "top_k": -1,
     "min_p": 0.0,
@@ -63,7 +64,8 @@ class ServerEngine:
         """Check that the server is there and serves the policy.
 
         Raises:
-            EngineStartError: it is not there, or serves another; the message holds the command that serves the policy.
+            EngineStartError: the server is not there, or serves another policy; the message holds the command that
+                serves the right one.
         """
         asyncio.run(self._check_server())
 
@@ -76,7 +78,7 @@ class ServerEngine:
         return asyncio.run(self._ask_all(self._waiting.popleft()))
 
     def stop(self) -> None:
-        """Nothing to do: the server is not ours."""
+        """Do nothing: the server is not ours to stop."""
 
     def _make_client(self) -> Any:
         from openai import AsyncOpenAI, Timeout
@@ -98,7 +100,7 @@ class ServerEngine:
         except openai.OpenAIError as error:
             raise EngineStartError(
                 self._explain(error)
-            ) from None  # not chained: the error holds the headers, and these the key
+            ) from None  # not chained: the error holds the headers, which hold the key
         card = next((card for card in served if card.id == self._model), None)
         if card is None:
             names = ", ".join(card.id for card in served) or "nothing"
@@ -189,8 +191,8 @@ class ServerEngine:
             )
         if self._options.recheck and tokens and not log_probs:
             raise EngineError(
-                f"The server at {self._host} returns no log-probabilities (choices[].logprobs.content), so nobody can "
-                f"tell whether it serves {self._policy}. " + self._advise_vllm()
+                f"The server at {self._host} returns no log-probabilities (choices[].logprobs.content), so it "
+                f"cannot be checked whether it serves {self._policy}. " + self._advise_vllm()
             )
         return EngineReply(request.key, list(tokens), str(choice.finish_reason), log_probs)
 
@@ -218,8 +220,8 @@ class ServerEngine:
 
     def _advise_vllm(self) -> str:
         return (
-            f"A server that can is vLLM's: {self._serve_command()}. Or set rollout.recheck=0, and whether the replies come "
-            "from this policy is not checked."
+            f"vLLM's server does what is needed: {self._serve_command()}. Or set rollout.recheck=0; then it is not "
+            "checked whether the replies come from this policy."
         )
 
     def _serve_command(self) -> str:
@@ -251,12 +253,17 @@ class ServerEngine:
             case openai.APIConnectionError():
                 return f"No server answers at {self._host}. Start one, then run again:\n  {self._serve_command()}\n"
             case openai.NotFoundError():
-                return f"The server at {self._host} has no {self._model} (any more); wanted is {self._describe_wanted()}\n"
+                return (
+                    f"The server at {self._host} has no {self._model} (any more). It should serve "
+                    f"{self._describe_wanted()}\n"
+                )
             case openai.APIStatusError():
                 words = hide_key(" ".join(str(error.message).split()), self._key)[:MAX_SERVER_WORDS]
                 return f"The server at {self._host} answers {error.status_code}: {words}."
             case _:
-                return f"The server at {self._host} sent what is no answer: {type(error).__name__}."
+                return (
+                    f"The server at {self._host} sent something else than an answer: {type(error).__name__}."
+                )
 
 
 def make_served_name(policy: Path) -> str:

@@ -82,14 +82,14 @@ class VllmEngine:
         self._submitted, self._is_up = 0, False
         self._child: subprocess.Popen[str] | None = None
         self._pipe: TextIO | None = None
-        self.precision = "float32"  # until the child says what it took
+        self.precision = "float32"  # until the child reports the one that it computes in
         self.remarks: dict[str, Any] = {}
 
     def start(self) -> None:
         """Start the child and wait until its engine is up.
 
         Raises:
-            EngineStartError: the child died before.
+            EngineStartError: the child died before its engine was up.
         """
         shutil.rmtree(self._job, ignore_errors=True)  # a killed run may have left one
         self._job.mkdir(parents=True)
@@ -204,7 +204,7 @@ class VllmEngine:
         return self._pipe.readline().split() or [""]
 
     def _explain_death(self) -> str:
-        """End what may be left of the child; return its exit code, the line of its log that tells, and what helps."""
+        """End what may be left of the child; return its exit code, the line of its log that says why, and what helps."""
         assert self._child is not None
         try:
             code = self._child.wait(_LEAVE_SECONDS)
@@ -221,4 +221,4 @@ def _find_cause(log: Path) -> str:
         for line in lines:
             if said in line:
                 return f"{line[-_LOG_LINE_CHARACTERS:]} {knob}"
-    return lines[-1][:_LOG_LINE_CHARACTERS] if lines else "no word in its log"
+    return lines[-1][:_LOG_LINE_CHARACTERS] if lines else "its log is empty"

@@ -1,7 +1,7 @@
-"""The vLLM process that `engines.vllm` starts: samples the shards of one job.
+"""Samples the shards of one job with vLLM, in the process that `engines.vllm` starts.
 
-It reads the job from a folder and the numbers of shards from its standard input, writes the replies into the folder,
-and leaves when the input ends.
+The process reads the job from a folder and the numbers of shards from its standard input, writes the replies into the
+folder, and leaves when the input ends.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _ReplyCounter(tqdm):  # type: ignore[type-arg]
         super().__init__(*args, **{**settings, "file": self.nowhere})
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count replies. A bar that iterates is that of the rendering of prompts, which is not counted."""
+        """Count replies. A bar with an iterable is vLLM's bar over the prompts that it renders: it is not counted."""
         if self.iterable is None:
             _tell_parent(self.pipe, REPLIES_CAME, int(n or 0))
         return super().update(n)

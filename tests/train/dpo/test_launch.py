@@ -86,7 +86,7 @@ def test_a_checkpoint_of_split_weights_is_gone_on_from_and_stops_no_run_without_
         shutil.copytree(tmp_path / "unfinished", tmp_path / f"unfinished-{name}")
         train(policy, tmp_path / name, pairs, changed, unfinished=tmp_path / f"unfinished-{name}")
         assert ((tmp_path / f"{name}.jsonl").read_text() == kept) == (name == "split")
-    assert "checkpoint-4 cannot be gone on from: it has split weights" in capfd.readouterr().err
+    assert "cannot resume from checkpoint-4: it has split weights" in capfd.readouterr().err
 
 
 def test_split_weights_are_loaded_on_the_cpu_and_fsdps_reference_as_the_policy_is(
@@ -111,7 +111,7 @@ def test_split_weights_are_loaded_on_the_cpu_and_fsdps_reference_as_the_policy_i
 
 
 def test_an_error_of_a_child_is_the_same_error_here(policy: Path, tmp_path: Path, two: str) -> None:
-    with pytest.raises(UserError, match="no multiple of the 8 pairs that all devices take at once"):
+    with pytest.raises(UserError, match="not a multiple of the 8 pairs that all devices take at once"):
         train(policy, tmp_path / "model", make_pairs(policy), options(two, per_device_batch=4))
     with pytest.raises(LaunchError, match=r"exit code 2 .*launch\.log"):
         train(policy, tmp_path / "model", make_pairs(policy), options(f"{two} --no-such-argument"))

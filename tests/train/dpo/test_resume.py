@@ -186,7 +186,7 @@ def test_a_checkpoint_of_other_weights_is_passed_over_and_that_is_said(
     assert find_resume_point(tmp_path, metrics, "split weights")[0] == tmp_path / "checkpoint-4"
     assert not capsys.readouterr().err
     assert find_resume_point(tmp_path, metrics, WHOLE)[0] == tmp_path / "checkpoint-2"
-    said = f"checkpoint-4 cannot be gone on from: it has split weights, this run {WHOLE} (train.launch"
+    said = f"cannot resume from checkpoint-4: it has split weights, this run {WHOLE} (options train.launch"
     assert said in capsys.readouterr().err
 
 

@@ -328,7 +328,7 @@ def test_spin_without_a_sat_table_names_the_target_that_makes_it(
 
 def test_a_reward_model_that_is_none_is_said_before_anything_is_trained(policy: Path, tmp_path: Path) -> None:
     workspace, other = make_workspace(tmp_path / "work"), make_policy(tmp_path / "other")
-    with pytest.raises(UserError, match="is no reward model"):
+    with pytest.raises(UserError, match="is not a reward model"):
         loop.iterate(
             workspace, "r", 1, str(policy), options(other, method="iterdpo", rollout={"guidance": False})
         )

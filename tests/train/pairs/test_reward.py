@@ -156,7 +156,7 @@ def test_a_model_with_two_outputs_is_refused(tmp_path: Path) -> None:
 def test_a_language_model_is_refused_as_its_score_would_be_random(tmp_path: Path) -> None:
     folder = make_policy(tmp_path / "model")
     edit_json(folder / "config.json", num_labels=1, id2label={"0": "x"}, label2id={"x": 0})
-    with pytest.raises(UserError, match=r"is no reward model.*score\.weight"):
+    with pytest.raises(UserError, match=r"is not a reward model.*score\.weight"):
         loaded(folder)
 
 

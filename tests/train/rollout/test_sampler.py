@@ -134,7 +134,7 @@ def test_a_higher_recheck_looks_at_kept_replies_and_samples_none_again(
 def test_no_recheck_is_said_aloud(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_by = sample(policy, make_requests(policy, 4), OPTIONS, tmp_path, recheck=0).made_by
     assert made_by["rechecked_rows"] == 0
-    assert "recheck is 0, so nobody has looked" in capsys.readouterr().err
+    assert "recheck is 0, so it is not checked" in capsys.readouterr().err
 
 
 def test_a_wrongly_loaded_checkpoint_stops_the_run_and_only_its_shards_are_thrown_away(

@@ -195,7 +195,7 @@ def test_without_log_probs_the_recheck_must_be_given_up_by_name(
     samples = ask(policy, server, tmp_path, recheck=0)
     assert samples.made_by["rechecked_rows"] == 0
     assert len(samples.texts) == 6
-    assert "nobody has looked" in capsys.readouterr().err
+    assert "it is not checked whether" in capsys.readouterr().err
 
 
 def test_a_reply_that_the_server_gave_up_is_an_error(
