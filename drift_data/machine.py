@@ -1,6 +1,6 @@
-"""What both halves know of the machine they run on: processes, vLLM on a CPU, and servers that repeat keys.
+"""Helps both halves with the machine they run on: ends processes, prepares vLLM for a CPU, and hides keys in messages.
 
-It lies at the bottom of `drift_data` and imports nothing of the project, so that `drift_train` may use it, too.
+The module imports nothing of the project, so that `drift_train` may use it, too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import psutil
 
-MAX_SERVER_WORDS: Final = 300  # characters of a server's own words that an error message shows
+MAX_SERVER_MESSAGE_CHARACTERS: Final = 300  # most characters of a server's message that our error shows
 _PLACEHOLDER_KEY_LENGTH: Final = 4  # characters; keys up to this length, such as "none", protect nothing
 _SECONDS_BETWEEN_LOOKS: Final = 0.5
 
 
 def hide_key(text: str, key: str) -> str:
-    """Return a server's words with the key cut out: some servers repeat it in their error messages."""
+    """Return a server's words without the API key, which some servers repeat in their error messages."""
     return text.replace(key, "…") if len(key) > _PLACEHOLDER_KEY_LENGTH else text
 
 
@@ -45,7 +45,7 @@ def prepare_vllm_for_cpu(max_num_batched_tokens: int) -> dict[str, Any]:
 
 
 def end_process(pid: int) -> None:
-    """Kill a process and all that it started: on a GPU, vLLM computes in processes of its own."""
+    """Kill a process and all processes that it started. On a GPU, vLLM computes in processes of its own."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for each in [*process.children(recursive=True), process]:
@@ -56,12 +56,12 @@ def end_process(pid: int) -> None:
 def leave_with_parent(parent_lives: Callable[[], bool], leave: Callable[[], object]) -> threading.Thread:
     """Start a thread that ends this process once its parent is gone: a killed run must not keep a GPU.
 
-    The parent writes down who it is before it starts this process. Asked here, after seconds of imports, the
-    operating system may already name another parent.
+    The parent must tell this process who the parent is. When imports have taken seconds and the parent has died
+    meanwhile, the operating system names another process as the parent.
 
     Args:
         parent_lives: whether the process that started this one is still there; asked twice a second.
-        leave: ends this process, and what it has started.
+        leave: ends this process and everything that it has started.
     """
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""The contract between the stages: the names of tables and labels, the columns of each table and what they mean.
+"""Defines the contract between the stages: the names of tables and labels, the columns of each table and their meaning.
 
 A table is a folder of Parquet shards with one of these schemas. Results are joined by the key `(conversation_id, turn)`,
 never by position. For messages to users the module also says which command makes which folder of a workspace.
@@ -19,6 +19,7 @@ LABELS: Final = (SAT, DSAT, NEUTRAL)
 
 ROLES: Final = ("system", "user", "assistant")
 
+# Types of columns: a message, a list of messages, a rubric item that a judge found in a turn, a list of texts.
 MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
 MESSAGES: Final = pa.list_(pa.field("element", MESSAGE))
 ITEM: Final = pa.struct([("name", pa.string()), ("polarity", pa.string()), ("strength", pa.int8())])
@@ -26,7 +27,10 @@ TEXTS: Final = pa.list_(pa.field("element", pa.string()))
 
 
 class TableName(StrEnum):
-    """Tables that a workspace has once, by the name of their folder. Label tables and tables of runs are not here."""
+    """Names of the tables that a workspace has once. A table's folder has the table's name.
+
+    A workspace may have several label tables and several runs, so their tables are not here.
+    """
 
     CONVERSATIONS = "conversations"
     PREFERENCES = "preferences"
@@ -36,7 +40,7 @@ class TableName(StrEnum):
 
 
 _MAKE_COMMANDS: Final[Mapping[str, str]] = {
-    # by the first part of a folder's name
+    # Folders outside `runs/`: the first part of the folder's name → the command.
     "simulated": "make simulate",
     TableName.CONVERSATIONS: "make convert",
     TableName.PREFERENCES: "make convert SOURCE=ultrafeedback",
@@ -48,7 +52,7 @@ _MAKE_COMMANDS: Final[Mapping[str, str]] = {
     TableName.SAT: "make seed",
     TableName.SEED: "make seed",
     "base": "make warm",
-    # by the last part of a folder's name in `runs/<run>/<model>`
+    # Folders in `runs/<run>/<model>`: the last part of the folder's name → the command.
     "rollouts": "make iter N=1",
     "rewards": "make iter N=1 METHOD=iterdpo",
     "pairs": "make iter N=1",
@@ -57,7 +61,7 @@ _MAKE_COMMANDS: Final[Mapping[str, str]] = {
     "health": "make iter N=1",
     "eval": "make eval",
     "heldout": "make eval",
-    # the view of the store of requests, which is a file
+    # `requests` names no folder: it is the view of the store of requests, which is a file.
     "requests": "make label JUDGE=openai",
 }
 _STAGE_TARGETS: Final = {"tiny": "warm", "sample": "label"}  # stage → its Make target, where the names differ
@@ -72,6 +76,7 @@ def find_make_command(folder: str) -> str:
     """
     first, *rest = folder.split("/")
     name = rest[-1] if first == "runs" and rest else first
+    # `iter0` holds M0, which the warm start makes; its evaluation has a command of its own.
     command = _MAKE_COMMANDS.get(name, f"make {name}")
     return "make warm" if "iter0" in rest and "iter" in command else command
 
@@ -83,12 +88,12 @@ def find_make_target(stage: str) -> str:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """What people should know of a table. The documentation's page of tables is generated from these descriptions.
+    """What people should know about a table. The documentation's page of tables is generated from these descriptions.
 
     Attributes:
-        row: what one row is about.
+        row: what one row stands for.
         schema: the columns.
-        meanings: column → what its values say.
+        meanings: name of a column → what its values say.
     """
 
     row: str
@@ -109,7 +114,7 @@ def define_column(name: str, kind: pa.DataType, meaning: str, *, required: bool 
         name: name of the column.
         kind: type of the values.
         meaning: what a value says, for the documentation.
-        required: the column has a value in every row.
+        required: whether the column must have a value in every row.
     """
     return pa.field(name, kind, nullable=not required, metadata={_MEANING: meaning})
 
@@ -121,7 +126,7 @@ def define_table(name: str, row: str, columns: Sequence[pa.Field]) -> pa.Schema:
 
     Args:
         name: what people call the table.
-        row: what one row is about.
+        row: what one row stands for.
         columns: made by `define_column`, in order.
     """
     schema = pa.schema([column.remove_metadata() for column in columns])
@@ -134,13 +139,18 @@ _ID = define_column("conversation_id", pa.string(), "the chat; with `turn` the k
 _TURN = define_column(
     "turn",
     pa.int32(),
-    "index in `messages` of the feedback turn, a user message right after an assistant's",
+    "index in `messages` of the feedback turn, which is a user message right after an assistant's",
     required=True,
 )
 _SPLIT = define_column("split", pa.string(), "`train` or `test`; training reads `train` only", required=True)
 _PROMPT = define_column("prompt", MESSAGES, "x: the messages before the reply", required=True)
 _SAMPLE = define_column("sample", pa.int32(), "number of the sample among those of one prompt", required=True)
-_KIND = define_column("kind", pa.string(), "`guided` or `plain`: what the policy was shown", required=True)
+_KIND = define_column(
+    "kind",
+    pa.string(),
+    "what the policy was shown: `plain` is x alone, `guided` adds a failing reply and the complaint about it",
+    required=True,
+)
 
 
 def _reply(name: str, meaning: str) -> pa.Field:
@@ -160,8 +170,8 @@ CONVERSATIONS: Final = define_table(
         define_column("timestamp", pa.timestamp("us", tz="UTC"), "when the chat took place"),
         define_column("language", pa.string(), "as the source names it"),
         define_column("country", pa.string(), "as the source names it"),
-        define_column("toxic", pa.bool_(), "the source flags the chat as toxic"),
-        define_column("redacted", pa.bool_(), "the source has removed personal data from the chat"),
+        define_column("toxic", pa.bool_(), "whether the source flags the chat as toxic"),
+        define_column("redacted", pa.bool_(), "whether the source has removed personal data from the chat"),
         define_column(
             "messages", MESSAGES, "the chat; `role` is `system`, `user` or `assistant`", required=True
         ),
@@ -179,7 +189,7 @@ LABEL_ROWS: Final = define_table(
         define_column(
             "dsat_score",
             pa.float32(),
-            "summed strengths of the dissatisfaction items; of the local judge ten times the probability",
+            "summed strengths of the dissatisfaction items; from the local judge, ten times the probability of DSAT",
             required=True,
         ),
         define_column(
@@ -187,13 +197,19 @@ LABEL_ROWS: Final = define_table(
             pa.list_(pa.field("element", ITEM)),
             "signs that were found: name, polarity (`SAT` or `DSAT`), strength from 1 to 10",
         ),
-        define_column("reason", pa.string(), "why; of a language model the kind of act, such as redo"),
-        define_column("evidence", pa.string(), "the part of the user's message that shows it"),
-        define_column("refusal", pa.bool_(), "the judged reply is a refusal"),
         define_column(
-            "correct_refusal", pa.bool_(), "the request deserved that refusal; null: nobody judged it"
+            "reason",
+            pa.string(),
+            "why the turn has its scores; from a language model, what the user does, such as redo",
         ),
-        define_column("judge", pa.string(), "who labelled the turn, kind:model", required=True),
+        define_column("evidence", pa.string(), "the part of the user's message that shows the items"),
+        define_column("refusal", pa.bool_(), "whether the judged reply is a refusal"),
+        define_column(
+            "correct_refusal", pa.bool_(), "whether the request deserved that refusal; null: nobody judged it"
+        ),
+        define_column(
+            "judge", pa.string(), "who labelled the turn, as `kind:model` or `human:name`", required=True
+        ),
         define_column("rubric", pa.string(), "hash of the rubric that was used", required=True),
     ],
 )
@@ -224,12 +240,12 @@ def make_label_row(
         sat_score: summed strengths of the satisfaction items.
         dsat_score: summed strengths of the dissatisfaction items.
         items: (name, polarity, strength from 1 to 10) of each sign that was found.
-        judge: who labelled the turn, kind:model.
+        judge: who labelled the turn, such as "human:ann".
         rubric: hash or name of the rubric that was used.
-        reason: why.
-        evidence: the part of the user's message that shows it.
-        refusal: the judged reply is a refusal.
-        correct_refusal: the request deserved that refusal.
+        reason: why the turn has its scores.
+        evidence: the part of the user's message that shows the items.
+        refusal: whether the judged reply is a refusal.
+        correct_refusal: whether the request deserved that refusal; None: nobody judged it.
     """
     return {
         "conversation_id": conversation_id,
@@ -251,7 +267,7 @@ def make_label_row(
 
 PREDICTIONS: Final = define_table(
     "predictions",
-    "a feedback turn of the teacher, in `distilled/<name>`: what the distilled classifier says of it",
+    "a feedback turn that the teacher labelled, with what a classifier predicts for it; in `distilled/<name>`",
     [
         _ID,
         _TURN,
@@ -259,15 +275,20 @@ PREDICTIONS: Final = define_table(
         define_column(
             "probability",
             pa.float32(),
-            "of DSAT, by models that have not seen the conversation",
+            "probability of DSAT, predicted by models that did not see the conversation",
             required=True,
         ),
-        define_column("item", pa.string(), "the item that these models would name"),
-        define_column("predicted", pa.string(), "their label, by the recipe's thresholds", required=True),
+        define_column("item", pa.string(), "rubric item that these models predict"),
+        define_column(
+            "predicted",
+            pa.string(),
+            "label that these models predict, by the recipe's thresholds",
+            required=True,
+        ),
         define_column(
             "held_out",
             pa.bool_(),
-            "predicted by the finished model, which has not seen the conversation either",
+            "whether the finished model made the prediction, which did not see the conversation either",
             required=True,
         ),
     ],
@@ -275,8 +296,8 @@ PREDICTIONS: Final = define_table(
 
 _EXAMPLE = [
     define_column("feedback", pa.string(), "the message of the feedback turn"),
-    define_column("items", TEXTS, "names of the items of the label's own side"),
-    define_column("reason", pa.string(), "the judge's"),
+    define_column("items", TEXTS, "names of the items whose polarity is the label"),
+    define_column("reason", pa.string(), "the judge's reason"),
 ]
 DSAT_ROWS: Final = define_table(
     TableName.DSAT,
@@ -305,7 +326,7 @@ PREFERENCES: Final = define_table(
     TableName.PREFERENCES,
     "a preference pair that a data set carries",
     [
-        define_column("conversation_id", pa.string(), "the pair; the key", required=True),
+        define_column("conversation_id", pa.string(), "id of the pair, the key", required=True),
         _SPLIT,
         _PROMPT,
         _reply("chosen", "the better reply"),
@@ -327,21 +348,21 @@ ROLLOUTS: Final = define_table(
         define_column(
             "messages",
             MESSAGES,
-            "what the policy was shown, as rendered: after any shortening",
+            "what the policy was shown, after any shortening",
             required=True,
         ),
         define_column("completion", pa.string(), "the reply as text", required=True),
         define_column(
             "token_ids",
             pa.list_(pa.field("element", pa.int32())),
-            "the sampled tokens, the end included",
+            "the sampled tokens, including the end token",
             required=True,
         ),
         define_column(
             "finish_reason", pa.string(), "`stop`, or `length`: cut at `max_new_tokens`", required=True
         ),
-        define_column("engine", pa.string(), "that sampled it", required=True),
-        define_column("seed", pa.int64(), "of this one request", required=True),
+        define_column("engine", pa.string(), "name of the engine that sampled the reply", required=True),
+        define_column("seed", pa.int64(), "seed of this one request", required=True),
     ],
 )
 REWARDS: Final = define_table(
@@ -351,17 +372,25 @@ REWARDS: Final = define_table(
         _ID,
         _TURN,
         define_column(
-            "kind", pa.string(), "with `sample` the row of `rollouts` that it is about", required=True
+            "kind",
+            pa.string(),
+            "with the key and `sample`, names the row of `rollouts` that was ranked",
+            required=True,
         ),
         _SAMPLE,
-        define_column("reward", pa.float64(), "of the reply after the training prompt", required=True),
+        define_column(
+            "reward",
+            pa.float64(),
+            "the reward model's score of the reply after the training prompt",
+            required=True,
+        ),
     ],
 )
 PAIRS: Final = define_table(
     "pairs",
     "a preference pair that is trained on, in TRL's conversational form",
     [
-        define_column("prompt", MESSAGES, "x, perhaps without its oldest turns", required=True),
+        define_column("prompt", MESSAGES, "x; its oldest turns may have been cut", required=True),
         _reply("chosen", "the reply to prefer"),
         _reply("rejected", "the reply to avoid"),
         _ID,
@@ -375,7 +404,7 @@ PAIRS: Final = define_table(
         define_column(
             "policy",
             pa.string(),
-            "the iterate that sampled, such as `iter0`; `logs` of seed pairs",
+            "model that sampled replies of the pair, such as `iter0`; `logs` for seed pairs",
             required=True,
         ),
     ],
@@ -389,16 +418,19 @@ HEALTH: Final = define_table(
         _TURN,
         _SAMPLE,
         _KIND,
-        define_column("tokens", pa.int32(), "of the reply", required=True),
+        define_column("tokens", pa.int32(), "number of tokens of the reply", required=True),
         define_column("finish_reason", pa.string(), "`stop` or `length`", required=True),
         define_column(
-            "log_prob", pa.float64(), "summed over the tokens, by the policy that sampled it", required=True
+            "log_prob",
+            pa.float64(),
+            "log-probability of the reply (nats, summed over tokens), by the policy that sampled the reply",
+            required=True,
         ),
         define_column(
-            "log_prob_base", pa.float64(), "the same by the model the run started from", required=True
+            "log_prob_base", pa.float64(), "the same, by the model that the run started from", required=True
         ),
         define_column(
-            "log_prob_after", pa.float64(), "the same by the policy that was trained on it", required=True
+            "log_prob_after", pa.float64(), "the same, by the policy that was trained next", required=True
         ),
     ],
 )
@@ -409,11 +441,11 @@ EVALUATION: Final = define_table(
     [
         define_column("conversation_id", pa.string(), "the held-out prompt", required=True),
         _SAMPLE,
-        define_column("measure", pa.string(), "such as `gold`", required=True),
-        define_column("score", pa.float64(), "by that measure", required=True),
+        define_column("measure", pa.string(), "name of the measure, such as `gold`", required=True),
+        define_column("score", pa.float64(), "value of that measure", required=True),
         define_column("prompt", MESSAGES, "what the model was shown", required=True),
         define_column("completion", pa.string(), "the reply as text", required=True),
-        define_column("tokens", pa.int32(), "of the reply", required=True),
+        define_column("tokens", pa.int32(), "number of tokens of the reply", required=True),
     ],
 )
 
@@ -431,11 +463,11 @@ DROPPED_RAW: Final = define_table(
 )
 DROPPED: Final = define_table(
     "dropped",
-    "a row that was left out of any later table, in `dropped/<table>`",
+    "a row that was left out of a later table, in `dropped/<table>`",
     [
         _ID,
-        define_column("turn", pa.int32(), "of the row, where it has one"),
+        define_column("turn", pa.int32(), "`turn` of the row; null for a row without a turn"),
         define_column("reason", pa.string(), "one of few words, so that they can be counted", required=True),
-        define_column("detail", pa.string(), "more about this row"),
+        define_column("detail", pa.string(), "what else is known about this row"),
     ],
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from drift_data.publish.cards.model import write_model_card
-from drift_data.workspace import Output, Workspace, label_model
+from drift_data.workspace import Output, Workspace, name_model
 from pipelines.recipe import TINY, Recipe
 
 BASE = "base"  # folder of the tiny base model; also the name of the base model's evaluation
@@ -17,7 +17,7 @@ def name_run(recipe: Recipe, run: str | None) -> str:
 
 def list_models(n: int) -> list[str]:
     """Return the names of the base model and of all iterates up to M_n: base, iter0, …"""
-    return [BASE, *(label_model(k) for k in range(n + 1))]
+    return [BASE, *(name_model(k) for k in range(n + 1))]
 
 
 def find_base_model(workspace: Workspace, recipe: Recipe) -> str:

@@ -1,1 +1,1 @@
-"""What holds for every chat, whatever its source and judge: its feedback turns, the orders chats are drawn in, safe text."""
+"""Finds the feedback turns of chats, orders chats by hash, and makes their text safe to show, for every stage alike."""

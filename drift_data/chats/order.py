@@ -2,9 +2,9 @@
 
 Each use has a purpose, and the purpose's salt goes into the hash. Orders with different salts are independent of each
 other: whether a conversation is sampled for one purpose says nothing about where it stands for another. Some purposes
-have no salt, because they are older than the salts. Where two of these order the same names, their orders are equal.
-What they decided is published or paid for, so they keep their order. `drift_train` has orders of its own, which begin
-with the seed of a run.
+have no salt, because they are older than the salts. Two unsalted purposes put the same names into the same order. The
+decisions of these purposes are published or paid for, so their orders must not change. `drift_train` has orders of its
+own, whose hashes begin with the seed of a run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Purpose:
     """What names are ordered for.
 
     Attributes:
-        salt: text that is put before a name when it is hashed; empty: the name alone is hashed. It ends with the version
-            of the rule. The manifests of what an order has decided hold its salt, so that results of one order are never
-            taken for those of another.
+        salt: text that is put before a name when the name is hashed; empty: the name alone is hashed. The salt ends with
+            the version of the rule. Manifests record the salts of the orders that decided their content, so that results
+            of one order are never taken for results of another.
     """
 
     salt: str = ""
@@ -33,38 +33,40 @@ SPLIT: Final = Purpose()
 """Decides which conversations are "test" and are never trained on: those with the smallest hashes."""
 
 HOLD_OUT: Final = Purpose()
-"""Decides which conversations a distilled classifier is measured on and never learns from, when it holds out one in an
-odd number (`distill.hold_out`). The classifier that ships has its held-out third by this order."""
+"""Decides which conversations a distilled classifier is measured on and never learns from, when `distill.hold_out` is
+odd. The held-out third of the classifier that ships was drawn in this order."""
 
 HOLD_OUT_EVEN: Final = Purpose("hold-out/2")
-"""Decides the same when `distill.hold_out` is even. Version 1 was the order of HOLD_OUT, whose even ranks are GOLD_PART's
-choosing half: no held-out conversation was ever in the reporting half."""
+"""Decides what HOLD_OUT decides, when `distill.hold_out` is even. Version 1 was the order of HOLD_OUT. There, all held-out
+conversations have even ranks, and GOLD_PART puts even ranks into the half on which thresholds are chosen, so that no
+held-out conversation was ever in the half on which they are reported."""
 
 SAMPLE: Final = Purpose("sample/2")
 """Decides which conversations `SAMPLE=n` labels: the first n, so that a larger sample holds the smaller one."""
 
 EARLIER_SAMPLE: Final = Purpose()
-"""Version 1 of SAMPLE. It equals the order of SPLIT, so a sample of 1 % of the conversations was the test split. Only
-samples that were drawn by it keep what it drew."""
+"""Version 1 of SAMPLE. It equals the order of SPLIT, so a sample of 1 % of the conversations was the test split. A sample
+that was drawn in this order keeps its conversations; new conversations are drawn in the order of SAMPLE."""
 
 GOLD_PART: Final = Purpose()
-"""Decides on which half of the gold `make calibrate` chooses thresholds, and on which half it reports them."""
+"""Decides on which half of the gold labels `make calibrate` chooses thresholds, and on which half it reports them."""
 
 TEACHER_CAP: Final = Purpose("teacher-cap/2")
-"""Decides which of a teacher's conversations are read when they have more turns than `distill.max_turns`. Version 1 was
-the order of SPLIT."""
+"""Decides which conversations of a teacher's labels are read when they have more turns than `distill.max_turns`. Version
+1 was the order of SPLIT."""
 
 LEARNING_CURVE: Final = Purpose("learning-curve/2")
-"""Decides which conversations are the first quarter and half of a learning curve. Version 1 was the order of SPLIT."""
+"""Decides from which quarter and which half of the conversations the models of a learning curve learn. Version 1 was the
+order of SPLIT."""
 
 REVIEW: Final = Purpose()
-"""Decides in which order a person gets the turns (`order=random`, and `Q=to_label`); names are "conversation/turn"."""
+"""Decides in which order a person gets the turns (`order=random`, and `Q=to_label`); the names are "conversation/turn"."""
 
 EXCERPTS: Final = Purpose()
-"""Decides which turns of a cell of the confusion table are shown; names are "conversation\\0turn"."""
+"""Decides which turns the quality page shows for a cell of the confusion table; the names are "conversation\\0turn"."""
 
 RUBRIC_DRAW: Final = Purpose()
-"""Decides which conversations a rubric is learned from; names are "seed\\0conversation", with the recipe's seed."""
+"""Decides which conversations a rubric is learned from; the names are "seed\\0conversation", with the recipe's seed."""
 
 
 TEST_FRACTION: Final = 0.01

@@ -35,7 +35,7 @@ def _is_acting(character: str) -> bool:
 
 
 def _spell(character: str) -> str:
-    """Return the escape sequence of a character without its backslash, as Python writes it."""
+    """Return Python's escape sequence of a character, without the backslash."""
     code = ord(character)
     named = {9: "t", 10: "n", 13: "r"}.get(code)
     return named or (f"x{code:02x}" if code < 256 else f"u{code:04x}" if code < 65536 else f"U{code:08x}")

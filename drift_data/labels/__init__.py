@@ -1,1 +1,1 @@
-"""Label tables: their names, reading them beside the conversations, sampling conversations, and people who label."""
+"""Names label tables and the people who label, reads labels beside conversations, and chooses what a sample labels."""

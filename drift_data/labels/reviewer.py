@@ -9,10 +9,9 @@ from typing import Final
 
 from drift_data.workspace import UserError
 
-HUMAN_JUDGE_PREFIX: Final = "human:"  # of a person's name in the column `judge`
-HUMAN_TABLE_PREFIX: Final = (
-    "human-"  # of the folder of a person's labels; a colon is not portable in folder names
-)
+HUMAN_JUDGE_PREFIX: Final = "human:"  # stands before a person's name in the column `judge`
+# Stands before a person's name in the folder of that person's labels. A colon is not portable in folder names.
+HUMAN_TABLE_PREFIX: Final = "human-"
 REVIEW_STAGE: Final = "review"  # stage in the manifest of a person's labels
 _MAX_NAME_CHARACTERS: Final = 40
 
@@ -35,10 +34,10 @@ class Reviewer:
 
 
 def make_reviewer(name: str) -> Reviewer:
-    """Return the reviewer with a name as somebody typed it.
+    """Return the reviewer whose name somebody typed.
 
     The name becomes lower case, and each run of characters other than letters, digits, dots and underscores becomes a
-    dash.
+    dash; so does a run of dots. The name is cut at 40 characters.
 
     Raises:
         UserError: the name has no letter or digit.

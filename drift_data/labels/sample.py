@@ -20,12 +20,10 @@ from drift_data.workspace import Manifest, Workspace
 
 # Names of options in the manifest of a label table.
 _SIZE_OPTION: Final = "sample"  # number of conversations
-_ORDER_OPTION: Final = (
-    "sample_order"  # salt of the order; a sample without it was drawn by the earlier version
-)
-_EARLIER_OPTION: Final = (
-    "sample_earlier"  # number of conversations that the earlier version drew; stands beside an order
-)
+# Salt of the order. If a sample does not have this option, the earlier version drew the whole sample.
+_ORDER_OPTION: Final = "sample_order"
+# How many conversations of the sample the earlier version drew. The option stands only beside `sample_order`.
+_EARLIER_OPTION: Final = "sample_earlier"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Sample:
     earlier: int = 0  # how many of them the earlier version drew, in its own order; at most `size`
 
     def options(self) -> dict[str, Any]:
-        """Return the options that identify this sample in a manifest; without an order if the earlier version drew all."""
+        """Return the options that identify this sample in a manifest; no order if the earlier version drew all of it."""
         if self.earlier >= self.size:
             return {_SIZE_OPTION: self.size}
         return {
@@ -46,7 +44,7 @@ class Sample:
         }
 
     def draw(self, workspace: Workspace) -> pa.Array:
-        """Return the ids of the conversations in the sample. A larger sample with equal `earlier` holds a smaller one."""
+        """Return the ids of the conversations in the sample. A larger sample with equal `earlier` holds every smaller one."""
         kept = take_first(_iter_ids(workspace), EARLIER_SAMPLE, min(self.earlier, self.size))
         known = frozenset(kept)
         others = (name for name in _iter_ids(workspace) if name not in known)
@@ -54,7 +52,7 @@ class Sample:
 
 
 def choose_sample(workspace: Workspace, table: str, size: int) -> Sample:
-    """Return the sample of a given size for a label table. It holds what the earlier version drew for that table.
+    """Return the sample of a given size for a label table. It keeps what the earlier version drew for that table.
 
     Args:
         workspace: holds the conversations, and perhaps the table.
@@ -90,14 +88,12 @@ def describe_earlier_sample(workspace: Workspace, table: str) -> str | None:
 def iter_sampled_conversations(
     workspace: Workspace, columns: Sequence[str], size: int, sample: Sample | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield (number of rows read, batch) in the order of the table of conversations.
-
-    A larger sample holds the smaller one, so what was asked for the smaller one need not be asked again.
+    """Yield (number of conversations read, batch of those to label) in the order of the table of conversations.
 
     Args:
         workspace: holds the conversations.
         columns: columns of the batches; `conversation_id` must be one of them when there is a sample.
-        size: conversations of a batch before those outside the sample are left out.
+        size: conversations that are read at once; a batch holds those of them that are in the sample.
         sample: the conversations to yield; None: all.
     """
     wanted = None if sample is None else sample.draw(workspace)

@@ -38,7 +38,7 @@ def iter_with_labels(
         where: SQL condition on the label rows.
 
     Raises:
-        UserError: a label belongs to no conversation, or a turn has two.
+        UserError: a label belongs to a conversation that is not there, or a turn has two labels.
     """
     wanted = list(dict.fromkeys(["conversation_id", "turn", *columns]))
     with _open_ordered_labels(workspace, labels, wanted, where) as rows:
@@ -68,7 +68,8 @@ def _open_ordered_labels(
         ids = _stream_ranks(workspace)
         database.register("ids", ids)
         database.execute("CREATE TABLE ranks AS SELECT * FROM ids")
-        shards = [glob.escape(str(path)) for path in workspace.shards(labels)]  # a path, not a pattern
+        # DuckDB takes paths for patterns.
+        shards = [glob.escape(str(path)) for path in workspace.shards(labels)]
         orphan = database.execute(
             "SELECT conversation_id FROM read_parquet($shards) "
             "ANTI JOIN ranks USING (conversation_id) LIMIT 1",
@@ -77,7 +78,7 @@ def _open_ordered_labels(
         if orphan:
             raise UserError(
                 f"{workspace.path(labels)} has labels of a conversation that is not in {TableName.CONVERSATIONS}: "
-                f"{orphan[0]}. Make both from the same data."
+                f"{orphan[0]}. Make both tables from the same data."
             )
         names = ", ".join(f'l."{name}"' for name in columns)
         query = (

@@ -13,17 +13,16 @@ from drift_data.workspace import Output, UserError, Workspace
 
 KEY_COLUMNS = ["conversation_id", "turn"]
 LABEL_STAGE = "label"  # stage in the manifest of a table that labels all conversations
-SAMPLE_STAGE = (
-    "sample"  # stage in the manifest of a table that labels a sample; its folder's name ends in it, too
-)
-NO_TABLES = "none"  # what `list_label_tables` says when there are none
+# Stage in the manifest of a table that labels a sample. The name of such a table's folder ends with this word, too.
+SAMPLE_STAGE = "sample"
+NO_TABLES = "none"  # what `list_label_tables` returns when the workspace has no label table
 
 
 def name_label_table(name: str, sample: int | None = None) -> str:
-    """Return the folder of a label table. Labels of a sample have a folder beside those of all conversations.
+    """Return the folder of a label table. Labels of a sample have a folder of their own.
 
     Args:
-        name: of the judge, as in "labels/<name>".
+        name: name of the judge, as in "labels/<name>".
         sample: number of conversations that are labelled; None: all.
     """
     return f"labels/{name}" if sample is None else f"labels/{name}-{SAMPLE_STAGE}"
@@ -46,12 +45,14 @@ def find_labels(workspace: Workspace, name: str, option: str = "LABELS") -> str:
         option: the variable that the user set, for the message.
 
     Raises:
-        UserError: the workspace has other label tables, but not this one. When it has none at all, the folder is
-            returned, and `Workspace.require` says which command makes it.
+        UserError: the workspace has other label tables, but not this one. When it has no label table at all, the folder
+            is returned, and `Workspace.require` says which command makes it.
     """
     table, there = resolve_labels(name), list_label_tables(workspace)
     if there != NO_TABLES and workspace.manifest(table) is None:
-        raise UserError(f"{option}={name}: there is no {workspace.path(table)}. There are: {there}.")
+        raise UserError(
+            f"{option}={name}: there is no {workspace.path(table)}. The label tables are: {there}."
+        )
     return table
 
 
@@ -90,7 +91,7 @@ def copy_dropped(workspace: Workspace, labels: str, out: Output) -> None:
 
 
 def select_strongest_item(polarity: str | None = None) -> pl.Expr:
-    """Return an expression: the item of greatest strength in the column `items`, a struct; null where there is none.
+    """Return an expression for the strongest item in the column `items`: a struct, or null for a turn without items.
 
     Args:
         polarity: only items of this side count; None: items of both sides.
@@ -106,11 +107,13 @@ def read_labels(workspace: Workspace, name: str, columns: Sequence[str] = ()) ->
     """Return keys, `label` and the named columns of a label table such as "labels/local".
 
     Raises:
-        UserError: two labels for one turn, or labels other than SAT, DSAT, NEUTRAL.
+        UserError: the table has two labels for one turn, or labels other than SAT, DSAT, NEUTRAL.
     """
     table = pl.DataFrame(workspace.read(name, [*KEY_COLUMNS, "label", *columns]))
     if table.select(KEY_COLUMNS).is_duplicated().any():
-        raise UserError(f"{workspace.path(name)} has two labels for one turn. Make it again.")
+        raise UserError(
+            f"{workspace.path(name)} has two labels for one turn. Delete the folder and label again."
+        )
     strange = sorted(set(table["label"].unique()) - set(LABELS))
     if strange:
         raise UserError(

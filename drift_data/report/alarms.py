@@ -37,7 +37,7 @@ class ModelReplies:
     distinct: float | None = None  # mean share of a reply's word pairs that are no repetition
 
 
-def end_medians(values: Sequence[float]) -> tuple[float, float]:
+def compute_end_medians(values: Sequence[float]) -> tuple[float, float]:
     """Return the medians of the first and of the last fifth of a curve, of at least one value each.
 
     They are medians because the last batch of an epoch may hold a single pair.
@@ -66,7 +66,7 @@ def check_training(iterations: Mapping[int, Steps], options: AlarmOptions) -> li
             peak = max(
                 best, *(median(margins[n : n + width]) for n in range(max(1, len(margins) - width + 1)))
             )
-            end = end_medians(margins)[1]
+            end = compute_end_medians(margins)[1]
             if iteration and enough:  # not the warm start, which has other data and other epochs
                 best = max(best, end)
             limit = options.margin_share * peak
@@ -81,7 +81,7 @@ def check_training(iterations: Mapping[int, Steps], options: AlarmOptions) -> li
                 )
             )
         if chosen:
-            end = end_medians(chosen)[1]
+            end = compute_end_medians(chosen)[1]
             low = end < options.chosen_reward if enough else None
             checks.append(
                 Check(
@@ -89,7 +89,7 @@ def check_training(iterations: Mapping[int, Steps], options: AlarmOptions) -> li
                 )
             )
         if accuracy:
-            end = end_medians(accuracy)[1]
+            end = compute_end_medians(accuracy)[1]
             flat = end < options.accuracy if enough else None
             checks.append(
                 Check("accuracy flat at 0.5", where, f"{end:.2f}", f"< {options.accuracy:.2f}", flat)

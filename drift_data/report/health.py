@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drift_data.report.alarms import Check, check_length_ratio, check_training, end_medians
+from drift_data.report.alarms import Check, check_length_ratio, check_training, compute_end_medians
 from drift_data.report.options import AlarmOptions
 from drift_data.workspace import UserError, Workspace, locate_run
 
@@ -66,7 +66,7 @@ class Health:
     def curve(self, name: str) -> float | None:
         """Return the end of a training curve: the median of its last fifth."""
         values = [row[name] for row in self.steps if name in row]
-        return end_medians(values)[1] if values else None
+        return compute_end_medians(values)[1] if values else None
 
 
 def read_health(workspace: Workspace, run: str) -> list[Health]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from drift_data.chats.safe_text import escape_invisible
 from drift_data.html import charts
 from drift_data.html.environment import make_environment
-from drift_data.report.alarms import end_medians
+from drift_data.report.alarms import compute_end_medians
 from drift_data.report.figures import Figures, read_figures
 from drift_data.report.health import Health, tabulate_health
 from drift_data.report.options import ReportOptions
@@ -115,7 +115,7 @@ def _draw_charts(figures: Figures) -> dict[str, list[tuple[str, Markup]]]:
         curves = {curve: points for curve, points in curves.items() if points}
         if curves:
             summary = f"{title} over {total:.0f} training steps: " + "; ".join(
-                f"{curve} from {end_medians([y for _, y in points])[0]:.3g} to {end_medians([y for _, y in points])[1]:.3g}"
+                f"{curve} from {compute_end_medians([y for _, y in points])[0]:.3g} to {compute_end_medians([y for _, y in points])[1]:.3g}"
                 for curve, points in curves.items()
             )
             plot = charts.Plot(name, summary, reference=reference, breaks=breaks)
@@ -179,6 +179,6 @@ def _list_curve_ends(figures: Figures) -> list[dict[str, Any]]:
             for column in columns.values():
                 values = [row[column] for row in steps if column in row]
                 if values:
-                    start, end = end_medians(values)
+                    start, end = compute_end_medians(values)
                     rows.append({"model": f"M{iteration}", "name": column, "start": start, "end": end})
     return rows

@@ -1,8 +1,8 @@
-"""The folder of a project, and how a stage makes parts of it: paths, tables, manifests, and what is finished.
+"""Manages the folder of a project: its paths, tables and manifests, what is finished, and how a stage makes more.
 
 A stage fills temporary folders. When it ends without an error and its rows add up, each of them is renamed into place
 with a `manifest.json` inside. A folder with a manifest is therefore finished, and a process that is killed at any
-moment leaves nothing half-written. What the tables mean stands in `drift_data.schema`.
+moment leaves nothing half-written. `drift_data.schema` says what the tables mean.
 """
 
 from drift_data.workspace.atomic import name_part_file, replace_file, replace_folder
@@ -17,7 +17,7 @@ from drift_data.workspace.manifest import (
     read_tool_version,
 )
 from drift_data.workspace.output import Output
-from drift_data.workspace.runs import label_model, locate_output, locate_run
+from drift_data.workspace.runs import locate_output, locate_run, name_model
 from drift_data.workspace.table import TableWriter
 from drift_data.workspace.workspace import Workspace
 
@@ -32,10 +32,10 @@ __all__ = [
     "Workspace",
     "hash_file",
     "hash_folder",
-    "label_model",
     "locate_output",
     "locate_run",
     "measure_peak_memory",
+    "name_model",
     "name_part_file",
     "read_tool_version",
     "replace_file",

@@ -1,7 +1,7 @@
 """Writes a file or a folder whole or not at all: readers find the old one or the new one, never a part.
 
-What is written goes under a temporary name first, is flushed to the disk, and is then renamed into place. An error
-removes the temporary file. A killed process leaves it behind; the next write to the same place replaces it.
+The content is written under a temporary name, flushed to the disk, and then renamed into place. An error removes the
+temporary file. A killed process leaves the temporary file behind; the next write to the same place replaces it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def replace_file(target: Path, folder: Path | None = None) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields the path of a temporary file, for the caller to write text or bytes to and to close. When the block ends
-    without an error, that file is flushed to the disk and takes the target's place; the target's old content is never
-    written into, so hard links to it keep it. After an error the target is as it was, and the temporary file is gone.
+    without an error, that file is flushed to the disk and takes the target's place. The old file is not written into, so
+    a hard link to it keeps the old content. After an error the target is as it was, and the temporary file is gone.
 
     Args:
         target: the file to be written; its folder must be there.
-        folder: where the temporary file goes, as in `name_part_file`. Name one when a file that a kill leaves behind
+        folder: where the temporary file goes, as in `name_part_file`. Pass one when a file that a kill leaves behind
             would count as content of the target's own folder.
     """
     part = name_part_file(target, folder)
@@ -50,7 +50,7 @@ def replace_file(target: Path, folder: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
-    """Write a folder whole or not at all; an old folder of this name is replaced with everything in it.
+    """Write a folder whole or not at all; an old folder of this name is replaced together with its content.
 
     Yields an empty folder beside the target, for the caller to fill. When the block ends without an error, its files
     are flushed to the disk and it takes the target's place. After an error the target is as it was.
@@ -78,7 +78,7 @@ def sync_to_disk(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # some network file systems cannot flush a folder, only files
+        # Some network file systems can flush files, but not folders.
         if error.errno != errno.EINVAL or not path.is_dir():
             raise
     finally:

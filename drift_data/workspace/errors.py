@@ -1,4 +1,4 @@
-"""The two kinds of failure that end a command with a message: mistakes of the user, and rows that a stage lost."""
+"""Defines the two errors that end a command with a message: mistakes of the user, and rows that a stage lost."""
 
 
 class UserError(Exception):

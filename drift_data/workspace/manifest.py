@@ -1,4 +1,4 @@
-"""Manifests, which say what made a finished folder, and the digests in them."""
+"""Defines the manifest, which says what made a finished folder, and computes the digests and figures in it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ CARD = "README.md"
 
 
 class Manifest(BaseModel):
-    """What made a finished folder. `digest` covers the content: when a rebuild is equal, what was made of it stays valid."""
+    """What made a finished folder.
+
+    `digest` covers the folder's content. When a stage makes equal content again, everything made from it stays valid.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    stage: str
-    tool: str
-    options: dict[str, Any]
+    stage: str  # name of the stage
+    tool: str  # version of the toolkit
+    options: dict[str, Any]  # everything besides inputs and files that determines the content
     inputs: dict[str, str]  # folder in this workspace that was read → its digest at that time
     files: dict[str, str]  # raw input → sha256 of its bytes
-    rows_in: int | None = None
-    rows_out: int = 0
-    dropped: dict[str, int] = {}
+    rows_in: int | None = None  # None: the rows were not checked against the rows out and dropped
+    rows_out: int = 0  # rows of the table
+    dropped: dict[str, int] = {}  # reason → number of rows that were left out of the table
     made_by: dict[str, Any] = {}  # the engine, judge or model that was used
     results: dict[str, Any] = {}  # figures worth keeping, such as scores or counts
-    digest: str = ""
-    seconds: float = 0.0
-    peak_memory_bytes: int = 0  # of this process or its largest child, whichever is more; imports included
+    digest: str = ""  # sha256 of the content, from `hash_folder`
+    seconds: float = 0.0  # how long the stage ran
+    # Peak of this process or of its largest finished child, whichever is more. It includes what imports take.
+    peak_memory_bytes: int = 0
 
 
 def hash_file(path: Path) -> str:
@@ -60,7 +64,7 @@ def read_tool_version() -> str:
 
 
 def measure_peak_memory() -> int:
-    """Return the peak resident memory of this process or its largest finished child, whichever is more."""
+    """Return the peak resident memory, in bytes, of this process or its largest finished child, whichever is more."""
     unit = 1 if sys.platform == "darwin" else 1024
     usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return max(usage) * unit

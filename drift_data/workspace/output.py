@@ -1,4 +1,4 @@
-"""Fills the folders that a stage makes in a temporary place, and renames them into place with their manifests.
+"""Holds a stage's outputs in temporary folders while they are filled, then renames them into place with their manifests.
 
 A process that is killed at any moment leaves either the old folders or the new ones, never a half-written one.
 """
@@ -21,13 +21,22 @@ from drift_data.workspace.table import TableWriter
 
 # Folders of a workspace.
 _TEMPORARY_FOLDER = ".tmp"  # outputs while they are filled
-_UNFINISHED_FOLDER = ".unfinished"  # finished parts of outputs, kept for the case that the stage is killed
+_UNFINISHED_FOLDER = ".unfinished"  # what a killed stage has done so far, for its next run
 DROPPED_FOLDER = "dropped"  # rows that were left out, table by table
 _IDENTITY_FILE = "identity.json"  # beside unfinished work: the stage, options and inputs that it belongs to
 
 
 class Output:
-    """One folder that a stage makes: a table with its dropped rows, or files (a model)."""
+    """One folder that a stage makes: a table with its dropped rows, or files (a model).
+
+    Attributes:
+        name: name of the folder in the workspace.
+        folder: the temporary folder, in which the stage may write files.
+        dropped_folder: the temporary folder of the dropped rows.
+        rows_in: number of rows that must end in the table or among the dropped rows; None: rows are not checked.
+        made_by: the engine, judge or model that was used, for the manifest.
+        results: figures worth keeping, for the manifest.
+    """
 
     def __init__(self, name: str, folder: Path, dropped_folder: Path, unfinished: Unfinished) -> None:
         self.name, self.folder, self.dropped_folder = name, folder, dropped_folder
@@ -91,7 +100,7 @@ class Output:
 
 
 class Unfinished:
-    """Folders of unfinished work that survive a kill, for the next run with the same options and inputs.
+    """Manages the folders of unfinished work, which survive a kill for the next run with the same options and inputs.
 
     Args:
         root: folder of the workspace.
@@ -102,7 +111,7 @@ class Unfinished:
         self._root, self._identity = root / _UNFINISHED_FOLDER, identity
 
     def folder_of(self, name: str) -> Path:
-        """Return the folder of unfinished work of an output. Work of other options or inputs is removed first."""
+        """Return the folder of an output's unfinished work. Work done with other options or inputs is removed first."""
         folder = self._root / name
         mark = folder / _IDENTITY_FILE
         if not mark.is_file() or mark.read_text() != self._identity:
@@ -112,7 +121,7 @@ class Unfinished:
         return folder / "work"
 
     def remove(self, name: str) -> None:
-        """Remove the unfinished work of an output that is finished, and the parent folders that are empty then."""
+        """Remove the unfinished work of a finished output, and the parent folders that become empty."""
         folder = self._root / name
         if not folder.is_dir():
             return
@@ -153,11 +162,10 @@ class Staging:
             (output.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
             for path in (*output.folder.rglob("*"), *output.dropped_folder.rglob("*")):
                 sync_to_disk(path)
-        for (
-            output
-        ) in self.outputs.values():  # without manifests the old outputs count as unfinished from here on
+        # The old manifests go first: without them the old outputs count as unfinished.
+        for output in self.outputs.values():
             old = self.root / output.name
-            if old.is_symlink():  # a link to a table of another workspace: that table stays as it is
+            if old.is_symlink():  # a link to a table of another workspace, whose table stays as it is
                 old.unlink()
             (old / MANIFEST).unlink(missing_ok=True)
         for output in self.outputs.values():

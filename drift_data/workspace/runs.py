@@ -1,13 +1,13 @@
-"""Where the outputs of a training run lie in a workspace: `runs/<run>/<model>/<what>`.
+"""Names the folders of a training run in a workspace: `runs/<run>/<model>/<what>`.
 
-A run trains the models M0, M1, …; the folder of M_k is called `iter<k>`. Beside them stands `base`, where the base
-model is only evaluated.
+A run trains the models M0, M1, …; the folder of M_k is called `iter<k>`. The folder `base` beside them holds the
+evaluation of the base model, which the run does not train.
 """
 
 RUNS_FOLDER = "runs"
 
 
-def label_model(k: int) -> str:
+def name_model(k: int) -> str:
     """Return the name of M_k in its run: "iter0" for the warm start, "iter1" for the first iteration, …"""
     return f"iter{k}"
 
@@ -22,8 +22,8 @@ def locate_output(run: str, model: int | str, what: str) -> str:
 
     Args:
         run: name of the run.
-        model: k for M_k, or the label of a model, e.g. "base".
+        model: k for M_k, or the name of a model, e.g. "base".
         what: the output: "rollouts", "rewards", "pairs", "model", "health", "eval", "metrics.jsonl", …
     """
-    label = label_model(model) if isinstance(model, int) else model
-    return f"{locate_run(run)}/{label}/{what}"
+    name = name_model(model) if isinstance(model, int) else model
+    return f"{locate_run(run)}/{name}/{what}"

@@ -1,8 +1,8 @@
 """Opens and writes SQLite files that hold a user's work: the answers of language models, the decisions of reviewers.
 
 Each file carries the version of its layout in `user_version`. The module makes a new file's tables once, refuses a
-file of another version, and says in plain words why a file cannot be used. A full disk is `OSError(ENOSPC)`, as it
-is for any other file.
+file of another version, and says in plain words why a file cannot be used. A full disk raises `OSError(ENOSPC)`, as
+it does for any other file.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def open_versioned(
     Args:
         path: the file; it and its folder are made when they are not there.
         tables: CREATE statements, each ending in a semicolon and a line break.
-        version: of the layout; a file of another one is refused.
-        what: the file holds, for messages, e.g. "store of requests".
+        version: version of the layout; a file of another version is refused.
+        what: what the file is, for messages, e.g. "store of requests".
         synchronous: FULL: what was committed survives a power cut. NORMAL: it survives the end of the process; after
             a power cut the last seconds may be missing.
         wait_seconds: how long to wait for another process that is writing.
-        check_same_thread: False: several threads use the connection, and take care of each other.
+        check_same_thread: False: several threads use the connection, and the caller keeps them apart.
 
     Returns:
-        A connection without transactions of its own: use `transaction`.
+        A connection that begins no transaction by itself; write to it inside `transaction`.
 
     Raises:
         UserError: the file holds something else, has another version, cannot be opened, or another process holds it.
@@ -72,25 +72,25 @@ def open_versioned(
 
 @contextmanager
 def transaction(database: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Hold the file for writing: what is done in the block is done as a whole or not at all.
+    """Hold the file for writing: everything in the block is written, or nothing is.
 
     Raises:
         OSError: the disk is full; nothing of the block was kept.
         sqlite3.OperationalError: another process was writing for too long, or the file cannot be written.
     """
-    with full_disk_as_oserror(path), database:
+    with translate_full_disk(path), database:
         database.execute("BEGIN IMMEDIATE")
         yield
 
 
 @contextmanager
-def full_disk_as_oserror(path: Path) -> Iterator[None]:
+def translate_full_disk(path: Path) -> Iterator[None]:
     """Raise SQLite's "database or disk is full" as the `OSError` that any other file would raise."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:  # the low byte, without the details
-            raise _full_disk(path) from error
+            raise _make_full_disk_error(path) from error
         raise
 
 
@@ -110,7 +110,7 @@ def _make_tables(database: sqlite3.Connection, path: Path, tables: str, version:
     return found or version
 
 
-def _full_disk(path: Path) -> OSError:
+def _make_full_disk_error(path: Path) -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
@@ -118,7 +118,7 @@ def _explain_unusable(error: sqlite3.DatabaseError, path: Path, what: str) -> Ex
     """Return the exception that tells a user why a file cannot be opened."""
     code = error.sqlite_errorcode & 0xFF  # the low byte, without the details
     if code == sqlite3.SQLITE_FULL:
-        return _full_disk(path)
+        return _make_full_disk_error(path)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return UserError(f"{path} is held by another process. Wait for it to end, and run again.")
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):

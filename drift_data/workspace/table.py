@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS_PER_GROUP = 20_000  # most rows of a row group
+ROWS_PER_GROUP = 20_000  # most rows in a row group
 BYTES_PER_GROUP = 64 << 20  # bytes in memory after which a row group is written
-GROUPS_PER_SHARD = 16  # row groups of a shard
+GROUPS_PER_SHARD = 16  # row groups in a shard
 
 
 class TableWriter:
     """Writes record batches of one schema into zstd Parquet shards with bounded memory.
 
-    Rows are buffered until a row group is full: 20,000 rows or 64 MB, whichever comes first.
+    Rows are buffered until a row group is full: 20,000 rows or 64 MiB, whichever comes first.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
@@ -31,7 +31,7 @@ class TableWriter:
         """Append rows.
 
         Args:
-            rows: must have the columns of the schema; others are left out.
+            rows: must have the columns of the schema; other columns are left out.
 
         Raises:
             pa.ArrowInvalid: a column that needs a value in every row has a null.

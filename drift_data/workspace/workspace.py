@@ -1,4 +1,4 @@
-"""The folder of a project: where its tables and models lie, which are finished and current, and how a stage makes more."""
+"""Defines `Workspace`, the folder of a project: where its tables lie, which are current, and how a stage makes more."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Workspace:
         """Return the manifest of a finished, current folder such as "labels/local".
 
         Raises:
-            UserError: the folder is missing, or something it was made from, directly or not, has changed since.
+            UserError: the folder is missing, or something that it was made from, directly or indirectly, has changed since.
         """
         return self._require(name, {})
 
@@ -159,7 +159,14 @@ class Workspace:
             ) from None
 
     def is_done(self, outputs: Sequence[str], options: Any, inputs: Any, files: Any) -> bool:
-        """Say whether every output exists and was made with these options from these inputs."""
+        """Say whether every output is finished and was made with these options from these inputs.
+
+        Args:
+            outputs: names of folders.
+            options: options of the stage, as `run` gets them.
+            inputs: folder of this workspace → its digest.
+            files: raw input → its digest.
+        """
         wanted = make_plain_json([options, inputs, files])
         manifests = [self.manifest(name) for name in outputs]
         return all(
@@ -188,7 +195,7 @@ class Workspace:
             options: everything besides inputs and files that determines the outputs; must survive JSON.
             inputs: folders of this workspace that the stage reads.
             files: raw input → its digest.
-            again: run even if everything is there.
+            again: run even if the outputs are there already.
             earlier_options: the same options as an earlier version of this toolkit wrote them, when the present version
                 follows another rule. Outputs of the earlier rule stay valid: they count as made.
 
@@ -197,19 +204,19 @@ class Workspace:
 
         Raises:
             UserError: an input is missing or not current, or another process holds the workspace.
-            AccountingError: rows in differ from rows out plus rows dropped; the old outputs stay.
+            AccountingError: the rows in differ from the rows out plus the rows dropped; the old outputs stay.
         """
         digests, files = {name: self.require(name).digest for name in inputs}, dict(files or {})
         with self.lock():
-            clear_leftovers(self.root)  # a run may have been killed, perhaps just after it had published
+            # An earlier run may have been killed, perhaps just after it had published its outputs.
+            clear_leftovers(self.root)
             unfinished = Unfinished(
                 self.root, json.dumps(make_plain_json([stage, options, digests, files]), sort_keys=True)
             )
             known = (options,) if earlier_options is None else (options, earlier_options)
             if not again and any(self.is_done(outputs, each, digests, files) for each in known):
-                for (
-                    name
-                ) in outputs:  # a run that was killed just after it had published left its unfinished work
+                # A run that was killed just after it had published left its unfinished work.
+                for name in outputs:
                     unfinished.remove(name)
                 print(f"{stage}: up to date ({', '.join(outputs)})", file=sys.stderr)
                 return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from drift_data.workspace import Output, Workspace, label_model, locate_output
+from drift_data.workspace import Output, Workspace, locate_output, name_model
 from drift_train.methods.options import LoopOptions
 from drift_train.models.find import FoundModel, find_model
 from drift_train.options import RewardOptions, TrainOptions
@@ -124,7 +124,7 @@ def make_pairs(workspace: Workspace, run: str, iteration: int, options: LoopOpti
             make_rollout_candidates(workspace, rollouts, rewards, options),
             keep,
             options.method,
-            label_model(iteration - 1),
+            name_model(iteration - 1),
             f"{run} iter{iteration} pairs",
         )
 

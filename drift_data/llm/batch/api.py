@@ -23,7 +23,7 @@ from drift_data.chats.safe_text import escape_invisible
 from drift_data.llm.batch.files import ENDPOINT, RequestFile, Round
 from drift_data.llm.options import ServerOptions
 from drift_data.llm.server import read_key
-from drift_data.machine import MAX_SERVER_WORDS, hide_key
+from drift_data.machine import MAX_SERVER_MESSAGE_CHARACTERS, hide_key
 from drift_data.workspace import UserError, replace_file
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class BatchAPI:
             ) from error
 
     def _clean_words(self, text: str) -> str:
-        return escape_invisible(hide_key(text, self._key), MAX_SERVER_WORDS)
+        return escape_invisible(hide_key(text, self._key), MAX_SERVER_MESSAGE_CHARACTERS)
 
 
 class BatchRunner:
@@ -292,7 +292,7 @@ class BatchRunner:
         )
         raise UserError(
             f"The Batch API rejects {sent.path}: "
-            f"{escape_invisible(told or 'it does not say why', MAX_SERVER_WORDS)}. Check the model's name and "
+            f"{escape_invisible(told or 'it does not say why', MAX_SERVER_MESSAGE_CHARACTERS)}. Check the model's name and "
             "parameters and run again: the file will be written and sent anew."
         )
 
@@ -302,7 +302,7 @@ class BatchRunner:
         Raises:
             UserError: the queue has been full for longer than `patience`.
         """
-        now, words = time.monotonic(), escape_invisible(words, MAX_SERVER_WORDS)
+        now, words = time.monotonic(), escape_invisible(words, MAX_SERVER_MESSAGE_CHARACTERS)
         if any(other.file.status == "submitted" for other in self._open):
             self._full_since = 0.0
         self._full_since = self._full_since or now

@@ -14,7 +14,7 @@ from typing import Final
 
 from drift_data.llm.batch.results import Failure, Malformed, Result, read_results
 from drift_data.llm.request import Answer
-from drift_data.workspace.sqlite import full_disk_as_oserror
+from drift_data.workspace.sqlite import translate_full_disk
 
 _SCRATCH_FILE: Final = ".run.sqlite"
 _CACHE_KIB: Final = 32_000  # memory that SQLite may use
@@ -176,7 +176,7 @@ class BatchProgress:
         return int(self._database.execute(query).fetchone()[0])
 
     def _write(self, query: str, values: Sequence[str | int | None]) -> sqlite3.Cursor:
-        with full_disk_as_oserror(self._path):
+        with translate_full_disk(self._path):
             return self._database.execute(query, values)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from drift_data.chats.safe_text import escape_invisible
 from drift_data.llm.options import ServerOptions
 from drift_data.llm.request import CONTENT_FILTER, Answer
 from drift_data.llm.response import REQUEST_REFUSED, APIError, classify_refusal, read_error
-from drift_data.machine import MAX_SERVER_WORDS, hide_key
+from drift_data.machine import MAX_SERVER_MESSAGE_CHARACTERS, hide_key
 from drift_data.workspace import UserError
 
 NO_CONNECTION: Final = "no connection"  # reason of a failed attempt
@@ -106,7 +106,7 @@ class ServerErrors:
         """Return a server's words, bounded and without the key; None for no words."""
         if not text:
             return None
-        return escape_invisible(hide_key(text, self._key), MAX_SERVER_WORDS)
+        return escape_invisible(hide_key(text, self._key), MAX_SERVER_MESSAGE_CHARACTERS)
 
     def explain_end(self, failure: FailedAttempt, in_a_row: int) -> UserError:
         """Return the error that ends a run in which `in_a_row` requests have failed in a row, this one last."""

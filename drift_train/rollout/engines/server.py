@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from drift_data.machine import MAX_SERVER_WORDS, hide_key
+from drift_data.machine import MAX_SERVER_MESSAGE_CHARACTERS, hide_key
 from drift_data.workspace import MANIFEST, Manifest, UserError, hash_folder
 from drift_train.models.render import Renderer
 from drift_train.options import PolicySamplingOptions, PolicyServerOptions
@@ -258,7 +258,9 @@ class ServerEngine:
                     f"{self._describe_wanted()}\n"
                 )
             case openai.APIStatusError():
-                words = hide_key(" ".join(str(error.message).split()), self._key)[:MAX_SERVER_WORDS]
+                words = hide_key(" ".join(str(error.message).split()), self._key)[
+                    :MAX_SERVER_MESSAGE_CHARACTERS
+                ]
                 return f"The server at {self._host} answers {error.status_code}: {words}."
             case _:
                 return (

@@ -6,7 +6,7 @@ from drift_data.report.alarms import (
     check_length_ratio,
     check_replies,
     check_training,
-    end_medians,
+    compute_end_medians,
 )
 from tests.helpers.sample_workspace import metrics
 
@@ -103,5 +103,5 @@ def test_a_score_is_held_against_the_best_so_far():
 
 
 def test_ends_are_medians_of_the_outer_fifths():
-    assert end_medians([1.0]) == (1.0, 1.0)
-    assert end_medians([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 100]) == (1, 13)
+    assert compute_end_medians([1.0]) == (1.0, 1.0)
+    assert compute_end_medians([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 100]) == (1, 13)
