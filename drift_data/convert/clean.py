@@ -173,7 +173,7 @@ def read_excluded_prompts(path: Path) -> frozenset[str]:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"exclude_prompts: {path} cannot be read: {error}.") from error
-    lines = text.split("\n")  # not at U+2028 or U+0085, which may stand inside a prompt
+    lines = text.split("\n")  # `splitlines` would also cut at U+2028 and U+0085, which a prompt may contain
     try:
         if path.suffix == ".json":
             rows = json.loads(text)

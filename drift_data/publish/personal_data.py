@@ -65,12 +65,8 @@ _PLUGINS: Final = tuple(
 # longer than the overlap, as a JSON web token may be, is missed if it lies across two windows.
 _WINDOW_CHARS: Final = 4_000
 _OVERLAP_CHARS: Final = 1_500
-_MIN_TEXT_CHARS: Final = (
-    6  # shorter texts are not searched; the shortest finding is an address such as a@b.de
-)
-_MAX_PHONE_CANDIDATES: Final = (
-    20_000  # number of candidates that are checked in one text; takes about two seconds
-)
+_MIN_TEXT_CHARS: Final = 6  # the shortest finding is an address such as a@b.de
+_MAX_PHONE_CANDIDATES: Final = 20_000  # number that is checked in one text; takes about two seconds
 # Domains that standards keep for examples and tests.
 _RESERVED_DOMAINS: Final = (
     "example",

@@ -125,9 +125,7 @@ def _find_personal_data(
 def _refuse_rows(workspace: Workspace, findings: Iterable[RefusedRow], what: str, way_out: str) -> None:
     """Write the findings to REFUSED_FILE and raise a `UserError`; return if there are none."""
     path = workspace.root / REFUSED_FILE
-    rows: dict[
-        tuple[str, str, int | None], RefusedRow
-    ] = {}  # (config, conversation, turn) → its first finding
+    rows: dict[tuple[str, str, int | None], RefusedRow] = {}  # (config, id, turn) → first finding
     kinds: Counter[str] = Counter()
     waiting = iter(findings)
     first = next(waiting, None)

@@ -30,9 +30,7 @@ def open_parquet(file: RawFile) -> Iterator[pq.ParquetFile]:
     """
     try:
         if file.on_hub:
-            parquet = pq.ParquetFile(
-                file.open(), pre_buffer=True
-            )  # makes few long requests instead of many short ones
+            parquet = pq.ParquetFile(file.open(), pre_buffer=True)  # makes few, long requests
         else:
             parquet = pq.ParquetFile(file.url, buffer_size=1 << 20)
     except (pa.ArrowInvalid, OSError) as error:
@@ -87,10 +85,8 @@ def iter_parquet_batches(
                 yield first + done, batch
                 done += batch.num_rows
         except (OSError, pa.ArrowInvalid) as error:
-            if (
-                file.on_hub
-            ):  # more likely the connection failed than that the bytes are bad, so no row is given up
-                raise
+            if file.on_hub:
+                raise  # the connection failed, more likely than the bytes are bad, so no row is given up
             for row in range(first + done, first + metadata.num_rows):
                 yield SetAside(
                     table, f"{file.name}:{row}", UNREADABLE_ROW_GROUP, f"row group {group}: {error}"[:500]

@@ -47,12 +47,10 @@ class Chats:
     file: str
     rows: npt.NDArray[np.int64]  # positions of the chats in the file, (chats,)
     table: pa.RecordBatch  # the chats, with schema RAW_CHATS
-    problems: Mapping[int, str] = field(
-        default_factory=dict
-    )  # index in the batch → why the chat is set aside
-    labels: Sequence[Sequence[Mapping[str, Any]]] | None = (
-        None  # `ChatRow.labels` of each chat; None: no labels
-    )
+    # Index in the batch → why the chat is set aside.
+    problems: Mapping[int, str] = field(default_factory=dict)
+    # `ChatRow.labels` of each chat; None if the data carries no labels.
+    labels: Sequence[Sequence[Mapping[str, Any]]] | None = None
     unlabelled: Sequence[Mapping[int, str]] | None = None  # `ChatRow.unlabelled` of each chat
 
 

@@ -40,9 +40,8 @@ _ANNOTATION_KEYS = (
     ("Disatisfaction", "Dissatisfaction"),
 )
 _PAIR_KEYS = (("conversations",), ("chosen",), ("rejected",))
-_ROWS_TO_SEE_ALL_KEYS = (
-    100  # number of rows to look at for keys: a first utterance judges no reply and may lack flags
-)
+# Number of rows whose keys are looked at: the first utterance judges no reply and may lack the flags.
+_ROWS_TO_SEE_ALL_KEYS = 100
 _ROLES = {"User": "user", "Agent": "assistant"}
 _SPEAKERS = {
     "system": "system",

@@ -40,7 +40,7 @@ def write_model_card(workspace: Workspace, run: str, iteration: int, options: Al
     folder = workspace.path(_locate_model(run, iteration))
     card, path = render_model_card(workspace, run, iteration, options), folder / CARD
     if not path.is_file() or path.read_text(encoding="utf-8") != card:
-        # The temporary file lies beside the model's folder: one that a kill leaves inside would change its digest.
+        # The temporary file lies beside the model's folder, because a file left inside by a kill would change its digest.
         with replace_file(path, folder.parent) as part:
             part.write_text(card, encoding="utf-8")
     return path
