@@ -15,8 +15,8 @@ from drift_data.rubric.question import UnusableAnswer
 from drift_data.schema import DSAT
 
 MAX_REASON_LENGTH: Final = 300  # characters
-MAX_DEFINITION_LENGTH: Final = 300
-MAX_NAME_LENGTH: Final = 40
+MAX_DEFINITION_LENGTH: Final = 300  # characters
+MAX_NAME_LENGTH: Final = 40  # characters
 _NAME_PATTERN: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 # Words about how the conversation was marked. A reason must be about what the user says.
 _MARK_PATTERN: Final = re.compile(r"(?i:\b(?:thumb|rating|rated|label|annotat))|\bD?SAT\b|👍|👎")
@@ -67,7 +67,7 @@ def read_reasons(text: str, most: int, conversation: str) -> tuple[str, ...]:
     Args:
         text: the model's answer.
         most: how many reasons are allowed.
-        conversation: the text that the model was shown. A reason may use its words, "rating" among them.
+        conversation: the text that the model was shown. A reason may use its words, even "rating".
 
     Raises:
         UnusableAnswer: the answer is not a list of reasons, or one of its reasons cannot be used.
@@ -133,7 +133,7 @@ def read_items(
 
 
 def explain_taken_names(names: Sequence[str]) -> str:
-    """Return how a request says that these names belong to the other polarity."""
+    """Return the words by which a request tells the model that these names belong to the other polarity."""
     return f"these names stand for signs of the opposite kind and need others: {', '.join(names)}"
 
 

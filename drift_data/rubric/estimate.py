@@ -1,7 +1,7 @@
 """Estimates what learning a rubric will take at most, before the first request is sent.
 
-The requests of the extraction are made as the run makes them. Their answers are not known yet, so the fold is counted
-as if each conversation gave as many reasons as it may. The estimate does not include answers asked for twice.
+The requests of the extraction are the ones that the run will send. Their answers are not known yet, so the fold is
+counted as if each conversation gave as many reasons as allowed. The estimate leaves out questions asked again.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from drift_data.rubric.extract import Extraction
 from drift_data.rubric.options import LearnOptions
 from drift_data.rubric.prompt import RubricPrompts
 
-# By the lengths that the prompts ask for: a reason is one sentence, an item is a name and a sentence.
+# Assumed lengths, from what the prompts ask for: a reason is one sentence, an item is a name and a sentence.
 _TOKENS_PER_REASON: Final = 25
 _TOKENS_PER_ITEM: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class LearningEstimate:
-    """What is still to be asked. Answers to the extraction that the store has are not part of it."""
+    """What is still to be asked. Requests of the extraction whose answers are in the store are counted apart."""
 
     requests: int  # requests of the extraction without an answer
     answered: int  # requests of the extraction whose answer is in the store
     steps: int  # steps of the fold, at most
     input_tokens: int
     output_tokens: int
-    price: float  # as if the server had nothing in its cache
+    price: float  # price if the server caches nothing, in the currency of the prices
     how: str  # how tokens were counted
-    priced: bool  # False: nobody has named the model's price
+    priced: bool  # False if no price of the model is known
 
     def __str__(self) -> str:
         answered = f" ({self.answered:,} more are answered already)" if self.answered else ""
@@ -64,7 +64,7 @@ def estimate_learning(
         extractions: one for each conversation, before anything is asked.
         sampling: model and parameters.
         options: how many reasons and items.
-        store: its answers cost nothing more.
+        store: holds the answers that cost nothing any more.
         counter: counts tokens.
         price: the model's price.
         batch: whether the Batch API answers.

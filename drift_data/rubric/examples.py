@@ -1,7 +1,7 @@
 """Draws the conversations that a rubric is learned from, each with a thumb for one of its turns.
 
-They come from files of chats with thumbs, or from the workspace's conversations with a label table, whose SAT and DSAT
-turns stand for thumbs. Where there are more than wanted, those whose keys have the lowest hashes are drawn.
+The conversations come from files of chats with thumbs, or from the workspace together with a label table, whose SAT and
+DSAT turns take the place of thumbs. If there are more than wanted, those whose ids have the lowest hashes are drawn.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class RatedConversation:
     """One conversation and the thumb that its user gave."""
 
     conversation_id: str
-    turn: int | None  # index of the last message that is read; None: all are
+    turn: int | None  # index of the last message that is read; None: all messages are read
     label: str  # SAT for a thumb up, DSAT for a thumb down
     messages: Messages  # up to that turn
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnConversations:
-    """The conversations with either thumb, in the order in which they are read, and how many there were to draw from."""
+    """The drawn conversations, those with a thumb up first, and how many there were to draw from."""
 
     examples: Sequence[RatedConversation]
-    available: Mapping[str, int]  # label → thumbs to draw from; a conversation with several counts with each
+    available: Mapping[str, int]  # label → thumbs to draw from; all thumbs of a conversation are counted
     unmarked: int = 0  # rows without a thumb
     unreadable: int = 0  # rows that were dropped because they cannot be read
 
@@ -77,7 +77,7 @@ class _Draw(Generic[Payload]):
         self.offered: Counter[str] = Counter()
 
     def offer(self, name: str, label: str, payload: Payload) -> None:
-        """Keep a conversation if it belongs to the first ones; ignore one that is kept already."""
+        """Keep a conversation if its hash is among the lowest so far; ignore one that is kept already."""
         self.offered[label] += 1
         if name in self._kept_names:
             return
@@ -95,7 +95,7 @@ class _Draw(Generic[Payload]):
 
 
 def _rank_in_draw(seed: int, name: str) -> int:
-    """Return the place of a conversation in the order of drawing."""
+    """Return the hash of a conversation (or turn) by which it is drawn; the lowest are drawn first."""
     return rank_as_number(f"{seed}\0{name}", RUBRIC_DRAW)
 
 
@@ -139,9 +139,9 @@ def draw_from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) 
                 draw.offer(name, label, (turn, messages))
     if not draw.offered:
         raise UserError(
-            f"INPUT has no conversation with a thumb: {rows['all']:,} rows, {rows['unmarked']:,} of them without `{THUMB_FIELD}`. "
-            f"Each conversation needs `messages` and `{THUMB_FIELD}` ({ACCEPTED_THUMBS}); use LABELS= for conversations of "
-            "the workspace that have labels."
+            f"INPUT has no conversation with a thumb: {rows['all']:,} rows, {rows['unmarked']:,} of them without "
+            f"`{THUMB_FIELD}`. Each conversation needs `messages` and `{THUMB_FIELD}` ({ACCEPTED_THUMBS}); use LABELS= "
+            "for conversations of the workspace that have labels."
         )
     examples = [
         RatedConversation(name, turn, label, messages)
@@ -152,7 +152,7 @@ def draw_from_files(files: Sequence[RawFile], size: int, seed: int, drop: Drop) 
 
 
 def draw_from_labels(workspace: Workspace, labels: str, size: int, seed: int) -> DrawnConversations:
-    """Draw from the workspace's conversations: SAT and DSAT turns stand for thumbs, one turn a conversation.
+    """Draw from the workspace's conversations: SAT and DSAT turns take the place of thumbs, one turn a conversation.
 
     Args:
         workspace: holds `conversations` and the labels.
@@ -178,7 +178,8 @@ def draw_from_labels(workspace: Workspace, labels: str, size: int, seed: int) ->
     if lost := wanted.keys() - found.keys():
         raise UserError(
             f"{labels} has labels of {len(lost):,} conversations that are not in this workspace, such as "
-            f"{escape_invisible(min(lost), 100)}: it was made of other conversations. Make it again, or give another LABELS=."
+            f"{escape_invisible(min(lost), 100)}: the table was made from other conversations. Make it again, or give "
+            "another LABELS=."
         )
     examples = [
         RatedConversation(name, turn, label, found[name][: turn + 1])
@@ -198,7 +199,7 @@ def _read_thumb(value: Any, where: str) -> str | None:
     """Return the label that a row's thumb stands for; None for no thumb.
 
     Raises:
-        UserError: the value is not one of those accepted; the message names the row by `where`.
+        UserError: the value is not one of ACCEPTED_THUMBS; the message names the row by `where`.
     """
     if value is None:
         return None
@@ -210,13 +211,14 @@ def _read_thumb(value: Any, where: str) -> str | None:
     if label is None:
         shown = escape_invisible(json.dumps(value, ensure_ascii=False, default=str), 100)
         raise UserError(
-            f"{where}: {shown} is no `{THUMB_FIELD}`. Accepted are {ACCEPTED_THUMBS}; null is no thumb."
+            f"{where}: {shown} is not a valid `{THUMB_FIELD}`. Accepted are {ACCEPTED_THUMBS}; null stands for "
+            "no thumb."
         )
     return label
 
 
 def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Messages, str | None]:
-    """Return the thumb's turn, the messages up to it, and why they cannot be used (None: they can).
+    """Return the thumb's turn, the messages up to that turn, and why they cannot be used (None: they can).
 
     Raises:
         UserError: the turn is not an index of a message.
@@ -226,8 +228,8 @@ def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Mess
         if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn < len(raw):
             shown = escape_invisible(json.dumps(turn, ensure_ascii=False, default=str), 100)
             raise UserError(
-                f"{where}: {shown} is no `{THUMB_TURN_FIELD}`. It is the index in `messages`, from 0, of the message that "
-                f"the thumb belongs to: here 0 to {len(raw) - 1}."
+                f"{where}: {shown} is not a valid `{THUMB_TURN_FIELD}`. The field is the index in `messages`, from 0, "
+                f"of the message that the thumb belongs to: here 0 to {len(raw) - 1}."
             )
         raw = raw[: turn + 1]
     messages, problem = simplify_messages(raw)
@@ -241,7 +243,7 @@ def _read_messages(row: Mapping[str, Any], where: str) -> tuple[int | None, Mess
 
 
 def _name_conversation(row: Mapping[str, Any], messages: Messages) -> str:
-    """Return the id that a row gives its chat, or a hash of the messages; "" where it has neither."""
+    """Return the id that a row gives its chat, else a hash of the messages; "" if there are no messages either."""
     given = parse_text(find_first_value(row, *_ID_FIELDS))
     if given:
         return replace_surrogates(given)

@@ -24,7 +24,7 @@ class FoldStep:
     before: RubricItems
     after: RubricItems
     problem: str | None  # why the batch changed nothing; None: it was used
-    key: str  # of the last request of the step
+    key: str  # key of the step's last request
 
 
 class Fold:
@@ -54,13 +54,13 @@ class Fold:
         self.polarity = polarity
         self.items: RubricItems = ()
         self.steps: list[FoldStep] = []
-        self.failure: tuple[str, str | None] | None = None
+        self.failure: tuple[str, str | None] | None = None  # reason and detail
         self._prompts, self._sampling, self._options = prompts, sampling, options
         size = options.batch
         self.batches = [reasons[start : start + size] for start in range(0, len(reasons), size)]
-        self._taken: Collection[str] = ()
-        self._number = 0
-        self._items_before: RubricItems = ()
+        self._taken: Collection[str] = ()  # names, in lower case, of the other polarity's items
+        self._number = 0  # of the present step, from 1
+        self._items_before: RubricItems = ()  # items before the present step
         self._question: Question[RubricItems] | None = None
         self._start_next_step()
 
@@ -70,7 +70,7 @@ class Fold:
         return self._question.request if self._question else None
 
     def receive(self, answer: Answer) -> None:
-        """Take an answer; when it ends a step, go on to the next one."""
+        """Take an answer; if it ends the present step, start the next one."""
         question = self._question
         assert question is not None
         question.receive(answer)
@@ -91,7 +91,7 @@ class Fold:
         """Repeat the last step that changed the items, and ask for other names.
 
         Args:
-            taken: names in lower case that belong to the other polarity; some of this fold's items have them.
+            taken: names of the other polarity's items, in lower case; some items of this fold have the same names.
         """
         clash = [item.name for item in self.items if item.name.lower() in taken]
         last = next(step for step in reversed(self.steps) if step.problem is None)
@@ -104,7 +104,7 @@ class Fold:
             self._ask_for(self.items)
 
     def _ask_for(self, so_far: RubricItems, faults: Sequence[str] = ()) -> None:
-        """Make the question of the present step, which works its batch into the items `so_far`."""
+        """Make the question that works the present step's batch of reasons into the items `so_far`."""
         reasons, options, self._items_before = self.batches[self._number - 1], self._options, so_far
         source = "\n".join([*reasons, *(f"{item.name} {item.definition}" for item in so_far)])
 

@@ -1,4 +1,4 @@
-"""Options of learning a rubric. Besides them, only the model and the conversations determine the rubric."""
+"""Options of learning a rubric. They, the model's sampling and the conversations determine the rubric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OURS: Final[JsonDict] = {"source": "ours"}
 
 
 class LearnOptions(QuotingOptions):
-    """How many conversations are read, how much of each is shown, and how reasons become items."""
+    """How many conversations are read, how much of each a prompt shows, and how reasons become items."""
 
     per_label: int = Field(
         500,
@@ -22,10 +22,15 @@ class LearnOptions(QuotingOptions):
         json_schema_extra=_OURS,
     )
     seed: int = Field(
-        0, description="Decides which conversations are read where there are more.", json_schema_extra=_OURS
+        0,
+        description="Seed of the choice of conversations, if there are more than per_label.",
+        json_schema_extra=_OURS,
     )
     reasons: int = Field(
-        3, gt=0, description="Most reasons that one conversation gives.", json_schema_extra=_OURS
+        3,
+        gt=0,
+        description="Most reasons that an answer may give for one conversation.",
+        json_schema_extra=_OURS,
     )
     batch: int = Field(
         100,
@@ -40,11 +45,16 @@ class LearnOptions(QuotingOptions):
         json_schema_extra=_OURS,
     )
     tries: int = Field(
-        3, gt=0, description="Most answers that are asked for until one can be used.", json_schema_extra=_OURS
+        3,
+        gt=0,
+        description="Most answers asked for until one is usable; a conversation, or a batch of reasons, without one "
+        "is left out.",
+        json_schema_extra=_OURS,
     )
     characters: int = Field(
         24_000,
         gt=0,
-        description="Most characters of a conversation that a prompt shows; the oldest messages are left out.",
+        description="Most characters of a conversation that a prompt shows; of a longer one, the oldest messages are "
+        "left out.",
         json_schema_extra=_OURS,
     )

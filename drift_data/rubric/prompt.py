@@ -1,4 +1,4 @@
-"""Makes the requests of both phases: instructions first, then the text of logs and models, quoted as data."""
+"""Makes the requests of both phases: first our instructions, then text from logs and models, quoted as data."""
 
 from __future__ import annotations
 
@@ -64,10 +64,8 @@ class RubricPrompts:
             )
             for label in (SAT, DSAT)
         }
-        self._reasons_schema, self._items_schemas = (
-            make_reasons_schema(),
-            {label: make_items_schema(label) for label in (SAT, DSAT)},
-        )
+        self._reasons_schema = make_reasons_schema()
+        self._items_schemas = {label: make_items_schema(label) for label in (SAT, DSAT)}
         # Hash of the prompt templates; changes when their wording changes.
         self.version = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()[:12]
 
@@ -114,7 +112,7 @@ class RubricPrompts:
         Args:
             polarity: SAT or DSAT.
             so_far: the items of the rubric.
-            covered: how many reasons the items were made from.
+            covered: how many reasons the items in `so_far` were made from.
             reasons: the batch.
             sampling: model and parameters.
             faults: what was wrong with earlier answers.

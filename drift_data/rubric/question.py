@@ -1,7 +1,7 @@
 """Asks a model one question until an answer can be used.
 
 A question that is asked again tells the model, in our words, all that was wrong with its earlier answers. So each try
-is another request, with its own place in the store.
+is a different request, whose answer is stored by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class UnusableAnswer(Exception):
     """An answer cannot be used.
 
     Args:
-        kind: few distinct values, because they are counted.
+        kind: one of few values, because answers are counted by kind.
         text: what was wrong, as the next request tells the model.
     """
 
@@ -38,7 +38,7 @@ class Question(Generic[AnswerType]):
         faults: what the first request already says was wrong.
     """
 
-    is_needed = False
+    is_needed = False  # a rubric can be learned without this answer; `Fold` is needed itself
 
     def __init__(
         self,
@@ -53,15 +53,15 @@ class Question(Generic[AnswerType]):
         self._ask, self._read, self._sampling, self._tries = ask, read, sampling, tries
         self._faults = list(faults)
         self._request: Request | None = ask(sampling, faults)
-        self.key = self._request.key  # of the last request
+        self.key = self._request.key  # key of the last request
 
     @property
     def request(self) -> Request | None:
-        """Return what to ask next; None when there is an answer, or there will be none."""
+        """Return what to ask next; None once there is an `answer` or a `failure`."""
         return self._request
 
     def receive(self, answer: Answer) -> None:
-        """Take an answer that can be used; else ask again, while tries are left."""
+        """Keep an answer that can be used; after one that cannot, ask again while tries are left."""
         self._request, self._tries = None, self._tries - 1
         if answer.error is not None:
             self.failure = (answer.error, answer.detail)

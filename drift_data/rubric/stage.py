@@ -1,8 +1,8 @@
 """The stage `rubric`: learns a rubric from conversations with thumbs, by asking a language model.
 
-The model gives reasons conversation by conversation; then it folds the reasons into items, those of satisfaction and
-of dissatisfaction separately and at the same time. The store of requests keeps every answer, so an interrupted run
-goes on where it was.
+The model gives reasons conversation by conversation. Then it folds the reasons into items, in two folds that run at the
+same time, one for satisfaction and one for dissatisfaction. The store of requests keeps every answer, so an interrupted
+run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def learn_rubric(
     labels: str | None = None,
     announce: Callable[[Sequence[Extraction]], None] = lambda _: None,
 ) -> bool:
-    """Learn a rubric and write `rubric/learned`, with `rubric/reasons` and `rubric/folds` to see how.
+    """Learn a rubric and write `rubric/learned`; `rubric/reasons` and `rubric/folds` show how it came about.
 
     Args:
         workspace: to write into; holds `conversations` when `labels` is given.
@@ -63,14 +63,14 @@ def learn_rubric(
         sampling: model and parameters.
         options: how many conversations, reasons and items.
         inputs: files, folders, globs or a Hub id of chats with thumbs, see `examples.draw_from_files`.
-        labels: folder of a label table whose turns stand for thumbs instead, such as "labels/simulated".
-        announce: called with the first questions about all conversations, before the first request is sent.
+        labels: folder of a label table whose SAT and DSAT turns take the place of thumbs, such as "labels/simulated".
+        announce: called once with the extractions of all conversations, before the first request is sent.
 
     Returns:
-        False when the same rubric was there already.
+        False if the same rubric existed already.
 
     Raises:
-        UserError: the input has no thumbs, the answers give no rubric, or a rubric that was edited would be lost.
+        UserError: the input has no thumbs, the answers give no rubric, or a rubric that somebody edited would be lost.
     """
     if bool(inputs) == (labels is not None):
         raise UserError(
@@ -143,7 +143,7 @@ def _run_extractions(tasks: Sequence[Extraction], backend: Backend) -> None:
     if failures[_OVER_BUDGET]:
         raise UserError(
             f"The budget ended after {len(tasks) - failures.total():,} of {len(tasks):,} conversations. What "
-            "was answered is kept: raise BUDGET= and run again, or lower per_label."
+            "was answered is kept: raise BUDGET= and run again, or lower label.learn.per_label."
         )
     if failures.total() * 2 > len(tasks):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in failures.most_common())
@@ -154,11 +154,11 @@ def _run_extractions(tasks: Sequence[Extraction], backend: Backend) -> None:
 
 
 def _print_drawn(drawn: DrawnConversations) -> None:
-    """Print how many conversations are read for each label, and warn where there are none."""
+    """Print how many conversations are read for each label, and warn if a label has none."""
     read = Counter(example.label for example in drawn.examples)
     for label, feeling in _FEELING.items():
         print_rubric_line(
-            f"{feeling}: {read[label]:,} conversations read, thumbs there are {drawn.available.get(label, 0):,}"
+            f"{feeling}: {read[label]:,} conversations are read, from {drawn.available.get(label, 0):,} thumbs"
         )
         if not read[label]:
             print_rubric_line(
@@ -176,7 +176,7 @@ def _run_folds(
 ) -> dict[str, Fold]:
     """Fold the reasons of both polarities and return the finished folds.
 
-    Where an item of either polarity has the same name, the model is asked once for other names.
+    If items of both polarities have the same name, the model is asked once for other names of the DSAT items.
 
     Raises:
         UserError: a fold could not be finished, or there is nothing to fold.
@@ -185,8 +185,8 @@ def _run_folds(
     steps = sum(len(fold.batches) for fold in folds.values())
     if not steps:
         raise UserError(
-            "No conversation gave a reason: to the model, the users' messages show nothing. Look into its "
-            "answers (the store's requests with purpose extract), or give other conversations."
+            "No conversation gave a reason: the model finds no sign of satisfaction or dissatisfaction in the users' "
+            "messages. Look into its answers (the store's requests with purpose extract), or give other conversations."
         )
     print_rubric_line(f"folding {sum(map(len, reasons.values())):,} reasons in {steps} steps")
     for fold in backend.run(list(folds.values())):

@@ -1,4 +1,4 @@
-"""Writes what learning leaves behind: the tables that show how it went, and the rubric with its heading."""
+"""Makes the results of learning: the rubric, the comment above it, and the tables that show how it came about."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_folds(out: Output, folds: Mapping[str, Fold]) -> None:
 
 
 def make_rubric(folds: Mapping[str, Fold]) -> Rubric:
-    """Return the rubric of all items, satisfaction first.
+    """Return the rubric with the items of both folds, satisfaction first.
 
     A DSAT item whose name a SAT item still has gets the ending `_DSAT`.
     """
@@ -97,7 +97,7 @@ def describe_rubric(
 def count_results(drawn: DrawnConversations, extractions: Sequence[Extraction]) -> dict[str, Any]:
     """Return the figures of the extraction for the manifest."""
 
-    def of(label: str) -> dict[str, int]:
+    def count(label: str) -> dict[str, int]:
         answers = [task.answer for task in extractions if task.example.label == label]
         return {
             "available": drawn.available.get(label, 0),
@@ -106,7 +106,7 @@ def count_results(drawn: DrawnConversations, extractions: Sequence[Extraction]) 
             "reasons": sum(len(answer) for answer in answers if answer is not None),
         }
 
-    return {SAT: of(SAT), DSAT: of(DSAT), "without_thumb": drawn.unmarked}
+    return {SAT: count(SAT), DSAT: count(DSAT), "without_thumb": drawn.unmarked}
 
 
 def print_rubric_line(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Schemas of the tables that show how a rubric was learned: the reasons of each conversation, each step of the fold.
+"""Schemas of the tables that show how a rubric was learned: the reasons of each conversation, and the fold's steps.
 
 The column `request` is the key of the request whose answer stands in the row. The store of requests has the whole
 exchange under this key.
@@ -25,9 +25,13 @@ REASON_ROWS: Final = define_table(
     "a conversation that a rubric was learned from",
     [
         define_column("conversation_id", pa.string(), "the chat", required=True),
-        define_column("turn", pa.int32(), "index of the last message that was shown; null: all were"),
+        define_column(
+            "turn", pa.int32(), "index of the last message that was shown; null: all messages were shown"
+        ),
         define_column("label", pa.string(), "`SAT` or `DSAT`: the thumb", required=True),
-        define_column("reasons", TEXTS, "for the thumb; none: the user shows no sign", required=True),
+        define_column(
+            "reasons", TEXTS, "why the user gave the thumb; empty: the user shows no sign", required=True
+        ),
         _REQUEST,
     ],
 )
@@ -37,12 +41,15 @@ FOLD_ROWS: Final = define_table(
     [
         define_column("polarity", pa.string(), "`SAT` or `DSAT`: the side", required=True),
         define_column(
-            "step", pa.int32(), "number, from 1; twice where only names had to change", required=True
+            "step",
+            pa.int32(),
+            "number of the step, from 1; there are two rows if it was repeated for other names",
+            required=True,
         ),
-        define_column("reasons", TEXTS, "that this step folds in", required=True),
+        define_column("reasons", TEXTS, "the reasons that the step folds in", required=True),
         define_column("before", _ITEMS, "items before the step", required=True),
         define_column("after", _ITEMS, "items after the step", required=True),
-        define_column("problem", pa.string(), "why the step changed nothing"),
+        define_column("problem", pa.string(), "why the step changed nothing; null: its answer was used"),
         _REQUEST,
     ],
 )

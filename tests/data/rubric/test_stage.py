@@ -389,7 +389,7 @@ def test_thumbs_are_read_in_each_accepted_form(run):
 
 @pytest.mark.parametrize("thumb", [0, 2, "yes", "", [], {"value": 1}, float("nan")])
 def test_another_thumb_is_an_error_that_names_the_row(run, thumb):
-    with pytest.raises(UserError, match=r'row 2: .* is no `thumb`. Accepted are "up", 1 or true'):
+    with pytest.raises(UserError, match=r'row 2: .* is not a valid `thumb`. Accepted are "up", 1 or true'):
         run([chat("a", "up"), chat("b", thumb)])
 
 
@@ -424,7 +424,7 @@ def test_nothing_after_the_thumbs_turn_is_read(run):
         (2, ["The user thanks"])
     ]
     assert "later" not in text_of(run.requests[0])
-    with pytest.raises(UserError, match=r"row 1: 5 is no `thumb_turn`.* 0 to 4"):
+    with pytest.raises(UserError, match=r"row 1: 5 is not a valid `thumb_turn`.* 0 to 4"):
         run([told | {"thumb_turn": 5}])
 
 
