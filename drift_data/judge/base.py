@@ -66,7 +66,7 @@ class Judge(Protocol):
         """
 
     def report(self) -> Mapping[str, Any]:
-        """Return what the run took (requests, tokens, price), for the manifest. Called after the last batch."""
+        """Return what the run took (requests, tokens, price), for the manifest. The stage asks after the last batch."""
 
 
 def list_feedback_keys(conversations: pa.RecordBatch) -> list[tuple[str, int]]:

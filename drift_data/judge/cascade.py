@@ -40,9 +40,9 @@ class CascadeJudge:
     def __init__(self, local: Judge, llm: LLMJudge, band: Band) -> None:
         if local.rubric is None or local.rubric.hash != llm.rubric.hash:
             raise UserError(
-                f"JUDGE=cascade decides by one rubric: {local.name} knows only the shipped one, and RUBRIC= names "
-                f"{llm.rubric.name} ({llm.rubric.hash}). Leave RUBRIC= out, or let the model judge all turns by it "
-                f"(JUDGE={llm.name.split(':', 1)[0]})."
+                f"JUDGE=cascade needs one rubric for both judges: {local.name} knows only the shipped one, and RUBRIC= "
+                f"names {llm.rubric.name} ({llm.rubric.hash}). Leave RUBRIC= out, or let the language model judge all "
+                f"turns (JUDGE={llm.name.split(':', 1)[0]})."
             )
         self.name = f"cascade:{local.name}+{llm.name}"
         self.rubric = llm.rubric
@@ -61,7 +61,7 @@ class CascadeJudge:
         return self._llm.prompts
 
     def judge(self, conversations: Iterable[pa.RecordBatch]) -> Iterator[JudgedBatch]:
-        """Judge batches in order; as many batches are read ahead of the answers as the LLM judge reads ahead."""
+        """Judge batches in order. The cascade reads ahead of its answers as far as the LLM judge does."""
         self._labelled.clear()
         waiting: deque[_CertainTurns] = deque()
         for judged in self._llm.judge(self._select_uncertain(conversations, waiting)):

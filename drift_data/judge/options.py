@@ -61,12 +61,12 @@ class Band(BaseModel):
     high: float = Field(
         8.0,
         allow_inf_nan=False,
-        description="Local dsat_score from which on the language model is not asked any more.",
+        description="Local dsat_score from which on the language model is not asked: the local judge is sure enough.",
         json_schema_extra=_OURS,
     )
 
     @model_validator(mode="after")
-    def _holds_something(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if self.low >= self.high:
             raise ValueError(
                 f"low ({self.low:g}) must be below high ({self.high:g}): the turns with low ≤ dsat_score < high are "
@@ -100,7 +100,8 @@ class LabelOptions(BaseModel):
     name: str | None = Field(
         None,
         pattern=r"^\w[\w.:-]*$",
-        description="Name of the label table; null: the kind of judge, with the classifier's name where one is given.",
+        description="Name of the label table; null: the kind of judge, with the name of label.classifier if "
+        "that is set.",
         json_schema_extra=_OURS,
     )
     thresholds: Thresholds = Field(
@@ -138,8 +139,8 @@ class LabelOptions(BaseModel):
     batch: BatchOptions = Field(BatchOptions(), description="Files of the Batch API.")
     tokenizer: str | None = Field(
         None,
-        description="Tokenizer that counts tokens before they are sent: a folder, a tokenizer.json or a Hub id; "
-        "null: that of OpenAI's model or of the vLLM folder, else 4 bytes a token.",
+        description="Tokenizer that counts the tokens of requests before they are sent: a folder, a tokenizer.json or "
+        "a Hub id; null: the tokenizer of OpenAI's model or of the vLLM folder, else 4 bytes count as a token.",
         json_schema_extra=_OURS,
     )
     prices: dict[str, Price] = Field(
@@ -151,16 +152,16 @@ class LabelOptions(BaseModel):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="Most that one label table may cost, answers that are in the store already included, in the "
-        "currency of the prices; null: no limit.",
+        description="Most that one label table may cost, in the currency of the prices; what its stored answers have "
+        "cost is included. null: no limit.",
         json_schema_extra=_OURS,
     )
 
     @property
     def table(self) -> str:
-        """Return the name of the label table: the judge's kind, with the classifier's name where one is given.
+        """Return the name of the label table: `name`, else the kind of judge with the name of a given classifier.
 
-        So labels of a distilled classifier never replace those of the one that ships.
+        So the labels of a distilled classifier never replace those of the classifier that ships.
         """
         if self.name is not None:
             return self.name

@@ -31,14 +31,14 @@ class QuotingOptions(BaseModel):
     user_characters: int = Field(
         3_000,
         ge=200,
-        description="Characters of a user message that are shown; the middle of a longer one is left out.",
+        description="Most characters of a user message that are shown; the middle of a longer one is left out.",
         json_schema_extra={"source": "ours", "unit": "characters"},
     )
     reply_characters: int = Field(
         1_200,
         ge=200,
-        description="Characters of an assistant's or a system message that are shown; the middle of a longer one is "
-        "left out.",
+        description="Most characters of an assistant's or a system message that are shown; the middle of a longer one "
+        "is left out.",
         json_schema_extra={"source": "ours", "unit": "characters"},
     )
 

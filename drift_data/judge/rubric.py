@@ -30,7 +30,7 @@ class RubricItem(BaseModel):
 
 
 class Rubric(BaseModel):
-    """Items with unique names, at least one."""
+    """The items that a judge looks for: at least one, with unique names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,7 +38,7 @@ class Rubric(BaseModel):
     items: tuple[RubricItem, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
+    def _check_unique_names(self) -> Self:
         names = [item.name for item in self.items]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -58,7 +58,7 @@ class Rubric(BaseModel):
 
     @property
     def change_items(self) -> frozenset[str]:
-        """Return the names of the items that ask for a change of the judged reply."""
+        """Return the names of the items with `asks_for_change`."""
         return frozenset(item.name for item in self.items if item.asks_for_change)
 
 
@@ -75,8 +75,8 @@ def load_rubric(path: Path | None = None) -> Rubric:
         raise UserError(f"The rubric {path} cannot be read: {error.strerror}. Check RUBRIC=.") from error
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path or DEFAULT_RUBRIC_FILE} is no rubric: {error}. It needs `name` and `items`, each with `name`, "
-            "`polarity` (SAT or DSAT) and `definition`."
+            f"{path or DEFAULT_RUBRIC_FILE} is not a rubric: {error}. A rubric needs `name` and `items`, "
+            "each item with `name`, `polarity` (SAT or DSAT) and `definition`."
         ) from error
 
 

@@ -49,12 +49,12 @@ def label(
         workspace: holds `conversations`.
         judge: gives scores, items and reasons.
         thresholds: the scores from which on a turn counts as SAT or DSAT; ignored for a judge without a rubric.
-        name: of the label table; by default the kind of the judge.
+        name: name of the label table; by default the kind of the judge.
         sample: label only this many conversations, and write `labels/<name>-sample`. Their ids alone decide which
-            ones are drawn, so a larger sample contains the smaller one. The conversations
-            of a sample that an earlier version drew stay in the sample, and a warning on stderr says so.
+            ones are drawn, so a larger sample contains the smaller one. If an earlier version of this toolkit drew
+            the sample, its conversations stay in it, and a warning on stderr says so.
         again: ask once more for the turns that have no label, although the table exists.
-        announce: called right before the judge is asked, if it is asked at all: to print what that will cost.
+        announce: called right before the judge is asked, if it is asked at all; prints what that will cost.
 
     Returns:
         False if the same labels existed already.
@@ -64,10 +64,12 @@ def label(
         AccountingError: the judge did not answer each feedback turn once and in order.
     """
     if name is not None and name.endswith(f"-{SAMPLE_STAGE}"):
-        raise UserError(f"NAME={name}: this ending is kept for labels of a sample (SAMPLE=). Choose another.")
+        raise UserError(
+            f"NAME={name}: this ending is reserved for labels of a sample (SAMPLE=). Choose another name."
+        )
     if name is not None and name.startswith(HUMAN_TABLE_PREFIX):
         raise UserError(
-            f"NAME={name}: this beginning is kept for the labels of `make review`. Choose another."
+            f"NAME={name}: this beginning is reserved for the labels of `make review`. Choose another name."
         )
     output = name_label_table(name or judge.name.split(":", 1)[0], sample)
     if output in judge.inputs:
@@ -121,8 +123,9 @@ def label(
 def _ask_judge(
     workspace: Workspace, judge: Judge, sample: Sample | None
 ) -> Iterator[tuple[list[tuple[str, int]], JudgedBatch]]:
-    """Yield the keys of each batch's feedback turns with the judge's answer; the judge may read batches ahead."""
-    waiting: list[list[tuple[str, int]]] = []
+    """Yield for each batch the keys of its feedback turns and the judge's answer; the judge may read batches ahead."""
+    waiting: list[list[tuple[str, int]]] = []  # keys of each batch that has no answer yet
+    sizes: list[int] = []  # conversations that were read for each of these batches
     total = workspace.require(TableName.CONVERSATIONS).rows_out
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -133,7 +136,6 @@ def _ask_judge(
             waiting.append(list_feedback_keys(batch))
             yield batch
 
-    sizes: list[int] = []
     with tqdm(total=total, desc=f"label {judge.name}", unit=" conv", mininterval=0.5, file=sys.stderr) as bar:
         for judged in judge.judge(batches()):
             if not waiting:

@@ -11,7 +11,7 @@ A file holds conversations as plain text that people can read and extend:
 
 `===` opens a conversation and names its language (ISO 639-1) and topic. A message continues over the following lines up
 to the next `U` or `A`. Every user message after the first is a feedback turn and carries its label in brackets: SAT or
-DSAT with an item and its strength (1 weak, 2 clear, 3 in so many words), or NEUTRAL. `A(refusal):` marks a refusal.
+DSAT with an item and its strength (1 weak, 2 clear, 3 said outright), or NEUTRAL. `A(refusal):` marks a refusal.
 """
 
 from __future__ import annotations

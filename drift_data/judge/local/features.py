@@ -31,7 +31,7 @@ from drift_data.judge.local.ngrams import (
 )
 from drift_data.judge.local.trees import Float32s
 
-FEATURES_VERSION: Final = 1  # raise it when a change of the code below changes any feature
+FEATURES_VERSION: Final = 1  # to be raised when a change of the code below changes any feature
 COMPARED_CHARACTERS: Final = 4_000  # characters at each end of a user's message that are compared
 MESSAGE_END_CHARACTERS: Final = 200  # characters at each end of the judged message that are read as n-grams
 OPENING_CHARACTERS: Final = 160  # characters at the beginning of a reply that are read
@@ -86,12 +86,15 @@ def read_turns(conversations: pa.RecordBatch, cues: Cues) -> FeedbackTurns:
     assistant = (role == "assistant").fill_null(False).to_numpy()
     row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     at = np.flatnonzero(mask_feedback_turns(messages))
-    order = np.cumsum(user) - 1  # number of each user message among those of the batch
-    first = order[starts[row[at]]] + ~user[starts[row[at]]]  # number of the conversation's first user message
+    # User messages and replies are numbered through the batch. For each feedback turn: the numbers of the judged
+    # message (now), of the user's messages before it (before, earlier), of the judged reply, of the reply before
+    # (previous) and of the reply that comes next (following). -1 stands for none.
+    order = np.cumsum(user) - 1  # number of each user message
+    first = order[starts[row[at]]] + ~user[starts[row[at]]]  # the conversation's first user message
     now = order[at]
     before = _keep_from(now - 1, first)
     earlier = _keep_from(now - 2, first)
-    replies = np.cumsum(assistant) - 1
+    replies = np.cumsum(assistant) - 1  # number of each reply
     reply = replies[at - 1]
     first_reply = replies[starts[row[at]]] + ~assistant[starts[row[at]]]
     previous = _keep_from(reply - 1, first_reply)
@@ -152,14 +155,14 @@ class _WordSets:
 
 
 def _keep_from(numbers: Ints, first: Ints) -> Ints:
-    """Return the numbers, with -1 (no text) where a number is before `first`."""
+    """Return the numbers, with -1 (no text) in place of those below `first`."""
     return np.where(numbers >= first, numbers, -1)
 
 
 def _compare_texts(
     name: str, left: _WordSets, a: Ints, right: _WordSets, b: Ints
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return how each text `a` of the left relates to text `b` of the right; -1 stands for no text.
+    """Return how each text `a` of `left` relates to the text `b` of `right` beside it; -1 stands for no text.
 
     The numbers are the share of a's words that b has (`known`) and of b's words that a has (`kept`), how many words a
     adds and lacks, the length of the common beginning and end, and the ratio of the lengths. Their names begin with
@@ -190,7 +193,7 @@ def _compare_texts(
 def _shift_to_neighbours(
     to_before: Mapping[str, npt.NDArray[np.float64]], row: Ints
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return, for each turn, how the turn before it and the turn after it relate to the message before them."""
+    """Return, for each turn, what `to_before` says of the feedback turns before and after it in the conversation."""
     found: dict[str, npt.NDArray[np.float64]] = {}
     for key in ("before_known", "before_kept", "before_added"):
         values = to_before[key]
@@ -223,7 +226,7 @@ def _measure_messages(
 
     Args:
         frame: `text`, `reply`, `refusal`, `code` of each turn.
-        position: how many of the user's messages come before, in the conversation.
+        position: how many of the user's messages come before this one in the conversation.
         following: number of the next reply; -1 if there is none.
     """
     text, reply = pl.col("text"), pl.col("reply")

@@ -1,8 +1,8 @@
-"""The `local` judge: labels with the shipped classifier, or one that `make distill` made, without key, GPU or download.
+"""The `local` judge: labels with the shipped classifier or a distilled one, without a key, a GPU or a download.
 
 `dsat_score` is ten times the probability that the turn is DSAT, so a threshold of 5 asks for even odds. Satisfaction is
-found by a rule, the phrases of `cues.yaml`, because real logs have too few examples to learn it from. A label says how
-the user took the reply, not whether the reply is right.
+found by a rule, the phrases of `cues.yaml`, because real logs have too few examples to learn satisfaction from. A label
+says how the user took the reply, not whether the reply is right.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from drift_data.judge.local.model import Classifier, Prediction, load_classifier
 from drift_data.judge.rubric import Rubric, load_rubric
 from drift_data.schema import DSAT, SAT
 
-_CODE_VERSION: Final = 1  # raise it when a change of the code below changes labels
+_CODE_VERSION: Final = 1  # to be raised when a change of the code below changes labels
 _MIN_EXPLAINED_SCORE: Final = 2.0  # lowest dsat_score that gets an item and a reason
-_THREAD_COUNT: Final = 2  # batches that are judged at the same time
-_EVIDENCE_CHARACTERS: Final = 200  # characters of the message that are given as evidence
-# What a reason says about the numbers of a turn: name of a number, lowest value for which the text holds, text.
+_THREAD_COUNT: Final = 2  # threads, each of which judges one batch at a time
+_EVIDENCE_CHARACTERS: Final = 200  # characters at the beginning of the message that become the evidence
+# What a reason says about the numbers of a turn: (name of the number, lowest value for which the text is used, text).
 _NUMBER_REASONS: Final = (
     ("repeated_ago", 1.0, "the very same message was sent before"),
     ("before_known", 0.9, "nearly all its words are in the message before"),
@@ -36,7 +36,7 @@ _NUMBER_REASONS: Final = (
     ("refused", 1.0, "the judged reply is a refusal"),
     ("trace", 1.0, "it shows an error message"),
 )
-# What a reason calls the texts whose words speak for DSAT.
+# Text field → what a reason calls this text if its words speak for DSAT.
 _TEXT_NAMES: Final = {
     "said": "the message",
     "added": "what it adds to the one before",

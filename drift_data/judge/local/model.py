@@ -28,7 +28,7 @@ from drift_data.judge.local.trees import DEPTH, Trees
 from drift_data.workspace import UserError
 
 DISTILLED_FOLDER: Final = "distilled"  # folder of a workspace; each of its folders holds one classifier
-HASH_BITS: Final = 17  # leading bits of an n-gram's hash that number its bucket: there are 2**HASH_BITS
+HASH_BITS: Final = 17  # the bucket of an n-gram is given by this many leading bits of its hash
 _MAX_UNPACKED_BYTES: Final = 64 << 20  # a larger file is refused
 
 Float64s = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Prediction:
     """What the classifier predicts for each turn."""
 
     dsat: Float64s  # probability of DSAT, (turns,)
-    text_odds: Mapping[str, Float64s]  # text → log-odds of its n-grams, (turns,)
+    text_odds: Mapping[str, Float64s]  # text field → log-odds of DSAT by its n-grams, (turns,)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Classifier:
     """A trained classifier."""
 
     card: ClassifierCard
-    texts: Mapping[str, npt.NDArray[np.float16]]  # text → weight of each bucket, (buckets,)
-    text_bias: Mapping[str, float]  # text → bias of its linear model
+    texts: Mapping[str, npt.NDArray[np.float16]]  # text field → weight of each bucket, (buckets,)
+    text_bias: Mapping[str, float]  # text field → bias of its linear model
     trees: Trees
-    calibration: tuple[float, float]  # slope and offset that are applied to the trees' log-odds
+    calibration: tuple[float, float]  # slope and offset that turn the trees' log-odds into calibrated ones
     item_texts: npt.NDArray[np.float16]  # weights of the message's n-grams, (items, buckets)
     item_numbers: npt.NDArray[np.float32]  # weights of the numbers and, last, the bias, (items, numbers + 1)
 
@@ -86,14 +86,14 @@ class Classifier:
 
     def predict(self, turns: FeedbackTurns) -> Prediction:
         """Return the predictions for turns."""
-        said = {
+        text_odds = {
             field: score_texts(turns.grams[field], weights, self.text_bias[field])
             for field, weights in self._fast_texts.items()
         }
-        numbers = append_text_scores(turns.numbers, said)
+        numbers = append_text_scores(turns.numbers, text_odds)
         slope, offset = self.calibration
         odds = slope * self.trees.log_odds(numbers) + offset
-        return Prediction(1 / (1 + np.exp(-odds)), said)
+        return Prediction(1 / (1 + np.exp(-odds)), text_odds)
 
     def choose_items(self, turns: FeedbackTurns) -> npt.NDArray[np.intp]:
         """Return the item that fits each turn best if the turn is DSAT.
@@ -147,26 +147,26 @@ def load_classifier(path: Path | None = None) -> Classifier:
     """Read a classifier that `save` wrote; without a path, read the one that ships.
 
     Raises:
-        UserError: the file is missing, holds no classifier, or reads other features than this version makes.
+        UserError: the file is missing, holds no classifier, or reads another version of the features.
     """
     source = files(__package__) / MODEL_FILE if path is None else path
     try:
         with source.open("rb") as file:
             arrays = _read_arrays(file)
     except FileNotFoundError as error:
-        raise UserError(f"No classifier at {source}. `make distill` makes one.") from error
+        raise UserError(f"There is no classifier at {source}. `make distill` makes one.") from error
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{source} is no classifier of this toolkit: {error}") from error
+        raise UserError(f"{source} is not a classifier of this toolkit: {error}") from error
     try:
         card = ClassifierCard.model_validate_json(arrays["card"].tobytes())
         if card.features != FEATURES_VERSION:
             raise UserError(
-                f"{source} was made for features {card.features}, this version makes {FEATURES_VERSION}. "
-                "Run `make distill` again."
+                f"{source} reads version {card.features} of the features, and this toolkit makes version "
+                f"{FEATURES_VERSION}. Run `make distill` again."
             )
         return _check_arrays(_make_classifier(card, arrays))
     except (KeyError, ValueError, TypeError, IndexError, ValidationError) as error:
-        raise UserError(f"{source} is no classifier of this toolkit: {error}") from error
+        raise UserError(f"{source} is not a classifier of this toolkit: {error}") from error
 
 
 def _read_arrays(file: Any) -> dict[str, npt.NDArray[Any]]:
@@ -221,30 +221,39 @@ def _check_arrays(model: Classifier) -> Classifier:
         *model.texts.values(),
     ]
     if not all(np.isfinite(array).all() for array in finite):
-        raise ValueError("it holds numbers that are none")
+        raise ValueError("it holds numbers that are infinite or not a number")
     return model
 
 
 def find_buckets(grams: Grams) -> npt.NDArray[np.int64]:
-    """Return the number of each n-gram's bucket."""
+    """Return the bucket of each n-gram, from 0 to 2**HASH_BITS - 1."""
     return (grams.hashes >> np.uint64(64 - HASH_BITS)).astype(np.int64)
 
 
-def score_texts(said: Sequence[Grams], weights: Float64s, bias: float) -> Float64s:
-    """Return the log-odds of each turn's n-grams: the sum of their weights over the square root of their number."""
-    sums = sum(grams.sum_weights(weights[find_buckets(grams)]) for grams in said)
-    scores: Float64s = sums / _compute_length_scales(said) + bias
+def score_texts(by_length: Sequence[Grams], weights: Float64s, bias: float) -> Float64s:
+    """Return the log-odds of DSAT of each turn: its n-grams' weights, over the square root of their number, plus bias.
+
+    Args:
+        by_length: the n-grams of the turns, one element for each length of n-gram.
+        weights: weight of each bucket, (buckets,).
+        bias: bias of the linear model.
+
+    Returns:
+        Log-odds, (turns,).
+    """
+    sums = sum(grams.sum_weights(weights[find_buckets(grams)]) for grams in by_length)
+    scores: Float64s = sums / _compute_length_scales(by_length) + bias
     return scores
 
 
-def _compute_length_scales(said: Sequence[Grams]) -> Float64s:
-    """Return the square root of how many n-grams each turn has."""
-    sizes: Float64s = np.sqrt(np.maximum(sum(grams.lengths for grams in said), 1))
-    return sizes
+def _compute_length_scales(by_length: Sequence[Grams]) -> Float64s:
+    """Return the square root of how many n-grams each turn has, at least 1."""
+    scales: Float64s = np.sqrt(np.maximum(sum(grams.lengths for grams in by_length), 1))
+    return scales
 
 
 def append_text_scores(
-    numbers: npt.NDArray[np.float32], said: Mapping[str, Float64s]
+    numbers: npt.NDArray[np.float32], text_odds: Mapping[str, Float64s]
 ) -> npt.NDArray[np.float32]:
     """Return the columns that the trees read: the numbers, then the log-odds of each text, (turns, numbers + texts)."""
-    return np.column_stack([numbers, *(said[field] for field in TEXT_FIELDS)]).astype(np.float32)
+    return np.column_stack([numbers, *(text_odds[field] for field in TEXT_FIELDS)]).astype(np.float32)

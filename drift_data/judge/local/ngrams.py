@@ -26,7 +26,7 @@ _FOLDED_UP_TO: Final = 0x10000
 # that is left out (apostrophes, combining marks).
 _SEPARATOR, _LETTER, _ALONE, _SILENT = 0, 1, 2, 3
 _LONGEST_WORD: Final = 40  # characters; the hash of a longer word covers these first ones and its length
-_BLOCK_SIZE: Final = 1 << 14  # elements that are worked on at a time
+_BLOCK_SIZE: Final = 1 << 14  # elements of an array that are worked on at a time, see `_iter_blocks`
 # Code points of scripts that are written without spaces: each character is a word of its own.
 _UNSPACED: Final = ((0x0E00, 0x0E7F), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
 # Marks that tell something about the mood: each is a word of its own.
@@ -35,7 +35,7 @@ _MARKS_AS_WORDS: Final = frozenset("?!？！")
 
 @dataclass(frozen=True)
 class Ragged:
-    """Lists of 64-bit keys, one for each text: that of text i is `values[starts[i]:starts[i + 1]]`."""
+    """Lists of 64-bit keys, one list for each text: the list of text i is `values[starts[i]:starts[i + 1]]`."""
 
     starts: Ints  # (texts + 1,)
     values: U64
@@ -64,7 +64,7 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Grams:
-    """Hashed n-grams of one length of many texts: those of text i are `hashes[starts[i]:ends[i]]`.
+    """Hashed n-grams, all of one length, of many texts: those of text i are `hashes[starts[i]:ends[i]]`.
 
     The hashes between `ends[i]` and `starts[i + 1]` reach from one text into the next and belong to neither.
     """
@@ -79,7 +79,7 @@ class Grams:
         return self.ends - self.starts
 
     def take(self, texts: Ints) -> Grams:
-        """Return the n-grams of some texts, without hashes between the texts."""
+        """Return the n-grams of some texts, without the hashes that reach from one text into the next."""
         lengths = self.lengths[texts]
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -143,7 +143,7 @@ class FoldedTexts:
 
     Args:
         texts: the texts.
-        characters: how many characters are read at each end of a text; one of at most twice as many is read whole.
+        characters: how many characters are read at each end of a text; a text of at most twice as many is read whole.
     """
 
     def __init__(self, texts: Sequence[str], characters: int) -> None:
@@ -151,7 +151,7 @@ class FoldedTexts:
             text if len(text) <= 2 * characters else text[:characters] + "\n" + text[-characters:]
             for text in texts
         ]
-        # Every text, also the last one, has a "\n" after it.
+        # Each text, the last one included, is followed by "\n".
         points = np.frombuffer("\n".join([*cut, ""]).encode("utf-32-le", "replace"), np.uint32)
         read = np.empty_like(points)
         for part in _iter_blocks(len(points)):
@@ -159,9 +159,8 @@ class FoldedTexts:
         kind = read.astype(np.uint8) & 3
         silent = np.flatnonzero(kind == _SILENT)
         starts = np.cumsum([0, *(len(text) + 1 for text in cut)])
-        self._starts = starts - np.searchsorted(
-            silent, starts
-        )  # start of each text, then the end of the last one
+        # Start of each text among the characters that are not silent, then the end of the last text.
+        self._starts = starts - np.searchsorted(silent, starts)
         heard = kind != _SILENT if len(silent) else slice(None)
         self._chars, self._kind = read[heard] >> np.uint32(2), kind[heard]
 

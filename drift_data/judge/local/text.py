@@ -18,9 +18,8 @@ SEARCHED_CHARACTERS: Final = 400  # characters at each end of a message, where p
 SENTENCE: Final = "\x01"  # the end of a sentence
 START: Final = "\x02"  # the start of the message
 END: Final = "\x03"  # the end of the message
-_KEPT_CHARACTERS: Final = (
-    rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"  # characters that folding keeps, written for use inside of [ ]
-)
+# Characters that folding keeps, written for use inside of [ ].
+_KEPT_CHARACTERS: Final = rf"\p{{L}}\p{{N}}\p{{So}}{SENTENCE}"
 # Scripts that are written without spaces between words: there a cue may begin and end anywhere.
 UNSPACED: Final = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{So}]"
 
@@ -39,7 +38,7 @@ def fold(text: pl.Expr) -> pl.Expr:
         .str.normalize("NFKD")
         .str.replace_all(r"[\p{M}'’`´]+", "")
         .str.replace_all(r"[.!?;\n。！？；…؟।]+", SENTENCE)
-        # This pattern does not match a single space between words: most separators are one already.
+        # The pattern skips a single space between words, because most separators are a single space already.
         .str.replace_all(rf"[^{_KEPT_CHARACTERS} ][^{_KEPT_CHARACTERS}]*| [^{_KEPT_CHARACTERS}]+", " ")
         .str.replace_all(rf" ?{SENTENCE}[ {SENTENCE}]*", f" {SENTENCE} ")
     )
@@ -52,7 +51,7 @@ def mark_searchable(text: pl.Expr) -> pl.Expr:
 
 
 def may_hold(text: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
-    """Return False where the text surely holds none of the patterns, at a fifth of the cost of searching it.
+    """Return False where a text surely holds none of the patterns, at a fifth of the cost of a search.
 
     Folding only lowers ASCII text, drops its apostrophes and cuts it into words. So the words of a pattern that occurs
     in the folded text also follow one another in the raw text. Text that is not ASCII always gives True.

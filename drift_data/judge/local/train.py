@@ -1,8 +1,9 @@
 """Trains a classifier on labelled turns, with scikit-learn.
 
 There are two kinds of turns: the teacher's, from the real logs that the classifier is made for, and those of the
-written corpus, which has the phrases of many languages. Both kinds have the same total weight. Every measurement, the
-calibration included, is made out of fold on the teacher's turns, with whole conversations held out.
+written corpus, which has the phrases of many languages. If there are fewer of the teacher's turns, they weigh more, so
+that both kinds have the same total weight. Every measurement, the calibration included, is made out of fold on the
+teacher's turns, with whole conversations held out.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ RowNumbers = npt.NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_matrix
 
 MIN_ITEM_EXAMPLES: Final = 50  # DSAT turns with an item; the classifier cannot name an item that has fewer
-_OUTER_FOLDS = 6  # parts of which each is predicted by a classifier trained on the others, to measure it
-# Parts of the training turns whose text scores come from models of the other parts, for the trees.
+# Parts of the teacher's turns. To measure the classifier, each part is predicted by one trained without it.
+_OUTER_FOLDS = 6
+# Parts of the training turns. The trees learn from the text scores of each part by models trained without it.
 _INNER_FOLDS = 4
 # Newton steps with conjugate gradients: all of their loops end, whereas those of liblinear may not.
 _SOLVER: Final = {"solver": "newton-cg", "tol": 1e-5, "max_iter": 100}
@@ -66,11 +68,11 @@ class LabelledTurns:
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A classifier, and what models that had not seen a turn's conversation predict for the turn."""
+    """A classifier, and what models that have not seen a turn's conversation predict for the turn."""
 
     model: Classifier
     out_of_fold: Float64s  # calibrated probability of DSAT, (teacher's turns,)
-    guessed: Sequence[str | None]  # the item that these models name for each of the teacher's turns
+    guessed: Sequence[str | None]  # item that such models name for each of the teacher's turns; None: no item
 
 
 def train_classifier(
@@ -160,9 +162,11 @@ class _TrainingSet:
             for part in parts
             for item, label in zip(part.items, part.labels, strict=True)
         ]
+        # Conversation of each turn, different between the two parts: a fold holds whole conversations.
         self.groups = np.concatenate(
             [np.char.add(f"{at}/", part.conversations.astype(str)) for at, part in enumerate(parts)]
         )
+        # Weight of a teacher's turn: the teacher's turns together weigh at least as much as the written ones.
         ratio = 1.0 if written is None else max(1.0, len(written) / len(teacher))
         self.weights = np.concatenate(
             [np.full(len(part), ratio if part is teacher else 1.0) for part in parts]
@@ -183,16 +187,16 @@ class _TrainingSet:
 class _StackedModel:
     """The linear models of the texts, and the trees that read these models' scores."""
 
-    weights: Mapping[str, Float64s]
-    bias: dict[str, float]
+    weights: Mapping[str, Float64s]  # text field → weight of each bucket, (buckets,)
+    bias: dict[str, float]  # text field → bias
     trees: Trees
 
     def log_odds(self, training: _TrainingSet, rows: RowNumbers) -> Float64s:
-        said = {
+        text_odds = {
             field: _score(training.matrices[field][rows], self.weights[field], self.bias[field])
             for field in TEXT_FIELDS
         }
-        return self.trees.log_odds(append_text_scores(training.numbers[rows], said))
+        return self.trees.log_odds(append_text_scores(training.numbers[rows], text_odds))
 
 
 @dataclass(frozen=True)
@@ -211,14 +215,14 @@ class _ItemModels:
 
 
 def _fit_stack(training: _TrainingSet, rows: RowNumbers, options: ClassifierOptions) -> _StackedModel:
-    """Fit texts and trees on some turns.
+    """Fit the linear models of the texts, and the trees, on some turns.
 
-    The trees learn from text scores of models that had not seen the turn's conversation, since the scores of seen
-    turns are too good.
+    The trees learn from text scores of models that have not seen the turn's conversation: a model's scores of turns
+    that it has seen are too good.
     """
     weights: dict[str, Float64s] = {}
     bias: dict[str, float] = {}
-    said: dict[str, Float64s] = {}
+    text_odds: dict[str, Float64s] = {}
     inner = list(_split_folds(training.groups[rows], _INNER_FOLDS, options.seed))
     for field in TEXT_FIELDS:
         scores = np.zeros(len(rows))
@@ -226,7 +230,7 @@ def _fit_stack(training: _TrainingSet, rows: RowNumbers, options: ClassifierOpti
             kept = np.setdiff1d(np.arange(len(rows)), held)
             part = _fit_text_model(training, field, rows[kept], options)
             scores[held] = _score(training.matrices[field][rows[held]], *part)
-        said[field] = scores
+        text_odds[field] = scores
         weights[field], bias[field] = _fit_text_model(training, field, rows, options)
     forest = GradientBoostingClassifier(
         n_estimators=options.trees,
@@ -237,7 +241,7 @@ def _fit_stack(training: _TrainingSet, rows: RowNumbers, options: ClassifierOpti
         max_features=0.3,
         random_state=options.seed,
     ).fit(
-        append_text_scores(training.numbers[rows], said),
+        append_text_scores(training.numbers[rows], text_odds),
         training.dsat[rows],
         sample_weight=training.weights[rows],
     )
@@ -261,7 +265,7 @@ def _fit_logistic(
 ) -> tuple[Float64s, float]:
     """Fit one linear model and return its weights and bias.
 
-    If it has not converged after the last step, a warning is printed and the model is used: that costs only quality.
+    If the model has not converged after the last step, a warning is printed and the model is used all the same.
     """
     with warnings.catch_warnings():
         # scikit-learn's warning names options that a recipe does not have.
@@ -311,14 +315,18 @@ def _fit_calibration(odds: Float64s, dsat: npt.NDArray[np.bool_]) -> tuple[float
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _make_matrix(said: Sequence[Grams], count: int) -> Matrix:
+def _make_matrix(by_length: Sequence[Grams], count: int) -> Matrix:
     """Return how often each n-gram occurs, divided by the square root of how many n-grams the turn has.
+
+    Args:
+        by_length: the n-grams of the turns, one element for each length of n-gram.
+        count: number of turns.
 
     Returns:
         Sparse matrix, (turns, buckets).
     """
     everything = np.arange(count)
-    packed = [grams.take(everything) for grams in said]
+    packed = [grams.take(everything) for grams in by_length]
     rows = np.concatenate([np.repeat(everything, grams.lengths) for grams in packed])
     cells = np.concatenate([find_buckets(grams) for grams in packed])
     values = 1 / np.sqrt(np.bincount(rows, minlength=count)[rows])
@@ -327,9 +335,9 @@ def _make_matrix(said: Sequence[Grams], count: int) -> Matrix:
 
 def _split_folds(groups: npt.NDArray[np.str_], count: int, seed: int) -> Iterator[RowNumbers]:
     """Yield the rows of each fold; all rows of a group are in the same fold."""
-    names, of = np.unique(groups, return_inverse=True)
+    names, group_of_row = np.unique(groups, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(names)) % count
     for number in range(count):
-        held = np.flatnonzero(fold[of] == number)
+        held = np.flatnonzero(fold[group_of_row] == number)
         if len(held):
             yield held

@@ -8,8 +8,10 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-DEPTH: Final = 3  # levels of every tree; a tree that ends earlier is filled up
-_TREES_AT_ONCE: Final = 16  # so few that their nodes' decisions for a batch stay in the processor's cache
+DEPTH: Final = 3  # levels of every tree; a branch that ends earlier is filled up with copies of its leaf
+_TREES_AT_ONCE: Final = (
+    16  # trees evaluated together: the decisions of their nodes fit into the processor's cache
+)
 
 Float32s = npt.NDArray[np.float32]
 
@@ -22,7 +24,7 @@ class Trees:
     """
 
     features: npt.NDArray[np.int16]  # column that each node reads, (trees, 2**DEPTH - 1)
-    thresholds: Float32s  # of the same shape
+    thresholds: Float32s  # threshold of each node, (trees, 2**DEPTH - 1)
     leaves: Float32s  # log-odds that each leaf adds, (trees, 2**DEPTH)
     bias: float  # log-odds before any tree
 

@@ -155,8 +155,9 @@ def _find_fault(turn: TurnAnswer, message: str, items: Mapping[str, str]) -> str
 def is_quoted_from(evidence: str, message: str) -> bool:
     """Return whether the evidence occurs in a message.
 
-    Case, white space, the kind of quotation marks, and marks at both ends of the evidence are ignored, as are Unicode
-    variants and invisible characters: a model copies what it reads, not what is encoded.
+    The comparison ignores case, white space, the kind of quotation marks, and full stops and quotation marks at both
+    ends of the evidence. It also ignores Unicode variants and invisible characters: a model copies what it reads, not
+    what is encoded.
     """
     whole, plain = _normalize(message), _normalize(evidence)
     span = plain.strip(" .\"'")
@@ -165,7 +166,7 @@ def is_quoted_from(evidence: str, message: str) -> bool:
 
 _QUOTATION_MARKS: Final = str.maketrans("“”„«»‘’‚`", '"""""\'\'\'\'')
 _WHITE_SPACE: Final = re.compile(r"\s+")
-# Invisible characters: as they are, and as the prompt spells them out.
+# Invisible characters: the characters themselves, and the escapes by which the prompt spells them out.
 _INVISIBLE: Final = re.compile(
     r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|\\(?:r|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 )

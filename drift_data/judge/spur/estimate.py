@@ -1,6 +1,7 @@
 """Estimates what labelling will take (requests, tokens, price) before the first request is sent.
 
-The requests are composed exactly as the run will compose them. Of many conversations only an even sample is examined.
+The requests are composed exactly as the run will compose them. If there are many conversations, only every n-th batch
+of them is examined, and the rest is extrapolated.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from drift_data.workspace import Workspace
 # have none.
 _TOKENS_PER_ANSWER: Final = 8  # tokens of the JSON around the turns
 _TOKENS_PER_TURN: Final = 30  # tokens of one turn, averaged
-_EXAMINED_CONVERSATIONS: Final = 5_000  # about as many conversations are examined
-_BATCH_CONVERSATIONS: Final = 250  # conversations read at once
+_EXAMINED_CONVERSATIONS: Final = 5_000  # number of conversations that are examined, approximately
+_BATCH_CONVERSATIONS: Final = 250  # conversations in a batch; every batch or every n-th one is examined
 
 
 class AskingJudge(Protocol):
@@ -52,7 +53,7 @@ class LabellingEstimate:
     examined: int  # conversations that were examined; the rest is extrapolated
     turns: int  # turns that are still to be judged
     requests: int  # requests that are still to be sent
-    answered: int  # further requests, whose answers are in the store
+    answered: int  # requests whose answers are in the store; not part of `requests`
     input_tokens: int
     shared_tokens: int  # input tokens of the beginning that all requests share, which servers may cache
     output_tokens: int
@@ -117,7 +118,7 @@ def estimate_labelling(
                     answered += 1
                     continue
                 requests += 1
-                turns += exchange.turns
+                turns += exchange.open_turns
                 tokens += counter.count(request.user)
             examined += conversations.num_rows
             bar.update(conversations.num_rows)

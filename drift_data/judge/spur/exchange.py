@@ -13,14 +13,14 @@ class WindowExchange:
     """The exchange with the model about the turns of one window; a `Task` for a backend.
 
     Args:
-        window: what to judge; an exchange about a window without turns is finished from the start.
+        window: what to judge; without turns in it, the exchange is finished from the start.
         prompts: composes the requests.
         rubric: holds the items that an answer may name.
         sampling: model and parameters of the first request; `max_tokens` is doubled after an answer that was cut off.
         tries: most answers that are asked for.
     """
 
-    is_needed = False  # a turn may stay without a label
+    is_needed = False  # the run has a result without this answer: its turns then stay without a label
 
     def __init__(
         self, window: Window, prompts: ScoringPrompts, rubric: Rubric, sampling: Sampling, tries: int
@@ -41,7 +41,7 @@ class WindowExchange:
         return self._request
 
     @property
-    def turns(self) -> int:
+    def open_turns(self) -> int:
         """Return how many turns have no usable answer yet."""
         return len(self._open)
 

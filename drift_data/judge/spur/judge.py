@@ -1,6 +1,6 @@
 """The LLM judge: a language model scores single feedback turns, as in SPUR's third phase (arXiv 2403.12388).
 
-Many conversations are being judged at the same time; their answers are put back into the order of the table.
+Many conversations are judged at the same time, and their labels are put back into the order of the table.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class LLMJudge:
                     yield self._make_exchange(window, pending, row, ids[row])
             pending.all_asked = True
             if not pending.open:
-                # The backend returns an empty exchange at once, so this batch is yielded before others are read.
+                # A batch without windows gets one empty exchange, which the backend returns at once: so the batch is
+                # yielded before others are read.
                 yield self._make_exchange(_EMPTY_WINDOW, pending, 0, "")
 
     def _make_exchange(

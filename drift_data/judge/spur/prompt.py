@@ -20,13 +20,13 @@ from drift_data.judge.spur.windows import Window
 from drift_data.llm.request import Request, Sampling, Schema
 from drift_data.schema import DSAT, ROLES, SAT
 
-SCORING_PURPOSE = "score"  # names these requests to people who read the store
+SCORING_PURPOSE = "score"  # purpose of these requests, for people who read the store
 _CONVERSATION_MARK = "\0"  # stands for the conversation while the template is rendered
 _PROMPT_FILES = {name: files(__package__) / "prompts" / f"{name}.jinja" for name in ("system", "user")}
 
 
 class ScoringPrompts:
-    """The prompts for one rubric."""
+    """Makes the prompts for one rubric."""
 
     def __init__(self, rubric: Rubric, options: WindowOptions) -> None:
         environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
@@ -67,7 +67,7 @@ class ScoringPrompts:
             texts: those messages, from `quote_window`.
             turns: the turns of the window to judge.
             sampling: model and parameters.
-            attempt: number of the try, from 1; each try is a request of its own.
+            attempt: number of the try, from 1; later tries are different requests, since the prompt names the number.
             faults: what was wrong with the answer before, as keys of `FAULT_PHRASES`.
         """
         asked = set(turns)

@@ -30,9 +30,9 @@ def cut_windows(
     Args:
         messages: the messages of one conversation, with `role` and `content`.
         options: how large a window may be.
-        asked: the feedback turns to judge; None: all. `asked` does not move the cuts between windows, so a window all
-            of whose turns are asked about is the same for every choice of the other turns. Turns that are not in
-            `asked` are shown as context only.
+        asked: the feedback turns to judge; None: all. Turns that are not in `asked` are shown as context only. The
+            cuts between windows do not depend on `asked`. So a window whose turns are all asked about stays the same,
+            whatever is asked about in other windows.
     """
     turns = find_feedback_turns(messages)
     if not turns:

@@ -202,7 +202,7 @@ def test_a_persons_partial_labels_are_never_the_default(workspace, ann):
 
 def test_no_judge_may_take_the_table_of_a_person(workspace):
     with pytest.raises(
-        UserError, match="NAME=human-ann: this beginning is kept for the labels of `make review`"
+        UserError, match="NAME=human-ann: this beginning is reserved for the labels of `make review`"
     ):
         label(workspace, LocalJudge(), PRESENT, "human-ann")
 

@@ -314,7 +314,7 @@ def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):
         "empty": b"",
     }.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match="no classifier of this toolkit"):
+        with pytest.raises(UserError, match="is not a classifier of this toolkit"):
             load_classifier(tmp_path / name)
     with pytest.raises(UserError, match="make distill"):
         load_classifier(tmp_path / "absent.npz")
@@ -324,7 +324,7 @@ def test_a_model_is_read_as_it_was_written_and_nothing_else_is(tmp_path):
     ("change", "said"),
     [
         ({"item_numbers": np.full((0, 3), 1.0, np.float32)}, "do not fit together"),
-        ({"texts": "nan"}, "numbers that are none"),
+        ({"texts": "nan"}, "numbers that are infinite or not a number"),
         ({"card": "features"}, "Run `make distill` again"),
     ],
 )
