@@ -197,6 +197,7 @@ def learned_in_test(folder: Path) -> tuple[int, int]:
     return len({*map(fingerprint_conversation, IN_TEST)} & {*learned}), len(learned)
 
 
+@pytest.mark.slow
 def test_a_classifier_distilled_from_a_sample_learns_from_the_test_split_by_chance_only(
     workspace: Workspace,
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_classifier_distilled_from_a_sample_learns_from_the_test_split_by_chan
     assert learned == 60 and test <= 22  # 12 by chance
 
 
+@pytest.mark.slow
 def test_a_classifier_distilled_from_a_part_of_all_labels_learns_from_the_test_split_by_chance_only(
     workspace: Workspace,
 ) -> None:
@@ -221,6 +223,7 @@ def forget_the_orders(folder: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_an_earlier_version_is_kept_until_something_else_changes(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +249,7 @@ def reported(workspace: Workspace, gold: str) -> Quality:
     return Quality.model_validate_json((workspace.path(folder) / "quality.json").read_bytes())
 
 
+@pytest.mark.slow
 def test_conversations_held_out_by_an_even_number_reach_the_reporting_half_of_calibrate(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str) -> None:
     text = (unit * 1_000_000)[:1_000_000]

@@ -57,6 +57,7 @@ def convert_from(
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.slow
 def test_wildchat_on_the_hub_is_converted_and_up_to_date_until_a_new_commit(
     tmp_path: Path, hub: HubServer
 ) -> None:

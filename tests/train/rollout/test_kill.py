@@ -34,14 +34,17 @@ def roll(work: Path) -> None:
     sample_rollouts(Workspace(work), "r", 1, OPTIONS)
 
 
-def kept(work: Path) -> list[str]:
-    return sorted(path.name for path in (work / ".unfinished").rglob("*.parquet"))
+def kept(work: Path) -> dict[str, int]:
+    """Return the shards that are in place, in order, and when each was written."""
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in sorted((work / ".unfinished").rglob("replies-*.parquet"))
+    }
 
 
 def sampled(steps: Path) -> list[str]:
-    """Return the shards that a run began to keep, in order."""
-    half = re.compile(r"open\t.*/(replies-[^/]+)\.half$", re.MULTILINE)
-    return [f"{name}.parquet" for name in half.findall(steps.read_text())]
+    """Return the shards that a run put in place, in order."""
+    return re.findall(r"^os\.rename\t.*/(replies-[^/]+\.parquet)$", steps.read_text(), re.MULTILINE)
 
 
 def prepare(work: Path, policy: Path) -> Path:
@@ -68,15 +71,18 @@ def test_rollouts_killed_at_many_moments_end_as_an_undisturbed_run(policy: Path,
     moments = {  # moment → how many shards are kept then
         renamed[0]: 0,  # the first one is written and has not its name yet
         Step("os.rename", renamed[2].path, done=True): 3,
-        steps["open", shards[4].replace(".parquet", ".half")]: 4,
+        Step("os.rename", renamed[3].path, done=True): 4,
         renamed[6]: 6,
         next(step for step in steps.values() if step.action == "close"): 8,  # the table has no footer yet
     }
     for number, (moment, expected) in enumerate(moments.items()):
         before, trace = kept(disturbed), tmp_path / f"life {number}"
         assert start(disturbed, roll, (disturbed,), kill=moment, steps=trace) == -signal.SIGKILL
-        assert kept(disturbed) == shards[:expected]
-        assert not set(before) & set(sampled(trace))  # none that was there was sampled again
+        after = kept(disturbed)
+        assert list(after) == shards[:expected]
+        assert before.items() <= after.items() and not before.keys() & set(
+            sampled(trace)
+        )  # none was sampled again
     last = tmp_path / "last life"
     assert start(disturbed, roll, (disturbed,), steps=last) == 0
     assert not sampled(last)
