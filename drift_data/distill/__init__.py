@@ -1,1 +1,1 @@
-"""Trains a classifier from a teacher's labels, and reports its quality and what it saves in requests and money."""
+"""Trains a classifier from a teacher's labels, and reports its quality and the requests and money that it saves."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from drift_data.calibrate.metrics import Floats
 from drift_data.calibrate.summary import Comparison, compare_labels
 
-# Shares of the turns that the teacher answers, for each of which the report measures a band of scores.
+# Shares of the turns that the teacher answers. The report measures a band of scores for each share.
 CASCADE_SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 _SCORE_STEP: Final = 0.001  # scores have three decimals
 # Precision and recall of DSAT, against the teacher, that the recommended band reaches.
@@ -35,7 +35,9 @@ class CascadeBand(BaseModel):
     share_turns: float  # `turns` as a share of all turns
     requests: int  # conversations with such a turn: one request each
     share_requests: float  # `requests` as a share of all conversations
-    price: float | None  # price of these requests when all conversations of the workspace are labelled
+    price: (
+        float | None
+    )  # price of the teacher's requests when all conversations of the workspace are labelled
     teacher: Comparison  # the cascade's labels against the teacher's
     gold: Comparison | None  # the cascade's labels against the labels to believe, on the turns that have one
 
@@ -47,7 +49,7 @@ def measure_bands(rows: pl.DataFrame, threshold: float, price: float | None, see
         rows: `conversation_id`, `gold_label` (the teacher's), `predicted` (the student's), `dsat_score`, and
             maybe `truth` (the label to believe, null where unknown).
         threshold: threshold of `dsat_score`.
-        price: price of asking the teacher about all conversations.
+        price: price of asking the teacher about all conversations; None if it is not known.
         seed: seed of the intervals' resamples.
     """
     return [
@@ -59,7 +61,7 @@ def measure_bands(rows: pl.DataFrame, threshold: float, price: float | None, see
 def find_bands(
     rows: pl.DataFrame, threshold: float, shares: Sequence[float] = CASCADE_SHARES
 ) -> list[tuple[float, float]]:
-    """Return (low, high) of the bands that hold at least these shares of the turns, the narrowest first.
+    """Return (low, high) of the bands that hold at least the given shares of the turns, the narrowest band first.
 
     A band reaches as far above the threshold as below it, measured in log-odds.
 
@@ -89,8 +91,8 @@ def find_bands(
 def recommend_band(found: Sequence[CascadeBand]) -> CascadeBand | None:
     """Return the narrowest band whose precision and recall of DSAT reach `RECOMMENDED_QUALITY` beyond chance.
 
-    Beyond chance means: by the lower ends of their intervals. A metric without an interval counts by its value. None: no
-    band does.
+    Beyond chance means that the lower ends of both intervals reach it. A metric without an interval counts by its value.
+    None: no band reaches it.
     """
     for band in found:
         figures = [band.teacher.figures[f"{name}_DSAT"] for name in ("precision", "recall")]
@@ -103,7 +105,7 @@ def recommend_band(found: Sequence[CascadeBand]) -> CascadeBand | None:
 def _measure_band(
     rows: pl.DataFrame, low: float | None, high: float | None, price: float | None, seed: int
 ) -> CascadeBand:
-    """Measure a cascade with one band; without `low` and `high`, the student alone."""
+    """Measure a cascade with one band, or the student alone if `low` and `high` are None."""
     asked = pl.lit(False) if low is None else (pl.col("dsat_score") >= low) & (pl.col("dsat_score") < high)
     rows = rows.with_columns(asked=asked).with_columns(
         given=pl.when("asked").then("gold_label").otherwise("predicted")

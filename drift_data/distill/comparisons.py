@@ -13,7 +13,7 @@ from drift_data.distill.thresholds import MAX_CURVE_POINTS, compute_precision_re
 from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT, NEUTRAL, SAT
 
-PHRASE_STRENGTH: Final = 5  # least strength of a phrase that makes a turn DSAT for the baseline of phrases
+PHRASE_STRENGTH: Final = 5  # the baseline of phrases calls a turn DSAT from a DSAT phrase of this strength on
 # What the report calls the student and the baselines.
 DISTILLED_TITLE: Final = "distilled"
 SHIPPED_TITLE: Final = "shipped"
@@ -74,7 +74,7 @@ def compare_with_baselines(
 def label_by_baselines(
     rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str], usual: str
 ) -> dict[str, pl.Series]:
-    """Return baseline → its labels of the turns; no baseline has learned anything from the teacher.
+    """Return baseline → its labels of the turns; no baseline has learned from the teacher.
 
     Args:
         rows: rows of `examples.TaughtTurns`.

@@ -15,7 +15,7 @@ _UNASKED_REASONS: Final = ("over_budget", "no_answer")  # reasons of dropped tur
 class TeacherCost(BaseModel):
     """Requests and their price in the currency of the recipe; a price is None if the recipe names no prices.
 
-    A request sent again because its answer failed a check counts again, as it is paid again.
+    A request that is sent again, because its answer failed a check, counts again: it is paid again.
     """
 
     conversations: int  # conversations that the teacher was asked about
@@ -37,10 +37,10 @@ class TeacherCost(BaseModel):
 
 
 def read_teacher_cost(teacher: Manifest | None, conversations: int) -> TeacherCost | None:
-    """Return what a label table cost; None for labels that took no request.
+    """Return what a label table cost; None if the labels took no request.
 
     Args:
-        teacher: manifest of the label table; None: the labels are not a table.
+        teacher: manifest of the label table; None if the labels come from a file.
         conversations: number of conversations in the workspace.
     """
     requests = teacher.made_by.get("requests") if teacher is not None else None

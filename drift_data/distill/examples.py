@@ -1,4 +1,4 @@
-"""Loads the turns to learn from and to measure on: a teacher's labelled turns, and our own written ones.
+"""Loads the turns to learn from and to measure on: a teacher's labelled turns, and turns that we wrote ourselves.
 
 Conversations are read in batches. Of each turn, memory holds only its features and the answers of the baselines.
 """
@@ -37,10 +37,10 @@ class TaughtTurns:
 
     Attributes:
         turns: features of the turns.
-        rows: one row a turn, in the same order. `gold_label` is the teacher's label, `item` the teacher's item;
-            `held_out` says that the turn is never learned from. The baselines' answers: `sat_score` (sum of the
-            strengths of SAT phrases), `keyword` (strength of the strongest DSAT phrase), `shipped` (probability of
-            DSAT by the classifier that ships) and `shipped_item`.
+        rows: one row a turn, in the same order. `gold_label` is the teacher's label, and `item` is the teacher's item.
+            `held_out` says whether the turn is kept from training. Four columns hold the answers of the baselines:
+            `sat_score` (sum of the strengths of SAT phrases), `keyword` (strength of the strongest DSAT phrase),
+            `shipped` (probability of DSAT by the classifier that ships) and `shipped_item` (item that it names).
     """
 
     turns: FeedbackTurns
@@ -54,12 +54,12 @@ class TaughtTurns:
 
 
 def is_held_out(conversation: str, one_in: int | None) -> bool:
-    """Say whether a conversation is never learned from.
+    """Say whether a conversation is held out, so that no classifier learns from it.
 
     Args:
         conversation: id.
-        one_in: one conversation in this many is held out; an odd number takes the order HOLD_OUT, an even one
-            HOLD_OUT_EVEN. None: no conversation is held out.
+        one_in: one conversation in this many is held out. The order HOLD_OUT decides which, if the number is odd, and
+            HOLD_OUT_EVEN if it is even. None: no conversation is held out.
     """
     return one_in is not None and is_one_in(conversation, HOLD_OUT if one_in % 2 else HOLD_OUT_EVEN, one_in)
 
@@ -67,7 +67,7 @@ def is_held_out(conversation: str, one_in: int | None) -> bool:
 def load_taught_turns(
     workspace: Workspace, rows: pl.DataFrame, one_in: int | None, shipped: Classifier
 ) -> TaughtTurns | None:
-    """Return the feedback turns of a workspace that a teacher has labelled; None when there is none.
+    """Return the feedback turns of a workspace that a teacher has labelled; None if there are none.
 
     Args:
         workspace: holds the conversations.
@@ -114,7 +114,7 @@ def load_written_turns(rubric: Rubric, with_items: bool) -> WrittenTurns:
 
     Args:
         rubric: rubric whose items the turns are marked with.
-        with_items: whether to keep the items; a teacher with items of another rubric needs the turns without them.
+        with_items: whether to keep the items. For a teacher whose items come from another rubric, they are left out.
     """
     corpus = read_corpus({f"{rubric.polarities[item.name]}:{item.name}" for item in rubric.items})
     table = pa.table(
@@ -150,12 +150,12 @@ def _join_labels(turns: FeedbackTurns, rows: pl.DataFrame) -> tuple[FeedbackTurn
 
 
 def _drop_texts(turns: FeedbackTurns) -> FeedbackTurns:
-    """Return turns with their features only: the texts are not needed any more, and take memory."""
+    """Return turns with their features only, because the texts take memory and are not needed any more."""
     return FeedbackTurns(turns.frame.select("at", *KEY_COLUMNS), turns.numbers, turns.names, turns.grams)
 
 
 def _predict_with_baselines(turns: FeedbackTurns, cues: Cues, shipped: Classifier) -> pl.DataFrame:
-    """Return the answers of the phrase list and of the classifier that ships: see `TaughtTurns.rows`."""
+    """Return the answers of the phrase list and of the classifier that ships, as columns of `TaughtTurns.rows`."""
     satisfied = cues.find_signs(turns.frame, SAT).group_by("at").agg(sat_score=pl.col("strength").sum())
     dissatisfied = cues.find_signs(turns.frame, DSAT).group_by("at").agg(keyword=pl.col("strength").max())
     phrases = (
@@ -172,11 +172,11 @@ def _predict_with_baselines(turns: FeedbackTurns, cues: Cues, shipped: Classifie
 
 
 def name_items(items: Sequence[str], at: np.ndarray) -> pl.Series:
-    """Return the names of items that a model gives by number; nulls for a model that names no items.
+    """Return the names of items whose numbers a model gave; nulls if the model names no items.
 
     Args:
-        items: names in the order of the model.
-        at: (turns,) numbers.
+        items: names of the model's items; an item's number is its position.
+        at: (turns,) numbers of items.
     """
     names = [items[number] for number in at] if items else [None] * len(at)
     return pl.Series(names, dtype=pl.String)

@@ -1,4 +1,4 @@
-"""Measures a trained student: turns its answers to the teacher's turns into the report."""
+"""Measures a trained student: makes the report from its answers to the teacher's turns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from drift_data.judge.options import Thresholds
 from drift_data.labels.tables import KEY_COLUMNS
 from drift_data.schema import LABELS
 
-# Why a turn of the teacher is left out.
+# Reasons why a turn of the teacher is left out.
 OVER_CAP_REASON: Final = "over distill.max_turns"
 NOT_FOUND_REASON: Final = "no feedback turn of the conversations"
 
@@ -41,7 +41,7 @@ NOT_FOUND_REASON: Final = "no feedback turn of the conversations"
 def add_predictions(
     rows: pl.DataFrame, thresholds: Thresholds, change_items: Collection[str], truth: Teacher | None
 ) -> pl.DataFrame:
-    """Return a student's rows with scores, labels and the labels to believe.
+    """Return a student's rows with its scores and labels, and with the labels to believe.
 
     Args:
         rows: turns with `probability` and `guessed`, such as `Student.rows`.
@@ -70,7 +70,7 @@ def measure_student(
         task: what was distilled, and how.
         student: the trained classifier.
         rows: `Student.rows` as `add_predictions` returns them.
-        left_out: reason → turns of the teacher that are not among the rows.
+        left_out: reason → number of the teacher's turns that are not among the rows.
         conversations: number of conversations in the workspace.
     """
     seed, change_items = task.options.seed, task.rubric.change_items
@@ -118,7 +118,7 @@ def measure_student(
 def _measure_learning_curve(
     task: DistillTask, student: Student, rows: pl.DataFrame
 ) -> list[LearningCurvePoint]:
-    """Return a point for each trained share of the conversations, and one for all; empty without a learning curve."""
+    """Return a point for each share that a classifier was trained on, and one for all; empty without a learning curve."""
     if not student.parts:
         return []
     parts = {
@@ -144,7 +144,7 @@ def _measure_part(share: float, rows: pl.DataFrame | None, seed: int) -> Learnin
 
 
 def _list_notes(task: DistillTask, rows: pl.DataFrame, left_out: dict[str, int]) -> list[str]:
-    """Return what whoever reads the report must know: turns left out, other labels, the shipped classifier's data."""
+    """Return the caveats of the report: turns left out, labels to believe, what the shipped classifier learned from."""
     notes = list(task.teacher.notes)
     notes += [
         f"{count:,} turns of {task.teacher.name} are left out: {reason}."
@@ -156,13 +156,13 @@ def _list_notes(task: DistillTask, rows: pl.DataFrame, left_out: dict[str, int])
         notes += [f"{known:,} of the turns have a label in {task.truth.name}.", *task.truth.notes]
     if task.other_items and task.written is not None:
         notes.append(
-            "The teacher names items that the shipped rubric does not have: our written texts are learned from "
+            "The teacher names items that the shipped rubric does not have: the classifier learns from our written texts "
             "without their items."
         )
     card = task.shipped.card
     notes.append(
         f"The shipped classifier ({card.name}) was trained on {card.data['turns']:,} turns of "
-        f"{card.data['conversations']:,} {card.data['about']}. Where these conversations are among them, its figures "
-        "here are too good."
+        f"{card.data['conversations']:,} {card.data['about']}. Its figures here are too good if "
+        "conversations of this report are among those."
     )
     return notes

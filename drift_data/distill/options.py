@@ -14,7 +14,7 @@ class Ceiling(BaseModel):
 
     kappa_dsat: float = Field(
         le=1,
-        description="Cohen's κ between those who made the labels, DSAT against the other two labels.",
+        description="Cohen's κ between those who made the labels, for DSAT against the other two labels.",
         json_schema_extra={"source": "ours"},
     )
     low: float | None = Field(
@@ -42,10 +42,11 @@ class DistillOptions(BaseModel):
 
     written: bool = Field(
         True,
-        description="Whether to learn from our own written texts, too, which teach the phrases of many languages.",
+        description="Whether to learn also from the texts that ship with the toolkit, which teach phrases of many languages.",
         json_schema_extra={"source": "ours"},
     )
-    # An id's hash alone decides. For an odd number the held-out conversations are those whose SHA-256 is divisible by it.
+    # A hash of the conversation's id alone decides. For an odd number the held-out conversations are those whose ids have
+    # a SHA-256 that the number divides.
     hold_out: int | None = Field(
         None,
         ge=2,
@@ -56,17 +57,17 @@ class DistillOptions(BaseModel):
     max_turns: int = Field(
         50_000,
         ge=1,
-        description="Most turns of the teacher to read; each takes about 30 KB of memory.",
+        description="Largest number of the teacher's turns to read; each turn takes about 30 KB of memory.",
         json_schema_extra={"source": "ours"},
     )
     learning_curve: bool = Field(
         False,
-        description="Whether to train on a quarter and on half of the conversations, too, and report these classifiers.",
+        description="Whether to train two more classifiers, on a quarter and on half of the conversations, and report on them.",
         json_schema_extra={"source": "ours"},
     )
     about: str | None = Field(
         None,
-        description="What the labelled conversations are; stands on the classifier's card.",
+        description="Short description of the labelled conversations for the classifier's card, such as 'WildChat conversations'.",
         json_schema_extra={"source": "ours"},
     )
     ceiling: Ceiling | None = Field(

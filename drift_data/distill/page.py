@@ -16,7 +16,7 @@ from drift_data.html import charts
 from drift_data.html.environment import make_environment
 
 _UNIT_RANGE = (0.0, 1.03)  # range of an axis from 0 to 1; a line at 1 lies fully inside
-MIN_BIN_TURNS = 10  # least number of turns of a tenth of the probability scale for it to be drawn
+MIN_BIN_TURNS = 10  # a tenth of the probability scale is drawn only if it has this many turns
 _METRIC_TITLES = {
     name: title for name, title in GOLD_METRIC_TITLES.items() if name not in ("accuracy", "macro_f1_present")
 }
@@ -40,7 +40,7 @@ def render_distill_page(result: DistillReport) -> str:
 
 
 def _draw_precision_recall(result: DistillReport) -> Markup | None:
-    """Return precision over recall of DSAT, of the student and the baselines; None with fewer than two points."""
+    """Return a chart of precision over recall of DSAT for the student and the baselines; None for fewer than two points."""
     if len(result.curves[DISTILLED_TITLE]) < 2:
         return None
     here = (result.held_out or result.views)[0].figures
@@ -53,7 +53,7 @@ def _draw_precision_recall(result: DistillReport) -> Markup | None:
 
 
 def _draw_calibration(result: DistillReport) -> Markup | None:
-    """Return the observed over the predicted share of DSAT; None with fewer than two points."""
+    """Return a chart of the observed over the predicted share of DSAT; None for fewer than two points."""
     points = [
         (found.predicted, found.observed) for found in result.calibration if found.turns >= MIN_BIN_TURNS
     ]
@@ -67,7 +67,7 @@ def _draw_calibration(result: DistillReport) -> Markup | None:
 
 
 def _draw_cascade(bands: Sequence[CascadeBand]) -> list[tuple[str, Markup]]:
-    """Return (title, chart over the share of requests): precision and recall against each side, then κ."""
+    """Return (title, chart over the share of requests) of precision and recall against each side, then of κ."""
     sides = {"teacher": [band.teacher for band in bands]}
     if gold := [band.gold for band in bands if band.gold is not None]:
         sides["gold"] = gold

@@ -55,11 +55,11 @@ def distill_labels(
     Args:
         workspace: holds `conversations` and the labels.
         labels: the teacher's table as typed, such as "openai-sample".
-        gold: a file or table of labelled turns. Without `labels` it is the teacher; beside `labels` it holds the
-            labels to believe, against which the cascade is measured, too.
+        gold: a file or table of labelled turns. Without `labels` these turns are the teacher's. With `labels` they are
+            the labels to believe, and the cascade is measured against them, too.
         name: name of the classifier; by default the teacher's.
         thresholds: thresholds of the recipe.
-        choosing: when one threshold is better than another.
+        choosing: how the DSAT threshold is chosen.
         options: what to learn from, and how to measure.
 
     Returns:
@@ -72,7 +72,9 @@ def distill_labels(
     teacher = read_teacher(workspace, labels, gold)
     truth = read_truth(workspace, gold) if labels is not None and gold is not None else None
     if truth is not None and truth.name == teacher.name:
-        raise UserError(f"GOLD={gold} is the teacher itself. Leave it out, or give other labels.")
+        raise UserError(
+            f"GOLD={gold} and LABELS= name the same table. Leave GOLD= out, or give other labels."
+        )
     rubric, shipped = load_rubric(), load_classifier()
     other_items = tuple(sorted({*teacher.rows["item"].drop_nulls()} - {*rubric.polarities}))
     own = load_written_turns(rubric, not other_items) if options.written else None
@@ -85,14 +87,14 @@ def distill_labels(
         rows = cap_turns(teacher.rows, options.max_turns)
         if rows.height < teacher.rows.height:
             print(
-                f"distill: of {teacher.rows.height:,} turns of {teacher.name} only {rows.height:,} are read, by the "
-                f"hash of their conversations: distill.max_turns={options.max_turns}",
+                f"distill: {rows.height:,} of {teacher.rows.height:,} turns of {teacher.name} are read, because "
+                f"distill.max_turns={options.max_turns}; a hash decides which conversations they belong to",
                 file=sys.stderr,
             )
         turns = load_taught_turns(workspace, rows, options.hold_out, shipped)
         if turns is None:
             raise UserError(
-                f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: it begins with "
+                f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: the labels begin with "
                 f"{teacher.rows.select(KEY_COLUMNS).head(1).rows()}. Were these labels made for other conversations?"
             )
         student = train_student(
@@ -149,7 +151,7 @@ def distill_labels(
 
 
 def _list_orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
-    """Return option → salt of the order in which the option chooses; only options that choose something."""
+    """Return option → salt of the order by which the option chooses conversations; only options that choose any."""
     chooses = {
         "max_turns": (teacher.rows.height > options.max_turns, TEACHER_CAP),
         "learning_curve": (options.learning_curve, LEARNING_CURVE),
@@ -161,15 +163,15 @@ def _list_orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
 def _warn_of_earlier_version(
     workspace: Workspace, folder: str, teacher: Teacher, options: DistillOptions
 ) -> None:
-    """Print what an earlier version of this toolkit did differently when it made a finished classifier."""
+    """Print warnings if an earlier version of this toolkit made the finished classifier and chose conversations badly."""
     made = workspace.require(folder)
     earlier = _list_orders(teacher, options).keys() if "orders" not in made.options else ()
     said = json.loads((workspace.path(folder) / DISTILL_FILE).read_bytes())["notes"]
     warnings = [note for note in teacher.notes if note.startswith(WARNING_PREFIX) and note not in said]
     if "max_turns" in earlier:
         warnings.append(
-            f"{WARNING_PREFIX} an earlier version of this toolkit made {folder}. Of more turns than distill.max_turns it read "
-            "those of the test split first, so the classifier has learned from rows held out for testing."
+            f"{WARNING_PREFIX} an earlier version of this toolkit made {folder}. Because the teacher has more turns than "
+            "distill.max_turns, it read those of the test split first, so the classifier has learned from rows held out for testing."
         )
     if "hold_out" in earlier:
         warnings.append(
@@ -183,7 +185,7 @@ def _warn_of_earlier_version(
 
 
 def _describe_data(workspace: Workspace, task: DistillTask, turns: TaughtTurns) -> dict[str, Any]:
-    """Return what the model's card says about the turns it was trained on."""
+    """Return what the classifier's card says about the turns from which the classifier learned."""
     learned = turns.rows.filter(~pl.col("held_out"))
     own, options = task.written, task.options
     return {
@@ -226,9 +228,9 @@ def _iter_left_out(
     """Yield the teacher's turns that the classifier does not answer, with the reason.
 
     Args:
-        every: the teacher's turns.
-        read: those that `distill.max_turns` allows.
-        answered: those that are feedback turns of the conversations.
+        every: all turns of the teacher.
+        read: the turns that `distill.max_turns` allows.
+        answered: the read turns that are feedback turns of the conversations.
     """
     over, missing = (
         every.join(read, on=KEY_COLUMNS, how="anti"),

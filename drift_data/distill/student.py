@@ -1,4 +1,4 @@
-"""Trains the classifier, and predicts every turn of the teacher by a model that has not seen its conversation."""
+"""Trains the classifier, and predicts every turn of the teacher with a model that has not seen the conversation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from drift_data.judge.local.train import LabelledTurns, TrainedClassifier, count
 from drift_data.schema import DSAT
 from drift_data.workspace import UserError
 
-MIN_TURNS: Final = 20  # least number of DSAT turns to learn from, and of turns that are not DSAT
-MIN_CONVERSATIONS: Final = 10  # least number of conversations that either kind of turns comes from
+# Least numbers of turns to learn from, and of conversations that these turns come from. Both must be reached by the DSAT
+# turns, and again by the turns that are not DSAT.
+MIN_TURNS: Final = 20
+MIN_CONVERSATIONS: Final = 10
 LEARNING_CURVE_SHARES: Final = (0.25, 0.5)  # shares of the conversations that the learning curve trains on
 
 
@@ -30,8 +32,9 @@ class Student:
 
     Attributes:
         model: the classifier, trained on every turn that is not held out.
-        rows: rows of `TaughtTurns` with `probability` (of DSAT) and `guessed` (the item that the model names). Turns
-            learned from are answered by a model of the cross-validation that has not seen their conversation.
+        rows: rows of `TaughtTurns` with `probability` (of DSAT) and `guessed` (the item that the model names). The
+            model itself answers the held-out turns. Turns that it learned from are answered by a model of the
+            cross-validation that has not seen their conversation.
         parts: the learning curve: share of the conversations → the same table from a model trained on that share only;
             None if the share has too few turns.
     """
@@ -53,7 +56,7 @@ def train_student(
     Args:
         name: name of the classifier.
         taught: the teacher's turns.
-        written: our own turns to learn from beside them.
+        written: our own turns to learn from beside the teacher's.
         options: what to train, and how.
         data: where the turns come from, for the model's card.
 
@@ -66,7 +69,7 @@ def train_student(
     held_out = taught.select_examples(~learned)
 
     def predict(fitted: TrainedClassifier, chosen: pl.Series) -> pl.DataFrame:
-        """Return the turns a model was trained on, predicted out of fold, and then all held-out turns."""
+        """Return the turns that a model was trained on, predicted out of fold, followed by all held-out turns."""
         predicted = fitted.model.predict(held_out.turns)
         unseen = taught.rows.filter(~learned).with_columns(
             probability=pl.Series(predicted.dsat, dtype=pl.Float64),
@@ -108,15 +111,16 @@ def check_enough(rows: pl.DataFrame) -> None:
     """Check that there are enough DSAT turns and enough other turns to learn from.
 
     Raises:
-        UserError: there are not; the message says how many there are and how many are needed.
+        UserError: there are too few; the message says how many there are, and how many it takes.
     """
     sides = [rows.filter((pl.col("gold_label") == DSAT) == kind) for kind in (True, False)]
     counts = [(side.height, side["conversation_id"].n_unique()) for side in sides]
     if any(turns < MIN_TURNS or conversations < MIN_CONVERSATIONS for turns, conversations in counts):
         (dsat, in_dsat), (rest, in_rest) = counts
         raise UserError(
-            f"Too few labels to learn from: {dsat:,} DSAT turns in {in_dsat:,} conversations and {rest:,} others in "
-            f"{in_rest:,}. It takes {MIN_TURNS} of each, in {MIN_CONVERSATIONS} conversations; a useful classifier takes hundreds. "
+            f"Too few labels to learn from: {dsat:,} DSAT turns in {in_dsat:,} conversations and {rest:,} other turns in "
+            f"{in_rest:,}. It takes {MIN_TURNS} turns of each kind, in {MIN_CONVERSATIONS} conversations; a useful classifier takes "
+            "hundreds. "
             "Label more (SAMPLE=), or take the shipped classifier as it is."
         )
 
@@ -127,7 +131,7 @@ def add_quality(model: Classifier, quality: Mapping[str, Any]) -> Classifier:
 
 
 def _add_out_of_fold(rows: pl.DataFrame, fitted: TrainedClassifier) -> pl.DataFrame:
-    """Return the rows a model was trained on, with the answers of its cross-validation."""
+    """Return the rows that a model was trained on, with the answers of the models of its cross-validation."""
     return rows.with_columns(
         probability=pl.Series(fitted.out_of_fold, dtype=pl.Float64),
         guessed=pl.Series(fitted.guessed, dtype=pl.String),

@@ -1,4 +1,4 @@
-"""Computes calibration and the naming of items for the report; the models are the format of `distill.json`."""
+"""Defines the report of a distillation, the format of `distill.json`, and computes its calibration and item naming."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CalibrationBin(BaseModel):
 class ItemNaming(BaseModel):
     """How often models that have not seen a turn name its item as the teacher does, among the teacher's DSAT turns."""
 
-    name: str  # item
+    name: str  # name of the item
     examples: int  # turns with the item that the classifier learned from, our written turns included
     turns: int  # turns to which the teacher gives the item
     right: int  # those of `turns` to which the models give it, too
@@ -40,8 +40,8 @@ class ItemNaming(BaseModel):
 class LearningCurvePoint(BaseModel):
     """How good a classifier is that learned from a share of the teacher's conversations only."""
 
-    share: float
-    view: Comparison | None  # out of fold on the share's own turns; None: too few turns
+    share: float  # share of the conversations
+    view: Comparison | None  # out of fold, on the turns of the share; None: too few turns
     held_out: Comparison | None  # on the conversations never learned from, which are the same for every share
 
 
@@ -56,32 +56,31 @@ class DistillReport(BaseModel):
     labels: dict[str, int]  # label of the teacher → turns learned from
     turns: int  # turns learned from
     conversations: int  # conversations learned from
-    written: int  # our own written turns learned from beside them
-    notes: list[str]  # what whoever reads the figures must know
+    written: int  # our own written turns learned from beside the teacher's
+    notes: list[str]  # caveats for readers of the figures
     # Out of fold: the student at the recipe's thresholds, then at the chosen ones if they differ, then the baselines.
     views: list[Comparison]
     gain: dict[str, Estimate]  # metric → the student's less the shipped classifier's, on the same resamples
     hold_out: int | None  # one conversation in this many was held out
     held_out: list[Comparison]  # the same sets of labels as in `views`, on conversations never learned from
     choice: ThresholdChoice
-    targets: list[OperatingPoint]
+    targets: list[OperatingPoint]  # a threshold for each precision of `thresholds.TARGET_PRECISIONS`
     calibration: list[CalibrationBin]
     items: list[ItemNaming]
     learning: list[LearningCurvePoint]
     ceiling: Ceiling | None  # the best that can be learned from this teacher
-    curves: dict[
-        str, list[tuple[float, float]]
-    ]  # title → (recall, precision) of DSAT; on held-out turns if any
-    money: TeacherCost | None
-    cascade: list[CascadeBand]
-    band: CascadeBand | None  # the recommended band
+    # Title → (recall, precision) of DSAT at each threshold, on the held-out turns or, without any, out of fold.
+    curves: dict[str, list[tuple[float, float]]]
+    money: TeacherCost | None  # None: the teacher's labels took no request
+    cascade: list[CascadeBand]  # the student alone, then bands of growing width
+    band: CascadeBand | None  # the recommended band; None: no band is good enough
 
 
 def compute_calibration(rows: pl.DataFrame) -> list[CalibrationBin]:
     """Return the predicted and the observed share of DSAT, for each tenth of the scale that has turns.
 
     `sklearn.calibration.calibration_curve` gives neither the number of turns of a tenth nor its lower end, and puts a
-    probability between two tenths into the lower one.
+    probability on the border of two tenths into the lower one.
 
     Args:
         rows: `probability`, `gold_label`.
@@ -104,7 +103,7 @@ def compute_calibration(rows: pl.DataFrame) -> list[CalibrationBin]:
 
 
 def measure_item_naming(rows: pl.DataFrame, learned: dict[str, int]) -> list[ItemNaming]:
-    """Return for each item that the classifier can name how often it is right, the most frequent first.
+    """Return how often the classifier names each item rightly, for the items that it can name; frequent items first.
 
     Args:
         rows: `gold_label`, `item` (the teacher's), `guessed` (the models').

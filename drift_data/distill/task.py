@@ -1,4 +1,4 @@
-"""What to distil, and how: read once when the stage begins."""
+"""Defines `DistillTask`: what to distil, and how. The stage makes it once, when it begins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DistillTask:
     written: WrittenTurns | None  # our own turns to learn from beside the teacher's
     other_items: tuple[str, ...]  # items that the teacher names and the shipped rubric does not have
     thresholds: Thresholds  # thresholds of the recipe
-    choosing: ThresholdOptions  # when one threshold is better than another
+    choosing: ThresholdOptions  # how the DSAT threshold is chosen
     options: DistillOptions
-    rubric: Rubric  # rubric that ships
-    shipped: Classifier  # classifier that ships, a baseline
+    rubric: Rubric  # rubric that ships with the toolkit
+    shipped: Classifier  # classifier that ships with the toolkit; the report shows its labels as a baseline

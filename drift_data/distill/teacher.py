@@ -24,7 +24,7 @@ from drift_data.labels.tables import (
 from drift_data.schema import DSAT
 from drift_data.workspace import Manifest, UserError, Workspace
 
-_LOCAL_JUDGE: Final = "local:"  # first letters of the local judge's name
+_LOCAL_JUDGE: Final = "local:"  # how the local judge's names begin
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Teacher:
     manifest: Manifest | None = None  # manifest of the label table, if the labels are one
     inputs: tuple[str, ...] = ()  # the label table, if the labels are one: an input of the stage
     files: Mapping[str, str] = field(default_factory=dict)  # file name → digest, if the labels are a file
-    notes: tuple[str, ...] = ()  # what whoever reads a figure on these labels must know
+    notes: tuple[str, ...] = ()  # caveats for readers of figures that are measured on these labels
 
 
 def read_teacher(workspace: Workspace, labels: str | None, gold: str | None) -> Teacher:
@@ -91,11 +91,11 @@ def choose_default_name(teacher: Teacher) -> str:
 
 
 def cap_turns(rows: pl.DataFrame, most: int) -> pl.DataFrame:
-    """Return the turns of the first conversations in the order of TEACHER_CAP.
+    """Return the turns of as many conversations as fit, taken in the order of TEACHER_CAP.
 
     Args:
         rows: turns of the teacher.
-        most: number of turns to return at most; a conversation is kept whole or not at all.
+        most: largest number of turns to return; a conversation is kept whole or not at all.
     """
     sizes = rows.group_by("conversation_id").len("turns")
     order = [rank(name, TEACHER_CAP) for name in sizes["conversation_id"]]

@@ -1,6 +1,7 @@
 """Chooses the threshold of `dsat_score`, and finds the precision and recall of every other threshold.
 
-Precision comes first, as in `make calibrate` and by its options: a false DSAT trains the model away from a good reply.
+The options are those of `make calibrate`. They put precision first, because a false DSAT trains the model away from a
+good reply.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from drift_data.judge.options import Thresholds
 from drift_data.schema import DSAT
 
 TARGET_PRECISIONS: Final = (0.6, 0.7, 0.8, 0.9)  # precisions for which the report names a threshold
-_MIN_DSAT_TURNS: Final = 10  # turns that a threshold must call DSAT before its precision is more than luck
-MAX_CURVE_POINTS: Final = 200  # points of the curve that the report keeps
+_MIN_DSAT_TURNS: Final = (
+    10  # least number of turns that a threshold must call DSAT; below, its precision is luck
+)
+MAX_CURVE_POINTS: Final = 200  # most points that the report keeps of a curve
 
 
 class OperatingPoint(BaseModel):
@@ -63,13 +66,13 @@ def choose_dsat_threshold(
 ) -> ThresholdChoice:
     """Return the DSAT threshold with the highest F-score, and its curve; the SAT threshold stays.
 
-    The DSAT threshold moves only if that is better beyond chance, and only to one that reaches `min_precision` if that
-    is set.
+    The DSAT threshold moves only if the new one is better beyond chance. If `min_precision` is set, it moves only to a
+    threshold that reaches that precision.
 
     Args:
         rows: as for `compute_precision_recall`, with `conversation_id`.
         present: thresholds of the recipe.
-        options: when one threshold is better than another.
+        options: what to maximise, and under which conditions.
         seed: seed of the resamples.
     """
     curve = compute_precision_recall(rows, present.sat)
@@ -83,7 +86,7 @@ def choose_dsat_threshold(
         chosen = present.model_copy(update={"dsat": best})
     elif options.min_precision is not None:
         notes.append(
-            f"DSAT: no threshold reaches a precision of {options.min_precision:g}; it stays {present.dsat:g}."
+            f"DSAT: no threshold reaches a precision of {options.min_precision:g}; the threshold stays {present.dsat:g}."
         )
     points = [
         ThresholdPoint(**row, f1=2 * row["right"] / (row["given"] + true))
@@ -94,7 +97,7 @@ def choose_dsat_threshold(
 
 
 def find_operating_points(rows: pl.DataFrame, present: Thresholds, seed: int) -> list[OperatingPoint]:
-    """Return the threshold that reaches each precision of `TARGET_PRECISIONS`, with intervals.
+    """Return, for each precision of `TARGET_PRECISIONS`, the threshold that reaches it, with intervals.
 
     The thresholds are found and measured on the same turns, so the figures are a little too good.
 

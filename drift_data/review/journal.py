@@ -1,8 +1,8 @@
 """Keeps all decisions of all reviewers in one SQLite file, the journal.
 
 A decision is on the disk once `Journal.add` returns, even if the process is killed or the power fails right after. The
-journal overwrites no decision: a second decision on a turn is added after the first, and a decision that was taken back
-stays, with the time at which that happened.
+journal overwrites no decision: a second decision on a turn is added after the first, and a decision that is taken back stays
+in the file, with the time at which it was taken back.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class ReviewedTurn:
-    """What counts of a reviewer's decisions on one turn."""
+    """The outcome of all decisions that a reviewer made on one turn and did not take back."""
 
-    last: Decision
+    last: Decision  # the last decision
     unbiased: str  # label of the last blind decision; label of the last decision if none was blind
     random: bool  # whether one of the decisions was part of a random sample
     blind: bool  # whether one of the decisions was blind
@@ -99,7 +99,7 @@ class Journal:
         path: SQLite file; made when it does not exist.
 
     Raises:
-        UserError: the file is not such a journal, cannot be written, or another process holds it.
+        UserError: the file is not a journal of reviews, cannot be written, or is held by another process.
         OSError: the disk is full.
     """
 
@@ -117,7 +117,7 @@ class Journal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the file for writing: the block is done as a whole or not at all."""
+        """Hold the file for writing; the changes of the block are kept as a whole or not at all."""
         try:
             with transaction(self._database, self.path):
                 yield
@@ -160,7 +160,7 @@ class Journal:
         return replace(decision, id=cursor.lastrowid)
 
     def undo(self, reviewer: str, number: int) -> Decision | None:
-        """Take a decision back and return it; None when it is not the last one on its turn any more.
+        """Take a decision back, and return it; None if it was taken back already, or its turn has a newer decision.
 
         Args:
             reviewer: who decided.
@@ -184,7 +184,7 @@ class Journal:
             return found[0]
 
     def read_reviewed(self, reviewer: str) -> list[ReviewedTurn]:
-        """Return what counts of every turn that a person has reviewed, in the order of the last decisions."""
+        """Return the outcome of every turn that a reviewer has reviewed, in the order of the last decisions."""
         turns: dict[tuple[str, int], ReviewedTurn] = {}
         for decision in self._select(reviewer):
             before = turns.pop(decision.key, None)
@@ -192,7 +192,7 @@ class Journal:
         return list(turns.values())
 
     def find_last(self, reviewer: str) -> Decision | None:
-        """Return the reviewer's last decision, the next one that can be taken back."""
+        """Return the reviewer's last decision, which is the next one to take back; None without decisions."""
         found = self._select(reviewer, "ORDER BY id DESC LIMIT 1")
         return found[0] if found else None
 
@@ -210,8 +210,8 @@ class Journal:
         """Record that a table of conversations has the texts of some turns as the reviewer read them.
 
         Args:
-            reviewer: who read them.
-            keys: the turns.
+            reviewer: who read the texts.
+            keys: keys of the turns.
             conversations: digest of the table.
         """
         with self._writing():
@@ -221,7 +221,7 @@ class Journal:
             )
 
     def _select(self, reviewer: str, more: str = "ORDER BY id", values: Iterable[Any] = ()) -> list[Decision]:
-        """Return the decisions of a reviewer that were not taken back; `more` goes on with the SQL condition."""
+        """Return the decisions of a reviewer that were not taken back; `more` is SQL that follows the condition."""
         rows = self._database.execute(
             f"SELECT {_DECISION_COLUMNS}, id FROM decisions WHERE reviewer = ? AND undone_at IS NULL {more}",
             [reviewer, *values],
@@ -230,10 +230,10 @@ class Journal:
 
 
 def combine_decisions(before: ReviewedTurn | None, decision: Decision) -> ReviewedTurn:
-    """Return what counts of a turn after one more decision.
+    """Return the outcome of a turn after one more decision.
 
     Args:
-        before: what counted so far; None: the decision is the first on its turn.
+        before: the outcome so far; None: the decision is the first on its turn.
         decision: the new decision.
     """
     was_blind = before is not None and before.blind
@@ -254,4 +254,5 @@ def _make_decision(row: tuple[Any, ...]) -> Decision:
 
 
 def _format_now() -> str:
+    """Return the present time in UTC, as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -68,10 +68,10 @@ def _compare_with_judge(
     """Compare a judge's labels with the reviewer's.
 
     Args:
-        title: says on which turns.
+        title: says which turns are compared.
         queue: the judge's turns.
         numbers: numbers of the turns.
-        given: the reviewer's labels of these turns.
+        given: the reviewer's labels of the turns in `numbers`.
         judged: codes of the judge's labels of all turns of the queue; None: there is no such judge.
 
     Returns:

@@ -17,19 +17,19 @@ from drift_data.review.selection import UNKNOWN_LANGUAGE, Selection
 from drift_data.schema import LABELS, TableName
 from drift_data.workspace import Manifest, UserError, Workspace
 
-# Code of a turn without a label, such as one not reviewed yet. Other codes are positions in LABELS.
+# Code for "no label", such as that of a turn not reviewed yet. The code of a label is its position in LABELS.
 OPEN_CODE = -1
 
-TurnMask = npt.NDArray[np.bool_]  # one flag a turn
-Codes = npt.NDArray[np.int8]  # one code of a label a turn
-Numbers = npt.NDArray[np.int64]  # numbers of turns
+TurnMask = npt.NDArray[np.bool_]  # (turns,) flags
+Codes = npt.NDArray[np.int8]  # (turns,) codes of labels
+Numbers = npt.NDArray[np.int64]  # numbers of turns; a turn's number is its row in the label table
 TurnKey = tuple[str, int]  # conversation_id, turn
 
 
 def hash_turn(conversation: str, turn: int) -> int:
-    """Return the number that random order goes by, which is the same for all judges and reviewers.
+    """Return the number by which random order sorts a turn; it is the same for all judges and reviewers.
 
-    `make query Q=to_label` goes by the same order.
+    `make query Q=to_label` sorts by it, too.
     """
     return rank_as_number(f"{conversation}/{turn}", REVIEW)
 
@@ -44,10 +44,10 @@ class ReviewQueue:
 
     Attributes:
         manifest: manifest of the reviewed labels.
-        hashes: (turns,) numbers that random order goes by.
+        hashes: (turns,) numbers by which random order sorts, see `hash_turn`.
         distances: (turns,) distance of the DSAT score from its threshold; None for labels without thresholds.
         labels: (turns,) codes of the judge's labels.
-        others: (turns,) codes of the other judge's labels; None without one.
+        others: (turns,) codes of the other judge's labels; None without another judge.
         places: (turns,) row of each turn's conversation in `conversations`.
         rows: conversation_id, turn, items and language of each turn.
 
@@ -81,7 +81,7 @@ class ReviewQueue:
         return self.rows["conversation_id"][number], self.rows["turn"][number]
 
     def find_number(self, conversation: str, turn: int) -> int | None:
-        """Return the number of a turn, None when the judge has no label for it."""
+        """Return the number of a turn; None if the judge has no label for it."""
         value = np.uint64(hash_turn(conversation, turn))
         at = int(np.searchsorted(self.hashes, value, sorter=self._sorted))
         while at < len(self) and self.hashes[self._sorted[at]] == value:
@@ -93,14 +93,15 @@ class ReviewQueue:
     def find_next(
         self, chosen: Selection, codes: Codes, start: int | None = None, forward: bool = True
     ) -> int | None:
-        """Return the number of the next turn of a selection, None after the last one.
+        """Return the number of the next turn of a selection; None if there is no further turn.
 
         Args:
             chosen: order and filters.
             codes: (turns,) codes of the reviewer's labels.
-            start: number of the turn to go on from, which need not be in the selection; None: before the first.
-            forward: True: go on. With `state=open`, turns that were passed over come again after the last turn.
-                False: go back. With `state=open`, going back shows reviewed turns, too.
+            start: number of the turn to step from, which need not be in the selection; None: the step begins before
+                the first turn.
+            forward: whether to step forward. With `state=open`, a step forward from the last turn leads to the first
+                turn that was skipped, and a step back leads to reviewed turns, too.
         """
         order, ranks = self._order(chosen.order)
         if not forward:
@@ -120,7 +121,7 @@ class ReviewQueue:
         """Return (turns,) whether each turn is in a selection.
 
         Args:
-            chosen: filters.
+            chosen: filters and state.
             codes: (turns,) codes of the reviewer's labels.
         """
         states: dict[str, TurnMask] = {
@@ -132,7 +133,7 @@ class ReviewQueue:
         return np.logical_and(self._where(chosen), states[chosen.state])
 
     def count_reviewed(self, chosen: Selection, codes: Codes) -> tuple[int, int]:
-        """Return how many turns of a selection are reviewed, and how many it has; its `state` does not count."""
+        """Return how many turns of a selection are reviewed, and how many it has in all, whatever its `state`."""
         where = self._where(chosen)
         return int((where & (codes != OPEN_CODE)).sum()), int(where.sum())
 
@@ -153,7 +154,7 @@ class ReviewQueue:
         """Return the turns' numbers in an order, and each turn's rank in it.
 
         Raises:
-            UserError: these labels do not have what the order goes by.
+            UserError: the labels do not have the values by which the order sorts.
         """
         if order == "log":
             numbers = np.lexsort((self.rows["turn"].to_numpy(), self.places))
@@ -163,9 +164,9 @@ class ReviewQueue:
             first = self.distances if order == "uncertain" else self._find_agreeing()
             if first is None:
                 raise UserError(
-                    "order=uncertain needs labels with scores and thresholds: these have none."
+                    "order=uncertain needs labels with scores and thresholds, which these labels do not have."
                     if order == "uncertain"
-                    else "order=disagreements needs other labels. Start with AGAINST=another judge."
+                    else "order=disagreements needs the labels of another judge. Name their table with AGAINST=."
                 )
             numbers = np.lexsort((self.hashes, first))
         ranks = np.empty(len(numbers), np.int64)
@@ -173,7 +174,7 @@ class ReviewQueue:
         return numbers, ranks
 
     def _find_agreeing(self) -> TurnMask | None:
-        """Return (turns,) whether the other judge gives no other label; None without another judge."""
+        """Return (turns,) whether the other judge gives the same label or none; None without another judge."""
         if self.others is None:
             return None
         return np.asarray((self.others == OPEN_CODE) | (self.others == self.labels), np.bool_)
@@ -212,7 +213,7 @@ def _add_conversation_rows(workspace: Workspace, labels: str, rows: pl.DataFrame
     if missing.height:
         raise UserError(
             f"{workspace.path(labels)} has labels of a conversation that is not in {TableName.CONVERSATIONS}: "
-            f"{missing['conversation_id'][0]!r:.80}. Make both from the same data."
+            f"{missing['conversation_id'][0]!r:.80}. Make both tables from the same data."
         )
     return joined
 

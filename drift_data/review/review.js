@@ -1,7 +1,8 @@
 // Makes the keys work: a key acts on the element that names it in aria-keyshortcuts. All state is in the page.
 "use strict";
 
-// Milliseconds during which a new page takes no decision: a key meant for the page before must not decide an unread turn.
+// Milliseconds during which a new page takes no decision: a key that was meant for the previous page must not decide a
+// turn that nobody has read.
 const GUARD_MS = 200;
 const shown = performance.now();
 const help = document.getElementById("help");
@@ -25,11 +26,11 @@ function unfold() {
 }
 
 function nameOf(event) {
-  if (event.key === "/" || event.key === "?") return event.key; // on some keyboards digits with Shift
+  if (event.key === "/" || event.key === "?") return event.key; // on some keyboards these are Shift and a digit
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
   if (digit) return (event.shiftKey ? "Shift+" : "") + digit[1];
   const letter = /^Key([A-Z])$/.exec(event.code);
-  if (letter && event.key > "\x7f") return letter[1].toLowerCase(); // a layout without Latin letters
+  if (letter && event.key > "\x7f") return letter[1].toLowerCase(); // the layout has no Latin letters
   return event.key.length === 1 ? event.key.toLowerCase() : event.key;
 }
 

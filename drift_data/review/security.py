@@ -1,8 +1,8 @@
-"""Lets only a browser of this machine that was given the printed address talk to the page.
+"""Lets only a browser on this machine that opened the printed address talk to the page.
 
-Logs are private, and other users and web pages may reach a port of this machine. Every request needs a Host header that
-names this machine, so that a foreign name that resolves to this machine is refused; and the cookie that the printed
-address sets. A request that writes also needs a token that only the page contains (`server.py` checks it).
+Logs are private, and other users and web pages may reach a port of this machine. Every request needs two things: a Host
+header that names this machine, so that foreign names that resolve to this machine are refused, and the cookie that the
+printed address sets. A request that writes also needs a token that only the page contains (`server.py` checks it).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEY_MISSING: Final = "Open the address that `make review` printed: it lets your
 
 
 class Gate:
-    """Lets requests of the invited browser through, and adds the headers that forbid everything foreign.
+    """Lets requests of the invited browser through, and adds headers that shut out everything of other origins.
 
     Args:
         app: application behind the gate.
@@ -88,7 +88,7 @@ class Gate:
 
 
 async def read_form(request: Request) -> dict[str, list[str]] | None:
-    """Return the fields of a form; None when the request is too long or has no form."""
+    """Return the fields of a form; None if the request is too long or contains no form."""
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         return None
     body = b""

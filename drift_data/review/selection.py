@@ -1,4 +1,4 @@
-"""Reads which turns to show, and in which order, from FILTER= and from the page's address."""
+"""Reads from FILTER=, or from the page's address, which turns to show and in which order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNKNOWN_LANGUAGE = "(not known)"  # language of conversations for which the logs
 
 
 class Selection(BaseModel):
-    """Which turns to show, in which order; None: any value passes."""
+    """Which turns to show, and in which order. A filter that is None lets every turn pass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,7 +60,7 @@ def make_selection(values: Mapping[str, str], said: str = "FILTER=") -> Selectio
 
     Args:
         values: name → value, as in FILTER= or the page's address.
-        said: where the values come from; first words of the error message.
+        said: first words of the error message, which say where the values come from.
 
     Raises:
         UserError: a name or value is unknown.

@@ -1,7 +1,7 @@
 """Serves the pages on a port of this machine until Ctrl-C.
 
-It uses Starlette and uvicorn. Gradio would send usage statistics, is made for the mouse, and brings a front end of its
-own.
+Starlette and uvicorn do the work. Gradio is not used, because it sends usage statistics, is made for the mouse, and
+brings a front end of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from drift_data.workspace import UserError
 
 LOCAL_ADDRESS: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8765
-_RETRY_SECONDS: Final = 5.0  # time between tries to write a table that has to wait
+_RETRY_SECONDS: Final = 5.0  # time between attempts to write a table that could not be written
 
 
 def serve_review(
     session: ReviewSession, start: Selection, port: int | None, ready: Callable[[str], None]
 ) -> None:
-    """Serve until the process is interrupted; then write a table that waits, and close the journal.
+    """Serve until the process is interrupted; then write the table if it has to be written yet, and close the journal.
 
     Args:
         session: the reviewer's session.
@@ -72,12 +72,14 @@ def _open_listener(port: int | None) -> socket.socket:
         except OSError as error:
             listener.close()
             if port is not None:
-                raise UserError(f"PORT={port} cannot be used: {error.strerror}. Choose another.") from error
+                raise UserError(
+                    f"PORT={port} cannot be used: {error.strerror}. Choose another PORT=."
+                ) from error
     raise UserError(f"{LOCAL_ADDRESS} has no free port. Name one with PORT=.")
 
 
 def _retry_waiting_tables(app: Starlette, session: ReviewSession) -> Starlette:
-    """Return the application; while it runs, it tries again and again to write a table that has to wait."""
+    """Return the application; while it runs, it retries to write a table that could not be written."""
 
     async def write_what_waits() -> None:
         while True:

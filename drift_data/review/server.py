@@ -1,6 +1,6 @@
-"""Serves the pages of a review over HTTP: shows a turn, keeps a decision, takes one back.
+"""Serves the pages of a review over HTTP: shows a turn, keeps a decision, takes a decision back.
 
-The server makes whole pages, which work without the script. A decision is a form, and the answer to the form leads to
+The server makes whole pages, which work without the script. The page sends a decision as a form, and the answer leads to
 the next turn. Requests are answered one at a time, because there is one reviewer.
 """
 
@@ -29,7 +29,8 @@ from drift_data.schema import DSAT, LABELS, NEUTRAL, SAT
 from drift_data.workspace import UserError
 
 ACCEPT_VALUE: Final = "accept"  # value of the form's field `label` that means the judge's label
-_REFUSAL_CHOICES: Final = {  # value of the form's field `refusal` → text on the page, refusal, correct_refusal
+# Value of the form's field `refusal` → (text on the page, refusal, correct_refusal).
+_REFUSAL_CHOICES: Final = {
     "": ("not said", None, None),
     "no": ("no refusal", False, None),
     "yes": ("a refusal", True, None),
@@ -136,7 +137,7 @@ class ReviewPages:
         return RedirectResponse(make_address(chosen, at=format_key(decision.key), undone=decision.label), 303)
 
     async def send_style(self, request: Request) -> Response:
-        """Return the style sheet: the one of all reports, and what this page adds."""
+        """Return the style sheet: the style of all reports, and what this page adds to it."""
         return Response(
             f"{self._pages.globals['style']}\n{self._read_source('review.css')}", media_type="text/css"
         )
@@ -157,7 +158,7 @@ class ReviewPages:
             return self._render_trouble("That was not a form of this page.", 400)
         if not secrets.compare_digest(form.get("token", [""])[0].encode(), self.token.encode()):
             return self._render_trouble(
-                "This page is of an earlier `make review`. Nothing was saved; load it again.", 403
+                "This page comes from an earlier `make review`. Nothing was saved; load the page again.", 403
             )
         return form
 
@@ -196,18 +197,18 @@ class ReviewPages:
         return HTMLResponse(html, 404 if missing else 200)
 
     def _list_orders(self) -> Mapping[str, str]:
-        """Return order → title, of the orders that these labels can have."""
+        """Return order → title for the orders that are possible with these labels."""
         queue = self.session.queue
         absent = {"uncertain": queue.distances is None, "disagreements": queue.others is None}
         return {name: title for name, title in ORDER_TITLES.items() if not absent.get(name, False)}
 
     def _describe_last_step(self, saved: str | None, undone: str | None, hidden: bool) -> str | None:
-        """Return a sentence about the last step, None when there is nothing to tell.
+        """Return a sentence about the last step; None if there is nothing to tell.
 
         Args:
             saved: number of the decision that the last step saved.
             undone: label of the decision that the last step took back.
-            hidden: whether the shown turn hides what the judge says; then the sentence does not tell it, either.
+            hidden: whether the shown turn hides what the judge says. If so, the sentence hides that, too.
         """
         if undone is not None:
             return f"Taken back: {undone}." if undone in LABELS else None
@@ -216,8 +217,8 @@ class ReviewPages:
             return None
         if last.blind or hidden:
             return f"Saved: {last.label}."
-        same = "as" if last.label == last.judge_label else f"{last.judge_label} for"
-        return f"Saved: {last.label}; {same} the judge."
+        compared = "the same as" if last.label == last.judge_label else f"{last.judge_label} according to"
+        return f"Saved: {last.label}; {compared} the judge."
 
     def _report_unwritable(self, error: OSError) -> Response:
         """Return the page that says that a decision could not be saved."""
@@ -254,10 +255,10 @@ def make_address(chosen: Selection, **more: str) -> str:
 
 
 def _prefill_form(turn: ShownTurn, session: ReviewSession) -> Mapping[str, Any]:
-    """Return what the form shows: the reviewer's own decision, else the judge's, nothing when that is hidden.
+    """Return what the form shows: the reviewer's own decision, else what the judge says, or nothing if that is hidden.
 
-    Of the judge's items only those of its label's polarity are ticked. Items whose score did not reach the threshold stay
-    unticked: accepting NEUTRAL must not make them the reviewer's own.
+    Only those items of the judge are ticked whose polarity is the judge's label. A NEUTRAL turn may have items, too, whose
+    scores did not reach a threshold: accepting NEUTRAL must not make these items the reviewer's own.
     """
     names: set[str]
     refused: tuple[bool | None, bool | None]
@@ -281,7 +282,7 @@ def _prefill_form(turn: ShownTurn, session: ReviewSession) -> Mapping[str, Any]:
 
 
 def _read_answer(form: Mapping[str, list[str]]) -> FormAnswer | None:
-    """Return what a form says; None when a field is missing or has an impossible value."""
+    """Return what a form says; None if a field is missing or has an impossible value."""
     try:
         key, label = parse_key(form["at"][0]), form["label"][0]
         shown, prefilled = form["judge_label"][0], form["prefilled_label"][0]

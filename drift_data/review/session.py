@@ -1,7 +1,7 @@
 """Holds one reviewer's work: loads the turns to show, keeps decisions, and writes the reviewer's label table.
 
-A decision goes into the journal first, and the table follows. When a table is made anew meanwhile, the session loads it
-at the next step.
+A decision goes into the journal first and into the table second. If one of the tables that the session reads is made
+anew meanwhile, the session loads it at the next step.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ class ReviewSession:
         ]
         if options.reviewer.table in self._tables:
             raise UserError(
-                f"{options.reviewer.table} is what {options.reviewer.name} writes: it cannot be what is reviewed. "
+                f"{options.reviewer.name} writes {options.reviewer.table}, so that table cannot be what is reviewed. "
                 "Choose another LABELS=, AGAINST= or REVIEWER=."
             )
         self._digests = self._read_digests()
         self.journal = Journal(workspace.root / REVIEW_FILE)
-        self.pending: str | None = None  # why the table does not have the last decision yet
-        self.reloaded = False  # whether tables were loaded again since the last page
+        self.pending: str | None = None  # why the reviewer's table lacks decisions; None: it has them all
+        self.reloaded = False  # whether the session loaded tables again since the last page
         check_table(workspace, options.reviewer, self.journal.read_revision(options.reviewer.name))
         self._load()
         manifest = workspace.manifest(options.reviewer.table)
@@ -121,7 +121,7 @@ class ReviewSession:
             self.save_table()
 
     def _has_old_conversations(self) -> bool:
-        """Say whether the reviewer's table was made from other conversations than those at hand."""
+        """Say whether the reviewer's table was made from conversations that have been made anew since."""
         manifest = self.workspace.manifest(self.options.reviewer.table)
         return manifest is not None and manifest.inputs[TableName.CONVERSATIONS] != self._digests[0]
 
@@ -129,7 +129,7 @@ class ReviewSession:
         """Return a digest of each table; a table that is made anew gets another digest.
 
         Raises:
-            UserError: a table is missing, or does not fit the others because it is just being made.
+            UserError: a table is missing, or does not fit the other tables because it is just being made.
         """
         return [self.workspace.require(name).digest for name in self._tables]
 
@@ -147,6 +147,7 @@ class ReviewSession:
         self._revision = self.journal.read_revision(name)
         self.reviewed = {turn.key: turn for turn in self.journal.read_reviewed(name)}
         self._by_number: dict[int, ReviewedTurn] = {}
+        # (turns,) codes of the reviewer's labels
         self.codes = np.full(len(self.queue), OPEN_CODE, np.int8)
         for key, turn in self.reviewed.items():
             number = self.queue.find_number(*key)
@@ -156,7 +157,7 @@ class ReviewSession:
         self._agreement: ReviewAgreement | None = None
 
     def refresh(self) -> None:
-        """Load what changed meanwhile: tables made anew, decisions of another process."""
+        """Load what has changed meanwhile: tables that were made anew, and decisions of another process."""
         digests = self._read_digests()
         if digests != self._digests:
             self._load()
@@ -196,7 +197,7 @@ class ReviewSession:
         )
 
     def _find_other_label(self, number: int) -> str | None:
-        """Return the other judge\'s label of a turn; None without one."""
+        """Return the other judge's label of a turn; None if there is none."""
         code = OPEN_CODE if self.queue.others is None else int(self.queue.others[number])
         return None if code == OPEN_CODE else LABELS[code]
 
@@ -207,7 +208,7 @@ class ReviewSession:
         return self._agreement
 
     def decide(self, answer: FormAnswer, chosen: Selection) -> Decision:
-        """Keep a decision: when this returns, the decision is on the disk.
+        """Keep a decision; when the method returns, the decision is on the disk.
 
         Args:
             answer: what the form says.
@@ -250,8 +251,8 @@ class ReviewSession:
     def _choose_items(self, answer: FormAnswer) -> tuple[str, ...]:
         """Return the ticked items in the rubric's order.
 
-        Items that the page had ticked belong to the label it showed. If the reviewer left them untouched and gave
-        another label, only items of that label's own polarity are kept.
+        The items that the page had ticked belong to the label that the page showed. If the reviewer left the items
+        untouched and gave another label, only the items of that label's polarity are kept.
         """
         untouched = answer.items == answer.shown_items and answer.label != answer.prefilled_label
         return tuple(
@@ -261,7 +262,7 @@ class ReviewSession:
         )
 
     def _remember(self, number: int, decision: Decision) -> None:
-        """Add a decision of this session to what is in memory."""
+        """Add a decision of this session to the decisions in memory."""
         expected = [self._revision[0] + 1, self._revision[1]]
         self._revision = self.journal.read_revision(self.options.reviewer.name)
         if self._revision != expected or decision.key in self._changed:  # another process decided, too
@@ -274,7 +275,7 @@ class ReviewSession:
         self._agreement = None
 
     def undo(self, number: int) -> Decision | None:
-        """Take a decision back, and return it; None when its turn has a newer decision.
+        """Take a decision back, and return it; None if it was taken back already, or its turn has a newer decision.
 
         Args:
             number: number of the decision in the journal.
@@ -286,7 +287,7 @@ class ReviewSession:
         return decision
 
     def save_table(self) -> None:
-        """Write the reviewer's table; where that must wait, `pending` says why. The journal has every decision."""
+        """Write the reviewer's table. If that fails, `pending` says why, and the journal has every decision."""
         try:
             write_table(
                 self.workspace,
@@ -301,7 +302,7 @@ class ReviewSession:
             self.pending = str(error)
 
     def close(self) -> None:
-        """Write a table that waits, and close the journal."""
+        """Write the table if it lacks decisions, and close the journal."""
         if self.pending:
             self.save_table()
         self.journal.close()

@@ -1,7 +1,7 @@
 """Writes a reviewer's decisions as the label table `labels/human-<name>`.
 
-The table holds the reviewed turns only. A turn whose text has changed since it was reviewed is dropped with that reason,
-so labels and dropped turns together are exactly the reviewed turns. Each write makes the table from the whole journal.
+The table holds the reviewed turns only. A turn whose text has changed since the review is dropped with that reason, so
+labels and dropped turns together are exactly the reviewed turns. Each write makes the table from the whole journal.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from drift_data.review.journal import Journal, ReviewedTurn
 from drift_data.schema import DROPPED, DSAT, LABEL_ROWS, LABELS, SAT, TableName, make_label_row
 from drift_data.workspace import Output, UserError, Workspace
 
-# Strength of every item and score that a reviewer gives: the page asks for no degrees.
+# Strength of every item and score that a reviewer gives, because the page does not ask for degrees.
 PERSON_STRENGTH: Final = 10
-# Reason of a dropped turn: its text is another one now, or the conversation is gone.
+# Reason of a dropped turn whose text differs from what the reviewer read, or whose conversation is gone.
 CHANGED_REASON: Final = "conversation_changed"
 
 
@@ -78,7 +78,7 @@ def write_table(
         reviewer: whose labels they are.
         rubric: gives the polarity of each item.
         reviewed: every turn that the reviewer has decided.
-        changed: keys of those turns whose text is not what the reviewer read.
+        changed: keys of the reviewed turns whose text is no longer what the reviewer read.
         revision: revision of the journal, see `Journal.read_revision`.
 
     Raises:
@@ -152,7 +152,7 @@ def _convert_turn(turn: ReviewedTurn, reviewer: Reviewer, rubric: Rubric) -> dic
 
 
 def _describe_decision(turn: ReviewedTurn) -> str:
-    """Return how the label came about: what the judge had said, whether that was hidden, in which selection."""
+    """Return how the label came about: what the judge said, whether that was hidden, and which selection was shown."""
     decision = turn.last
     filters = " ".join(f"{name}={value}" for name, value in sorted(decision.selection.items()))
     parts = [

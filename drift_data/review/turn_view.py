@@ -13,16 +13,14 @@ from typing import Any, Final
 
 from drift_data.chats.safe_text import escape_invisible
 
-MAX_CHARACTERS: Final = 30_000  # characters of a message that can be unfolded; the rest is not shown
-_HEAD_CHARACTERS: Final = {
-    "context": 0,
-    "reply": 2_500,
-    "message": 4_000,
-}  # shown before anything is unfolded
-_SUMMARY_CHARACTERS: Final = 160  # of the line that stands for a folded message
-# Messages shown beside the judged reply and its answer. The page folds the earlier ones into one line.
+MAX_CHARACTERS: Final = 30_000  # most characters of a message that the page holds; the rest is not shown
+# Kind of message → number of its characters that the page shows before the message is unfolded.
+_HEAD_CHARACTERS: Final = {"context": 0, "reply": 2_500, "message": 4_000}
+_SUMMARY_CHARACTERS: Final = 160  # length of the line that stands for a folded message
+# Numbers of messages around the judged reply and the user's message after it: `TurnView.earlier` (the page folds all of
+# them into one line), `TurnView.before` and `TurnView.after`.
 _EARLIER_MESSAGES, _MESSAGES_BEFORE, _MESSAGES_AFTER = 20, 3, 2
-_EVIDENCE_CHARACTERS: Final = 1_000  # characters of the evidence that are looked for
+_EVIDENCE_CHARACTERS: Final = 1_000  # the message is searched for this many first characters of the evidence
 
 TextSpan = tuple[int, int]  # start and end in characters
 
@@ -32,7 +30,7 @@ class TextPiece:
     """Part of a message."""
 
     text: str
-    marked: bool = False  # whether it is the judge's evidence
+    marked: bool = False  # whether the piece belongs to the judge's evidence
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def make_message_view(message: Mapping[str, Any], kind: str, span: TextSpan | No
         span: where the evidence stands in the message.
     """
     text, head = message["content"], _HEAD_CHARACTERS[kind]
-    if len(text) <= head + 200:  # so little more is not worth a fold
+    if len(text) <= head + 200:  # 200 characters are not worth a fold
         head = len(text)
     return MessageView(
         role=escape_invisible(str(message["role"]), 20),
@@ -112,7 +110,7 @@ def make_message_view(message: Mapping[str, Any], kind: str, span: TextSpan | No
 
 
 def find_evidence(message: str, evidence: str) -> TextSpan | None:
-    """Return where a quotation stands in a message; white space and case may differ. None: it is not in the message."""
+    """Return where a quotation stands in a message, whatever its white space and case; None if it is not in there."""
     quoted = evidence[:_EVIDENCE_CHARACTERS].strip().strip("\"'“”….")
     at = message.find(quoted) if quoted else -1
     if at >= 0:

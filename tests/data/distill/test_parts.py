@@ -141,7 +141,7 @@ def test_too_few_labels_say_how_many_there_are() -> None:
             "gold_label": ["DSAT"] * 19 + ["NEUTRAL"] * 41,
         }
     )
-    with pytest.raises(UserError, match="19 DSAT turns in 19 conversations and 41 others"):
+    with pytest.raises(UserError, match="19 DSAT turns in 19 conversations and 41 other turns"):
         check_enough(table)
     check_enough(table.with_columns(gold_label=pl.Series(["DSAT"] * 20 + ["SAT"] * 40)))
 

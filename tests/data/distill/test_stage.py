@@ -161,7 +161,7 @@ def test_gold_beside_a_table_measures_the_cascade_and_alone_is_the_teacher(
     alone = workspace.path(run(workspace, labels=None, gold=gold))
     result = DistillReport.model_validate_json((alone / "distill.json").read_bytes())
     assert result.labels["DSAT"] * 2 == result.labels["NEUTRAL"] and result.gold is None
-    with pytest.raises(UserError, match="is the teacher itself"):
+    with pytest.raises(UserError, match="and LABELS= name the same table"):
         run(workspace, gold="test")
 
 

@@ -238,7 +238,10 @@ def test_a_classifier_of_an_earlier_version_is_kept_until_something_else_changes
     run(workspace, cut)
     told = capsys.readouterr().err
     assert (folder / "model.npz").stat().st_mtime_ns == made
-    assert "distilled/x. Of more turns than distill.max_turns it read those of the test split first" in told
+    assert (
+        "distilled/x. Because the teacher has more turns than distill.max_turns, it read those of the test split first"
+        in told
+    )
     assert "distilled/x is kept" in told
     run(workspace, cut.model_copy(update={"seed": 1}))
     assert workspace.require("distilled/x").options["orders"] == {"max_turns": "teacher-cap/2"}

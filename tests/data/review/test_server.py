@@ -94,7 +94,7 @@ def test_nothing_foreign_may_be_loaded_framed_or_kept(reader):
 
 def test_a_decision_is_saved_and_leads_to_the_next_turn(workspace, reader):
     answer = reader.decide("accept")
-    assert answer.status_code == 200 and "Saved: DSAT; as the judge." in answer.text
+    assert answer.status_code == 200 and "Saved: DSAT; the same as the judge." in answer.text
     assert "message 4 of a" in Page(answer.text).text  # the judged message of the turn after it
     (row,) = rows(workspace, TABLE)
     assert (row["conversation_id"], row["turn"], row["label"]) == ("a", 2, "DSAT")
@@ -105,7 +105,7 @@ def test_signs_below_the_threshold_are_not_ticked_for_the_person_who_accepts_neu
     write_labels(workspace, [turn("a", 2, 0, 4, "Style"), turn("a", 4, 0, 4, "Style", "Revision")])
     ann = session(workspace)
     reader = Reader(ann)
-    assert "Saved: NEUTRAL; as the judge." in reader.decide("accept").text
+    assert "Saved: NEUTRAL; the same as the judge." in reader.decide("accept").text
     reader.decide("accept", at="&at=4:a", item=["Style"])  # ticked by the person
     found = {row["turn"]: [item["name"] for item in row["items"]] for row in rows(workspace, TABLE)}
     assert found == {2: [], 4: ["Style"]}
