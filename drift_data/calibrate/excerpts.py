@@ -41,7 +41,7 @@ def read_confusion_cells(
     Args:
         workspace: holds the conversations.
         matched: matched rows of `match.match_turns`.
-        each: largest number of turns to pick from a cell, in the order of a hash, so that every run picks the same turns.
+        each: largest number of turns to pick from a cell; the order of a hash decides, so every run picks the same.
         characters: number of characters to keep of a message, whose control characters are spelled out.
     """
     picked = {

@@ -21,15 +21,15 @@ class ThresholdOptions(BaseModel):
         None,
         gt=0,
         le=1,
-        description="A DSAT threshold is chosen only if its precision, on the turns that it is chosen on, is at least this "
-        "(0 to 1); null: any precision will do.",
+        description="A DSAT threshold is chosen only if its precision on the turns that it is chosen "
+        "on is at least this (0 to 1); null: any precision will do.",
         json_schema_extra={"source": "ours"},
     )
     min_label: int = Field(
         10,
         ge=1,
-        description="Least number of turns in the choosing part that have a label in the gold; with fewer, the threshold of "
-        "the label stays.",
+        description="Least number of turns in the choosing part that have a label in the gold; with fewer, "
+        "the threshold of the label stays.",
         json_schema_extra={"source": "ours"},
     )
 

@@ -21,9 +21,10 @@ def revert_insignificant_moves(
 ) -> ThresholdChoice:
     """Return the choice without the moves whose gain may be chance.
 
-    Even a small choosing part has a best threshold, but that threshold is best mostly by chance. So a move stays only if
-    the new F-score exceeds the old one in at least 97.5 % of the bootstrap resamples of the conversations. If
-    `min_precision` is set and the old DSAT threshold misses it, or labels no turn DSAT, the DSAT threshold moves anyway.
+    Even a small choosing part has a best threshold, but that threshold is best mostly by chance. So a move stays only
+    if the new F-score exceeds the old one in at least 97.5 % of the bootstrap resamples of the conversations. If
+    `min_precision` is set and the old DSAT threshold misses it, or labels no turn DSAT, the DSAT threshold moves
+    anyway.
 
     Args:
         rows: the choosing part, with `conversation_id`, `sat_score`, `dsat_score`, `change`, `gold_label`.

@@ -1,7 +1,7 @@
 """Runs `make calibrate`: measures labels on gold and chooses thresholds for them, or reports how well two judges agree.
 
-Thresholds are chosen on one half of the gold's conversations and reported on the other half. The stage reads labels that
-exist already: it sends no request to a judge.
+Thresholds are chosen on one half of the gold's conversations and reported on the other half. The stage reads labels
+that exist already: it sends no request to a judge.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def _read_thresholds_in_use(labels: str, manifest: Manifest, rubric: Rubric) -> 
         return None
     if manifest.options.get("rubric") != rubric.hash:
         raise UserError(
-            f"{labels} was made with the rubric {manifest.options.get('rubric')}, but the rubric in use is {rubric.name} "
-            f"({rubric.hash}). Name the rubric that the judge used with RUBRIC=, or label again."
+            f"{labels} was made with the rubric {manifest.options.get('rubric')}, but the rubric in use is "
+            f"{rubric.name} ({rubric.hash}). Name the rubric that the judge used with RUBRIC=, or label again."
         )
     return Thresholds.model_validate(values)
 

@@ -174,7 +174,7 @@ def summarize_items(labels: pl.DataFrame, matched: pl.DataFrame) -> list[ItemQua
 
 
 def summarize_strengths(matched: pl.DataFrame) -> list[StrengthRecall]:
-    """Return how many of the other side's DSAT turns were labelled DSAT, for each strength that the other side gives."""
+    """Return how many of the other side's DSAT turns were labelled DSAT, for each strength that they have there."""
     table = (
         matched.filter(pl.col("gold_label") == DSAT)
         .drop_nulls("gold_strength")

@@ -25,7 +25,7 @@ from drift_data.workspace import UserError
 
 THRESHOLDS_FILE = "thresholds.yaml"  # file with the chosen thresholds, in the folder of a report
 CHOOSING_PART, REPORTING_PART = "choosing", "reporting"
-# Most thresholds tried for each of the two scores. If more distinct scores occur, this many of their quantiles are tried.
+# Most thresholds tried for each of the two scores. If more distinct scores occur, this many quantiles are tried.
 _MAX_CANDIDATES = 200
 
 
@@ -239,7 +239,7 @@ def _compute_label_f_score(confusion: Counts, label: str, beta: float) -> Floats
 
 
 def _find_best(score: Floats, precision: Floats, values: Floats, present: float, allowed: np.ndarray) -> int:
-    """Return the index of the best candidate, by the order in `choose_thresholds`; allowed candidates come before all others."""
+    """Return the index of the best candidate, by the order in `choose_thresholds`; allowed ones come first."""
     ranked = np.lexsort((values, values == present, np.nan_to_num(precision), score, allowed))
     return int(ranked[-1])
 

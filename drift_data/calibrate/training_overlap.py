@@ -59,8 +59,8 @@ class LabelClassifier:
         if not _list_fingerprints(self.card):
             return (
                 f"{WARNING_PREFIX} it is not known from which conversations the classifier of {labels} ({self.judge}, "
-                f"{self.hash}) has learned: the classifier neither ships with the toolkit nor lies in {DISTILLED_FOLDER}/, or "
-                "its card does not list them. On turns that it has learned from, its figures are too good."
+                f"{self.hash}) has learned: the classifier neither ships with the toolkit nor lies in "
+                f"{DISTILLED_FOLDER}/, or its card does not list them. On turns that it has learned from, its figures are too good."
             )
         names = matched["conversation_id"]
         seen = self.has_seen(names)
@@ -74,8 +74,8 @@ class LabelClassifier:
         if not seen.all():
             return said + without
         return said + (
-            "There are no other turns, so nothing here says how good it is, and no threshold is moved. Measure it on other "
-            "conversations, or distil with SET=distill.hold_out=3, which keeps a third of them for measuring."
+            "There are no other turns, so nothing here says how good it is, and no threshold is moved. Measure it on "
+            "other conversations, or distil with SET=distill.hold_out=3, which keeps a third of them for measuring."
         )
 
 

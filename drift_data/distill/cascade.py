@@ -91,8 +91,8 @@ def find_bands(
 def recommend_band(found: Sequence[CascadeBand]) -> CascadeBand | None:
     """Return the narrowest band whose precision and recall of DSAT reach `RECOMMENDED_QUALITY` beyond chance.
 
-    Beyond chance means that the lower ends of both intervals reach it. A metric without an interval counts by its value.
-    None: no band reaches it.
+    Beyond chance means that the lower ends of both intervals reach it. A metric without an interval counts by its
+    value. None: no band reaches it.
     """
     for band in found:
         figures = [band.teacher.figures[f"{name}_DSAT"] for name in ("precision", "recall")]

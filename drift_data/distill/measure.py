@@ -118,7 +118,7 @@ def measure_student(
 def _measure_learning_curve(
     task: DistillTask, student: Student, rows: pl.DataFrame
 ) -> list[LearningCurvePoint]:
-    """Return a point for each share that a classifier was trained on, and one for all; empty without a learning curve."""
+    """Return a point for each share that was trained on, and a point for all; empty without a learning curve."""
     if not student.parts:
         return []
     parts = {
@@ -156,8 +156,8 @@ def _list_notes(task: DistillTask, rows: pl.DataFrame, left_out: dict[str, int])
         notes += [f"{known:,} of the turns have a label in {task.truth.name}.", *task.truth.notes]
     if task.other_items and task.written is not None:
         notes.append(
-            "The teacher names items that the shipped rubric does not have: the classifier learns from our written texts "
-            "without their items."
+            "The teacher names items that the shipped rubric does not have: the classifier learns from our written "
+            "texts without their items."
         )
     card = task.shipped.card
     notes.append(

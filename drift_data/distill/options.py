@@ -42,11 +42,12 @@ class DistillOptions(BaseModel):
 
     written: bool = Field(
         True,
-        description="Whether to learn also from the texts that ship with the toolkit, which teach phrases of many languages.",
+        description="Whether to learn also from the texts that ship with the toolkit, which teach phrases of many "
+        "languages.",
         json_schema_extra={"source": "ours"},
     )
-    # A hash of the conversation's id alone decides. For an odd number the held-out conversations are those whose ids have
-    # a SHA-256 that the number divides.
+    # A hash of the conversation's id alone decides. For an odd number the held-out conversations are those whose ids
+    # have a SHA-256 that the number divides.
     hold_out: int | None = Field(
         None,
         ge=2,
@@ -62,12 +63,14 @@ class DistillOptions(BaseModel):
     )
     learning_curve: bool = Field(
         False,
-        description="Whether to train two more classifiers, on a quarter and on half of the conversations, and report on them.",
+        description="Whether to train two more classifiers, on a quarter and on half of the conversations, and report on "
+        "them.",
         json_schema_extra={"source": "ours"},
     )
     about: str | None = Field(
         None,
-        description="Short description of the labelled conversations for the classifier's card, such as 'WildChat conversations'.",
+        description="Short description of the labelled conversations for the classifier's card, such as 'WildChat "
+        "conversations'.",
         json_schema_extra={"source": "ours"},
     )
     ceiling: Ceiling | None = Field(

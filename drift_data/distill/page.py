@@ -40,7 +40,7 @@ def render_distill_page(result: DistillReport) -> str:
 
 
 def _draw_precision_recall(result: DistillReport) -> Markup | None:
-    """Return a chart of precision over recall of DSAT for the student and the baselines; None for fewer than two points."""
+    """Return a chart of precision over recall of DSAT, student and baselines; None for fewer than two points."""
     if len(result.curves[DISTILLED_TITLE]) < 2:
         return None
     here = (result.held_out or result.views)[0].figures

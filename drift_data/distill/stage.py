@@ -94,7 +94,8 @@ def distill_labels(
         turns = load_taught_turns(workspace, rows, options.hold_out, shipped)
         if turns is None:
             raise UserError(
-                f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: the labels begin with "
+                f"No turn of {teacher.name} is a feedback turn of {workspace.path(TableName.CONVERSATIONS)}: the "
+                "labels begin with "
                 f"{teacher.rows.select(KEY_COLUMNS).head(1).rows()}. Were these labels made for other conversations?"
             )
         student = train_student(
@@ -163,15 +164,16 @@ def _list_orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
 def _warn_of_earlier_version(
     workspace: Workspace, folder: str, teacher: Teacher, options: DistillOptions
 ) -> None:
-    """Print warnings if an earlier version of this toolkit made the finished classifier and chose conversations badly."""
+    """Print warnings if an earlier version of this toolkit made the classifier and chose conversations badly."""
     made = workspace.require(folder)
     earlier = _list_orders(teacher, options).keys() if "orders" not in made.options else ()
     said = json.loads((workspace.path(folder) / DISTILL_FILE).read_bytes())["notes"]
     warnings = [note for note in teacher.notes if note.startswith(WARNING_PREFIX) and note not in said]
     if "max_turns" in earlier:
         warnings.append(
-            f"{WARNING_PREFIX} an earlier version of this toolkit made {folder}. Because the teacher has more turns than "
-            "distill.max_turns, it read those of the test split first, so the classifier has learned from rows held out for testing."
+            f"{WARNING_PREFIX} an earlier version of this toolkit made {folder}. Because the teacher has more "
+            "turns than distill.max_turns, it read those of the test split first, so the classifier has learned from rows "
+            "held out for testing."
         )
     if "hold_out" in earlier:
         warnings.append(

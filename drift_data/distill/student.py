@@ -19,8 +19,8 @@ from drift_data.judge.local.train import LabelledTurns, TrainedClassifier, count
 from drift_data.schema import DSAT
 from drift_data.workspace import UserError
 
-# Least numbers of turns to learn from, and of conversations that these turns come from. Both must be reached by the DSAT
-# turns, and again by the turns that are not DSAT.
+# Least numbers of turns to learn from, and of conversations that these turns come from. Both must be reached by the
+# DSAT turns, and again by the turns that are not DSAT.
 MIN_TURNS: Final = 20
 MIN_CONVERSATIONS: Final = 10
 LEARNING_CURVE_SHARES: Final = (0.25, 0.5)  # shares of the conversations that the learning curve trains on
@@ -118,9 +118,9 @@ def check_enough(rows: pl.DataFrame) -> None:
     if any(turns < MIN_TURNS or conversations < MIN_CONVERSATIONS for turns, conversations in counts):
         (dsat, in_dsat), (rest, in_rest) = counts
         raise UserError(
-            f"Too few labels to learn from: {dsat:,} DSAT turns in {in_dsat:,} conversations and {rest:,} other turns in "
-            f"{in_rest:,}. It takes {MIN_TURNS} turns of each kind, in {MIN_CONVERSATIONS} conversations; a useful classifier takes "
-            "hundreds. "
+            f"Too few labels to learn from: {dsat:,} DSAT turns in {in_dsat:,} conversations and {rest:,} "
+            f"other turns in {in_rest:,}. It takes {MIN_TURNS} turns of each kind, in {MIN_CONVERSATIONS} conversations; a "
+            "useful classifier takes hundreds. "
             "Label more (SAMPLE=), or take the shipped classifier as it is."
         )
 

@@ -86,7 +86,8 @@ def choose_dsat_threshold(
         chosen = present.model_copy(update={"dsat": best})
     elif options.min_precision is not None:
         notes.append(
-            f"DSAT: no threshold reaches a precision of {options.min_precision:g}; the threshold stays {present.dsat:g}."
+            f"DSAT: no threshold reaches a precision of {options.min_precision:g}; the threshold "
+            f"stays {present.dsat:g}."
         )
     points = [
         ThresholdPoint(**row, f1=2 * row["right"] / (row["given"] + true))

@@ -1,8 +1,8 @@
 """Keeps all decisions of all reviewers in one SQLite file, the journal.
 
 A decision is on the disk once `Journal.add` returns, even if the process is killed or the power fails right after. The
-journal overwrites no decision: a second decision on a turn is added after the first, and a decision that is taken back stays
-in the file, with the time at which it was taken back.
+journal overwrites no decision: a second decision on a turn is added after the first, and a decision that is taken back
+stays in the file, with the time at which it was taken back.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from drift_data.workspace import UserError, Workspace
 class RowReader:
     """Reads rows of one table; a row's number counts from 0 in the order of the table.
 
-    Each read decodes as much of the row's row group as it needs, which takes some ten milliseconds. Memory keeps no rows.
+    Each read decodes as much of the row's row group as it needs, which takes some ten milliseconds. Memory keeps no
+    rows.
 
     Args:
         workspace: holds the table.

@@ -1,7 +1,7 @@
 """Serves the pages of a review over HTTP: shows a turn, keeps a decision, takes a decision back.
 
-The server makes whole pages, which work without the script. The page sends a decision as a form, and the answer leads to
-the next turn. Requests are answered one at a time, because there is one reviewer.
+The server makes whole pages, which work without the script. The page sends a decision as a form, and the answer leads
+to the next turn. Requests are answered one at a time, because there is one reviewer.
 """
 
 from __future__ import annotations
@@ -257,8 +257,8 @@ def make_address(chosen: Selection, **more: str) -> str:
 def _prefill_form(turn: ShownTurn, session: ReviewSession) -> Mapping[str, Any]:
     """Return what the form shows: the reviewer's own decision, else what the judge says, or nothing if that is hidden.
 
-    Only those items of the judge are ticked whose polarity is the judge's label. A NEUTRAL turn may have items, too, whose
-    scores did not reach a threshold: accepting NEUTRAL must not make these items the reviewer's own.
+    Only those items of the judge are ticked whose polarity is the judge's label. A NEUTRAL turn may have items, too,
+    whose scores did not reach a threshold: accepting NEUTRAL must not make these items the reviewer's own.
     """
     names: set[str]
     refused: tuple[bool | None, bool | None]

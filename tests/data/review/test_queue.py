@@ -120,7 +120,7 @@ def test_an_order_that_cannot_be_is_a_mistake_of_the_user(tmp_path):
     queue = ReviewQueue(workspace, "labels/test")
     with pytest.raises(UserError, match="order=uncertain needs labels with scores"):
         walk(queue, "order=uncertain")
-    with pytest.raises(UserError, match="Start with AGAINST="):
+    with pytest.raises(UserError, match="Name their table with AGAINST="):
         walk(queue, "order=disagreements")
 
 
