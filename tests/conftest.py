@@ -1,8 +1,15 @@
 """What holds for every test."""
 
 import gc
+import signal
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C interrupt: a shell that starts a command in the background has it ignore SIGINT, and all it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
