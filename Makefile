@@ -11,15 +11,15 @@ PY := .venv/bin/python
 # Messages then name what a person types here, `OUT=`, and not the command's `--out`.
 DRIFT := DRIFT_CALLER=make $(PY) -m pipelines
 JOBS ?= 2
-# Tests in JOBS processes, a file in one of them, those that start engines first; a thread each. What T names runs in one
-# process, so that -s shows what a test prints.
+# Tests run in JOBS processes with one thread each; a file stays in one process, and files that start engines go first.
+# The tests that T names run in one process, so that -s shows what a test prints.
 PYTEST = $(if $(T),,OMP_NUM_THREADS=1) $(PY) -m pytest --durations=10 $(if $(T),$(T),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
-# Options every stage takes, passed on only when they are given.
+# Options that every stage takes. `option` and `flag` hand a variable on only when it is given.
 COMMON = --work "$(WORK)" --recipe "$(RECIPE)" $(foreach s,$(SET),--set "$(s)")
 option = $(if $($(1)),--$(2) "$($(1))")
 flag = $(if $($(1)),--$(2))
-# Of the stages that ask a language model.
+# Options of the stages that ask a language model, passed on only when they are given.
 ASK = $(call option,JUDGE,judge) $(call option,MODEL,model) $(call option,BASE_URL,base-url) $(call option,BUDGET,budget) \
   $(call flag,OFFLINE,offline) $(call flag,FINAL,final) $(foreach r,$(RESULTS),--results "$(r)")
 # SQL goes through the environment as it was typed: its quotes and dollar signs are neither Make's nor the shell's.

@@ -1,6 +1,7 @@
 """The command line, the recipes and the stages: the only place that knows both halves of the toolkit.
 
-Importing this package makes a Ctrl-C one line even while libraries are imported, before any command could catch it.
+Importing this package also installs a hook that reports Ctrl-C in one line while libraries are still being imported,
+when no command can catch it yet.
 """
 
 import sys

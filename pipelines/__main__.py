@@ -46,7 +46,7 @@ from pipelines.stages.warm import warm
 
 INTERRUPTED: Final = 130  # exit code after Ctrl-C, and what Typer returns for it
 
-# Panel of `drift --help` → name of a command → what it runs, in the order of the story.
+# Panel of `drift --help` → name of a command → the function that it calls, in the order of the story.
 STORY: Final[dict[str, dict[str, Callable[..., None]]]] = {
     "Chat logs → labels": {
         "simulate": simulate,
@@ -93,7 +93,7 @@ def drift(
 def main() -> int:
     """Run the command line and return its exit code."""
     try:
-        # Typer makes a returned exit code of Ctrl-C; what commands return is None.
+        # Typer turns Ctrl-C into a returned exit code; the commands themselves return None.
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt):
@@ -108,7 +108,7 @@ def main() -> int:
 
 
 def _show_usage_error(error: Any) -> None:
-    """Show what the command-line library does not accept, in the words that the caller typed."""
+    """Show an error of the command-line library, such as an unknown option, in the words that the caller typed."""
     show = getattr(error, "show", None)  # usage errors can show themselves, with the command's usage
     context = getattr(error, "ctx", None)
     if show is not None and not is_called_by_make():

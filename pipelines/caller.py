@@ -51,13 +51,13 @@ OPTION_OF: Final = {
     "THRESHOLDS": "--thresholds",
     "WORK": "--work",
 }
-# Their Make variable is 1, and their option takes no value.
+# Variables that Make sets to 1; their option of the command takes no value.
 SWITCHES: Final = frozenset({"AGAIN", "BLIND", "ESTIMATE", "FINAL", "OFFLINE", "OPTIONS"})
 
 _TARGETS = frozenset(path.stem for path in (Path(__file__).parent / "stages").glob("[a-z]*.py"))
 _MAKE = re.compile(r"\bmake (\w+)\b")
-# A variable that a message names, as in `MODEL=`, `MODEL=gpt-4o` and `FINAL=1`: neither a part of another word nor of a
-# path. The second group is empty where no value follows.
+# A variable that a message names, as in `MODEL=`, `MODEL=gpt-4o` and `FINAL=1`: not a part of another word or of a path.
+# The second group is "" where no value follows the sign, and None where a value does.
 _ASSIGNED = re.compile(
     rf"(?<![\w/$.-])({'|'.join(sorted(OPTION_OF, key=len, reverse=True))})=(?:($|(?=[\s,;:)]|\.(?:\s|$))))?"
 )

@@ -1,4 +1,4 @@
-"""What the stages print when they are done: row counts, and short tables of what their reports say."""
+"""Prints what stages report when they are done: row counts, and short tables of what their report pages say."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from rich.text import Text
 
 from pipelines.caller import in_words_of_caller
 
-if TYPE_CHECKING:  # a stage loads only what its own table needs
+if TYPE_CHECKING:  # each function imports what its own table needs
     from drift_data.calibrate.summary import Comparison, Quality
     from drift_data.distill.summary import DistillReport
     from drift_data.report.options import AlarmOptions
     from drift_data.workspace import Manifest, Workspace
     from pipelines.recipe import Recipe
 
+# Rows of the table of `make distill`, named as in its report.
 _DISTILLED_FIGURES = ("precision_DSAT", "recall_DSAT", "f1_DSAT", "kappa_dsat", "kappa", "macro_f1")
-_MOST_ITERATIONS = (
-    6  # columns of the health table: the last iterations, since more do not fit beside each other
-)
+# Columns of the health table: the last iterations only, since more do not fit beside each other.
+_MOST_ITERATIONS = 6
+# Verdict on a setting (`reference.SettingVerdict`) → style of its row.
 _COMPARISON_STYLES = {"same": "", "named": "yellow", "ours": "dim", "unnamed": "bold red"}
 
 
@@ -87,7 +88,7 @@ def print_distilled(result: DistillReport, console: Console) -> None:
 
 
 def _show_figure(view: Comparison, name: str) -> str:
-    """Return a figure of a view, with its interval where the view is that of the distilled classifier."""
+    """Return a figure of a view as text, with its interval if the view is one of the distilled classifier."""
     from drift_data.calibrate.bootstrap import Estimate
     from drift_data.calibrate.page import format_estimate
 

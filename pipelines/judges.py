@@ -25,7 +25,7 @@ from drift_data.workspace import UserError, Workspace
 
 P = ParamSpec("P")
 
-BATCH_FOLDER = "batch"  # request and result files of the Batch API
+BATCH_FOLDER = "batch"  # folder of the workspace for request and result files of the Batch API
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class LLMAccess:
     """All that a stage needs to ask a language model."""
 
     backend: Backend  # sends the requests
-    sampling: Sampling
+    sampling: Sampling  # names the model, and says how it samples
     store: Store  # every request and answer of the workspace
-    spending: Spending
+    spending: Spending  # what has been spent, and the budget
     counter: TokenCounter
     price: Price  # per million tokens
 
@@ -60,7 +60,7 @@ def open_llm(workspace: Workspace, options: LabelOptions, kind: str) -> Iterator
     price = options.prices.get(options.model, FREE)
     if options.budget is not None and price == FREE:
         raise UserError(
-            f"BUDGET={options.budget:g} says nothing without the price of {options.model}. Put it into the recipe, "
+            f"BUDGET={options.budget:g} cannot be kept without the price of {options.model}. Put it into the recipe, "
             f"per million tokens: label: {{prices: {{{options.model}: {{input: …, output: …}}}}}}."
         )
     at_openai = kind != "vllm" and options.server.at_openai
@@ -88,7 +88,7 @@ def run_once(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def print_if_price_unknown(access: LLMAccess, options: LabelOptions) -> None:
-    """Print that a server's model has no price in the recipe; vLLM in this process has none to have."""
+    """Print that the recipe has no price for a server's model; vLLM in this process costs no money."""
     if access.price == FREE and options.asks != "vllm":
         print(f"price unknown: no label.prices for {options.model}")
 
@@ -119,7 +119,8 @@ def make_local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
         UserError: there is no such classifier.
     """
     path = options.classifier
-    if path is not None and path.name == str(path) and path.suffix != ".npz":  # the name of a distilled one
+    # A word without a folder and without .npz is the name of a distilled classifier.
+    if path is not None and path.name == str(path) and path.suffix != ".npz":
         path = workspace.path(DISTILLED_FOLDER) / path / MODEL_FILE
     return LocalJudge(None if path is None else load_classifier(path))
 
@@ -127,7 +128,7 @@ def make_local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:
 def make_llm_judge(workspace: Workspace, access: LLMAccess, options: LabelOptions) -> LLMJudge | CascadeJudge:
     """Return the judge that asks a language model by the recipe's rubric.
 
-    The judge "cascade" asks about the turns that the local judge is unsure of, every other one about all turns.
+    The judge "cascade" asks about the turns that the local judge is unsure of, any other judge about all turns.
     """
     rubric = load_rubric(options.rubric)
     llm = LLMJudge(access.backend, access.sampling, rubric, options.score)

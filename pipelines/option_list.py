@@ -1,7 +1,7 @@
 """Lists every option of a recipe: its dotted key, default, allowed values, meaning and where the value comes from.
 
-`make recipe OPTIONS=1` prints the list, `make docs-reference` writes it into the documentation, and `make recipe` takes from
-it what paper and release say.
+`make recipe OPTIONS=1` prints the list, `make docs-reference` writes it into the documentation, and `make recipe` takes
+from it what paper and release say.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pydantic_core import PydanticUndefined
 
 from pipelines.recipe import Recipe
 
-PUBLISHED = ("paper", "release")  # sources that say a value
-NOT_STATED = "–"  # stands where nobody has written what is asked for
-_LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}  # as pydantic calls them → as people write them
+PUBLISHED = ("paper", "release")  # sources of an option whose value was published
+NOT_STATED = "–"  # shown in place of a text or value that there is none of
+_LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}  # name in pydantic → sign that is shown
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Option:
         default: what holds when a recipe says nothing; None: the recipe has to say it.
         values: what it can be, such as "number > 0".
         meaning: what it does.
-        unit: of the value, or "".
+        unit: the unit of the value, or "".
         source: where the default comes from: "paper", "release" or "ours"; "" where the field says nothing.
         where: the place in the paper or the release, such as "app. D", or "".
-        published: what paper or release say, as Python has it; None where the source is neither.
+        published: the value in paper or release, as a Python object; None where the source is neither.
     """
 
     key: str
@@ -93,8 +93,8 @@ def _iter_groups(key: str, model: type[BaseModel], example: Any) -> Iterator[Opt
     """Yield the group of a model and those inside it.
 
     Args:
-        key: of the group.
-        model: that validates it.
+        key: dotted key of the group.
+        model: the model that validates the group.
         example: an instance of the model with the defaults that hold at this place, or None where a recipe has to
             give the group itself.
     """
@@ -108,7 +108,7 @@ def _iter_groups(key: str, model: type[BaseModel], example: Any) -> Iterator[Opt
             inner.append((f"{dotted}.<name>" if many else dotted, group, None if many else default))
         if group is None or not isinstance(default, BaseModel):
             options.append(_describe(dotted, field, default))
-    yield OptionGroup(key, _first_paragraph(model), tuple(options))
+    yield OptionGroup(key, _read_first_paragraph(model), tuple(options))
     for dotted, group, default in inner:
         yield from _iter_groups(dotted, group, default if isinstance(default, BaseModel) else None)
 
@@ -132,7 +132,7 @@ def _describe(key: str, field: FieldInfo, default: Any) -> Option:
     source = str(extra.get("source", ""))
     return Option(
         key=key,
-        default=None if default is PydanticUndefined else write_value(default),
+        default=None if default is PydanticUndefined else format_value(default),
         values=_describe_values(field),
         meaning=field.description or NOT_STATED,
         unit=str(extra.get("unit", "")),
@@ -142,7 +142,7 @@ def _describe(key: str, field: FieldInfo, default: Any) -> Option:
     )
 
 
-def write_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a recipe would have it, in YAML's short form."""
     match value:
         case None:
@@ -150,9 +150,9 @@ def write_value(value: Any) -> str:
         case bool():
             return str(value).lower()
         case dict():
-            return "{" + ", ".join(f"{name}: {write_value(each)}" for name, each in value.items()) + "}"
+            return "{" + ", ".join(f"{name}: {format_value(each)}" for name, each in value.items()) + "}"
         case list() | tuple():
-            return "[" + ", ".join(map(write_value, value)) + "]"
+            return "[" + ", ".join(map(format_value, value)) + "]"
         case float():
             return f"{value:g}"
         case _:
@@ -175,7 +175,7 @@ def _describe_type(annotation: Any) -> str:
     if origin is Annotated:
         return _describe_type(inside[0])
     if origin is Literal:
-        return ", ".join(write_value(value) for value in inside)
+        return ", ".join(format_value(value) for value in inside)
     if origin in (Union, UnionType):
         return " or ".join(_describe_type(kind) for kind in inside)
     if origin in (list, tuple):
@@ -193,5 +193,5 @@ def _describe_type(annotation: Any) -> str:
     return names.get(annotation, "group" if _find_model(annotation) else "any")
 
 
-def _first_paragraph(model: type[BaseModel]) -> str:
+def _read_first_paragraph(model: type[BaseModel]) -> str:
     return " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())

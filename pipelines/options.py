@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become a workspace and a recipe."""
+"""Defines the options that several commands share, and opens the workspace and the recipe that they name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ RecipeName = Annotated[str, typer.Option(help="Name of a shipped recipe, or path
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override of a recipe option: dotted.key=value.")
 ]
-Run = Annotated[str | None, typer.Option(help="Name of the run; default: recipe-method.")]
+Run = Annotated[
+    str | None,
+    typer.Option(help="Name of the run; default: the recipe's name and the method, e.g. demo-drift."),
+]
 BaseModelName = Annotated[str | None, typer.Option("--model", help="Base model: folder, Hub id, or 'tiny'.")]
 MethodOption = Annotated[str | None, typer.Option(help="How pairs are built: drift, spin or iterdpo.")]
 RubricFile = Annotated[
@@ -55,7 +58,8 @@ def open_workspace(
         work: folder of the workspace.
         recipe: name of a shipped recipe, or path of a YAML file.
         overrides: "dotted.key=value" each, from `--set`.
-        named: dotted key → value of an option that has a flag of its own. It wins over `overrides`; None: not given.
+        named: dotted key → value of an option that has a flag of its own, or None where the flag was not given. A
+            value wins over `overrides`.
 
     Raises:
         UserError: the recipe cannot be read, or an option or value is wrong.
@@ -86,10 +90,10 @@ def llm_overrides(
 
 
 def with_batch_files(recipe: Recipe, offline: bool, results: list[str] | None, final: bool) -> Recipe:
-    """Return the recipe with what this call says about request and result files of the Batch API.
+    """Return the recipe with the command's options for request and result files of the Batch API.
 
     Raises:
-        UserError: something is said about them, and the judge does not ask through the Batch API.
+        UserError: one of these options is given, and the judge does not ask through the Batch API.
     """
     from drift_data.workspace import UserError
 

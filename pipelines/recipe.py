@@ -1,4 +1,4 @@
-"""Recipes: the options of every stage in one YAML file, validated; unknown keys are errors.
+"""Loads recipes: the options of every stage in one YAML file, validated; unknown keys are errors.
 
 A recipe may start from another (`extends: paper-7b`). Command-line overrides (`loop.train.learning_rate=1e-6`) are
 applied last.
@@ -27,7 +27,7 @@ from drift_data.workspace import UserError
 from drift_train.methods.options import LoopOptions
 from drift_train.options import EvalOptions, TinyOptions
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent / "recipes"  # folder of the recipes that ship
 TINY = "tiny"  # `model` of a recipe whose base model is made on the spot
 _OURS: JsonDict = {"source": "ours"}  # neither the paper nor its release says the value
 
@@ -57,12 +57,12 @@ class Recipe(BaseModel):
     )
     seed: int | None = Field(
         None,
-        description="One random seed for everything random; null leaves each option its own seed.",
+        description="One seed for logs, tiny model, sampling and training; null leaves each of them its own seed option.",
         json_schema_extra=_OURS,
     )
     offline: bool = Field(
         False,
-        description="Whether the Hub libraries are forbidden every network connection.",
+        description="true forbids the Hub libraries every network connection.",
         json_schema_extra=_OURS,
     )
     model: str = Field(
@@ -83,7 +83,7 @@ class Recipe(BaseModel):
     loop: LoopOptions = Field(
         LoopOptions(), description="Warm start, then iterations of rollout, pairs and DPO."
     )
-    evaluate: EvalOptions = Field(EvalOptions(), description="How the samples that are measured are drawn.")
+    evaluate: EvalOptions = Field(EvalOptions(), description="How the replies that are measured are sampled.")
     alarms: AlarmOptions = Field(AlarmOptions(), description="Thresholds of the alarms of a run's health.")
     publish: PublishOptions = Field(PublishOptions(), description="What is uploaded to the Hub, and how.")
 
@@ -128,7 +128,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _explain(error: ErrorDetails) -> str:
-    """Return what is wrong with an option, in words; values given for a server are not shown."""
+    """Return what is wrong with an option, in words. A value given for a server is not shown: it may be a key."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         *group, name = map(str, error["loc"])
@@ -141,7 +141,7 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def _list_options(model: type[BaseModel], group: Sequence[str]) -> list[str]:
-    """Return the names of the options of a group, such as ["loop", "train"]; none where it is no group."""
+    """Return the names of the options of a group, such as ["loop", "train"]; [] where there is no such group."""
     for name in group:
         field = model.model_fields.get(name)
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]

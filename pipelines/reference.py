@@ -1,7 +1,7 @@
-"""Sets what a recipe resolves to beside what the paper and the release say, and gives a reason for each difference.
+"""Compares what a recipe resolves to with what the paper and the release say, and gives a reason for each difference.
 
-What was published comes from the option's own field (`json_schema_extra`), and where it depends on the data or the method,
-or is no option at all, from `reference.yaml`. That file also has the reasons.
+A published value comes from the option's own field (`json_schema_extra`). Where it depends on the data or the method, or
+belongs to a setting that is not an option, it comes from `reference.yaml`. That file also has the reasons.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pipelines.recipe import Recipe
 
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
 _COMPARED = ("seed", "source", "model", "clean", "mine", "loop")  # parts of a recipe that determine a model
-_WITHOUT_REASON = "differs, and nobody has said why"
+_WITHOUT_REASON = "differs, and pipelines/reference.yaml gives no reason"
 
-# same: as published; named: differs for a reason that is given; ours: paper and release say nothing; unnamed: differs, or
-# is unknown, without a reason.
+# same: as published. named: differs, and a reason is given. ours: paper and release do not have the option. unnamed:
+# differs without a reason, or the option's field names no source.
 SettingVerdict = Literal["same", "named", "ours", "unnamed"]
 
 
 class Setting(BaseModel):
-    """One entry of the file, which says what its fields mean."""
+    """One entry of `reference.yaml`. The head of that file says what the fields mean."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,11 +44,13 @@ class Setting(BaseModel):
     guided: bool | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Setting:
+    def _require_whole_entry(self) -> Setting:
         if bool(self.keys) == bool(self.setting):
-            raise ValueError("an entry has either keys or a setting")
+            raise ValueError("an entry has either `keys` or a `setting`")
         if (self.here is None) != (self.why is None):
-            raise ValueError("what differs has a reason, and only that has one")
+            raise ValueError(
+                "an entry with `here` needs `why`, and the reverse: each difference has a reason"
+            )
         return self
 
     def applies_to(self, recipe: Recipe) -> bool:
@@ -60,17 +62,17 @@ class Setting(BaseModel):
 
 
 class Reference(BaseModel):
-    """The whole file."""
+    """The whole of `reference.yaml`."""
 
     model_config = ConfigDict(extra="forbid")
 
     settings: list[Setting]
-    ours: dict[str, str] = {}
+    ours: dict[str, str] = {}  # key of an option whose field names no source → what it is for
 
 
 @dataclass(frozen=True)
 class Line:
-    """One setting: what a recipe has, what was published and where, what is to be said about it, and the verdict."""
+    """One setting: the recipe's value, the published value and its source, a remark, and the verdict."""
 
     name: str
     here: str
@@ -83,7 +85,7 @@ class Line:
 def compare(recipe: Recipe) -> list[Line]:
     """Return a line for every setting of a recipe that determines a model.
 
-    First come the settings of the file in its order, then all other options in the order of the recipe.
+    The settings of `reference.yaml` come first, in its order, then all other options in the order of the recipe.
     """
     reference = Reference.model_validate(yaml.safe_load(REFERENCE_FILE.read_text(encoding="utf-8")))
     values = resolve(recipe)
@@ -116,7 +118,7 @@ def resolve(recipe: Recipe) -> dict[str, Any]:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key → value."""
+    """Yield (dotted key, value) of every nested option."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{name}.")
@@ -125,14 +127,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _compare_words(setting: Setting, name: str) -> Line:
-    """Return the line of a setting that is no option: words beside words."""
+    """Return the line of a setting that is not an option: words are compared with words."""
     published = str(setting.published)
     verdict: SettingVerdict = "named" if setting.why else "same"
     return Line(name, str(setting.here or published), published, setting.source, setting.why or "", verdict)
 
 
 def _compare_setting(setting: Setting, key: str, value: Any) -> Line:
-    """Return the line of an option whose published value the file has."""
+    """Return the line of an option whose published value is in `reference.yaml`."""
     published = setting.one_of if setting.one_of is not None else [setting.published]
     verdict: SettingVerdict = "unnamed"
     if value in published:
@@ -147,10 +149,10 @@ def _compare_option(key: str, value: Any, option: Option | None, why: str | None
     """Return the line of an option whose own field says what was published, or that nothing was.
 
     Args:
-        key: dotted.
-        value: in the recipe.
-        option: its description; None: no field has this key.
-        why: what the option is for, in the file's words, until its field says that it is ours.
+        key: dotted key of the option.
+        value: the recipe's value.
+        option: the option's description; None: no field has this key.
+        why: what the option is for, as `reference.yaml` has it for options whose field names no source.
     """
     if option is None or not option.source:
         if why:

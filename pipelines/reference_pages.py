@@ -26,7 +26,7 @@ _GENERATED = (
 )
 # Modules that define tables, in the order of the page.
 _TABLE_MODULES = ("drift_data.schema", "drift_data.rubric.tables", "drift_data.simulate.stage")
-# How the Makefile hands a variable to the command: $(call option,JUDGE,judge), --n "$(N)",
+# Forms in which the Makefile hands a variable to a command: $(call option,JUDGE,judge), --n "$(N)",
 # $(foreach i,$(INPUT),--input "$(i)"), $(if $(SQL),--sql "$$SQL") and --work "$(if …,data/demo,$(WORK))".
 _HANDED_ON = (
     re.compile(r"\$\(call (?:option|flag),(?P<variable>\w+),(?P<option>[\w-]+)\)"),
@@ -68,8 +68,8 @@ def render_options() -> str:
         heads = ["option", "default", "values", "meaning", *(["unit"] if has_units else []), "source"]
         rows = [
             [
-                _code(option.key),
-                "required" if option.default is None else _code(option.default),
+                _escape_code(option.key),
+                "required" if option.default is None else _escape_code(option.default),
                 _escape(option.values),
                 _escape(option.meaning),
                 *([_escape(option.unit)] if has_units else []),
@@ -78,8 +78,8 @@ def render_options() -> str:
             for option in group.options
         ]
         if rows:
-            lines.append(_table(heads, rows))
-    return _page(lines)
+            lines.append(_render_table(heads, rows))
+    return _join_paragraphs(lines)
 
 
 def render_tables() -> str:
@@ -101,8 +101,8 @@ def render_tables() -> str:
             ]
             for field in table.schema
         ]
-        lines.append(_table(["column", "type", "nullable", "meaning"], rows))
-    return _page(lines)
+        lines.append(_render_table(["column", "type", "nullable", "meaning"], rows))
+    return _join_paragraphs(lines)
 
 
 def load_tables() -> dict[str, TableDescription]:
@@ -160,8 +160,8 @@ def render_commands() -> str:
             for parameter in sub.params
             if (option := parameter.opts[0].removeprefix("--")) != "help"
         ]
-        lines.append(_table(["Make variable", "option", "meaning", "default"], rows))
-    return _page(lines)
+        lines.append(_render_table(["Make variable", "option", "meaning", "default"], rows))
+    return _join_paragraphs(lines)
 
 
 def _describe_default(parameter: Any) -> str:
@@ -171,7 +171,7 @@ def _describe_default(parameter: Any) -> str:
         return "none; may be given several times"
     if parameter.default in (None, "", False):
         return "–"
-    return _code(str(parameter.default))
+    return _escape_code(str(parameter.default))
 
 
 def read_make_targets(path: Path) -> dict[str, dict[str, str]]:
@@ -191,15 +191,15 @@ def read_make_targets(path: Path) -> dict[str, dict[str, str]]:
     return targets
 
 
-def _page(parts: Iterable[str]) -> str:
+def _join_paragraphs(parts: Iterable[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(_lines(heads, rows))
+def _render_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(_iter_table_lines(heads, rows))
 
 
-def _lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def _iter_table_lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for row in rows:
@@ -213,7 +213,7 @@ def _escape(text: str) -> str:
     return "`".join(parts)
 
 
-def _code(text: str) -> str:
+def _escape_code(text: str) -> str:
     """Return a value as code in one cell of a Markdown table."""
     return "`" + " ".join(text.split()).replace("|", "\\|") + "`"
 

@@ -1,4 +1,4 @@
-"""The runs of a workspace: their names, their base model, and the cards of their models."""
+"""Names the runs of a workspace, finds their base model, and writes the cards of their models."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ PRETRAIN = "simulated/pretrain"  # table of chats that the tiny model learns fro
 
 
 def name_run(recipe: Recipe, run: str | None) -> str:
-    """Return the folder name of a run: the one given, else recipe-method."""
+    """Return the folder name of a run: the one given, else the recipe's name and the method, e.g. demo-drift."""
     return run or f"{recipe.name}-{recipe.loop.method}"
 
 
@@ -37,6 +37,6 @@ def find_base_model(workspace: Workspace, recipe: Recipe) -> str:
 
 
 def write_cards(workspace: Workspace, recipe: Recipe, run: str, n: int) -> None:
-    """Write the cards of M0 … M_n, with all that the workspace knows of these models by now."""
+    """Write the cards of M0 … M_n, with all that the workspace holds about these models so far."""
     for k in range(n + 1):
         write_model_card(workspace, run, k, recipe.alarms)

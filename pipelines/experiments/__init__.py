@@ -1,1 +1,1 @@
-"""Experiments on the whole toolkit, unchanged: what a run is compared with."""
+"""Experiments that run the unchanged toolkit, and the control arms that their runs are compared with."""

@@ -1,4 +1,4 @@
-"""One module a stage: its command with its options, and what it does. Each is named as its Make target.
+"""One module for each stage: its command, with the options, and what the command does. It is named as its Make target.
 
 In the order of the story: simulate, convert, rubric, label, calibrate, review, distill, seed, warm, iter, eval, report,
 query, export, publish; `recipe` shows settings and runs nothing, `demo` runs the whole story. The libraries of a stage

@@ -14,7 +14,9 @@ def calibrate(
     against: Annotated[
         str | None, typer.Option(help="Instead of --gold: another judge's labels; reports agreement.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Judge to measure; default: the last made.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels to measure, e.g. local; default: the labels made last.")
+    ] = None,
     rubric: RubricFile = None,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,

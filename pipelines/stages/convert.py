@@ -9,7 +9,9 @@ from pipelines.stages.simulate import simulate
 
 
 def convert(
-    source: Annotated[str | None, typer.Option(help="Kind of data set; default: the recipe's.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Name of the data set, e.g. wildchat; default: the recipe's.")
+    ] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="File, folder, glob or Hub id.")] = None,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,
@@ -17,7 +19,7 @@ def convert(
 ) -> None:
     """Turn raw logs into conversations, with the labels or pairs that the data set carries.
 
-    Without an input, the simulated logs are made first where they are missing.
+    With the source simulated and no input, the simulated logs are made first where they are missing.
     """
     workspace, loaded = open_workspace(work, recipe, overrides, source=source)
     from drift_data.convert.stage import convert as convert_logs

@@ -14,11 +14,11 @@ def distill(
     gold: Annotated[
         str | None,
         typer.Option(
-            help="Labelled turns: to learn from, or beside --labels to measure the cascade against."
+            help="Labelled turns: to learn from, or, together with --labels, to measure the cascade on."
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the classifier; default: the labels' name.")
+        str | None, typer.Option(help="Name of the classifier; default: the labels' name without -sample.")
     ] = None,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,

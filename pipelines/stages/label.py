@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from drift_data.workspace import Workspace
     from pipelines.judges import LLMAccess
 
-# Reasons for turns without a label that a second request may remove.
-_PASSING = ("request_failed", "no_answer")
+# Reasons for which a turn has no label, and which a second request may remove.
+_RETRIABLE_REASONS = ("request_failed", "no_answer")
 
 JudgeOption = Annotated[
     str | None, typer.Option(help="local, dataset, or one that asks a model: cascade, openai, vllm, batch.")
@@ -52,7 +52,9 @@ def label(
             help="Name of the label table; default: the judge's kind, local-NAME with --classifier."
         ),
     ] = None,
-    rubric: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped 9 + 9 items.")] = None,
+    rubric: Annotated[
+        Path | None, typer.Option(help="YAML file of the rubric; default: the recipe's.")
+    ] = None,
     thresholds: Annotated[
         Path | None, typer.Option(help="thresholds.yaml that calibrate has written.")
     ] = None,
@@ -64,10 +66,10 @@ def label(
     ] = None,
     budget: Budget = None,
     sample: Annotated[
-        int | None, typer.Option(help="Label that many conversations only, and extrapolate.", min=1)
+        int | None, typer.Option(help="Label only this many conversations, and extrapolate the cost.", min=1)
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what it would take; ask nothing.")
+        bool, typer.Option("--estimate", help="Print what labelling would take, and ask nothing.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Ask once more for turns without a label.")] = False,
     offline: Offline = False,
@@ -97,7 +99,7 @@ def label(
     drawn = None if sample is None else choose_sample(workspace, table, sample)
     if options.asks is None:
         if estimate:
-            tell(f"JUDGE={options.judge} asks nobody: it costs nothing.")
+            tell(f"JUDGE={options.judge} asks no language model: it costs nothing.")
             return
         embedded = make_embedded_judge(workspace, options)
         label_turns(workspace, embedded, limits, options.table, sample=sample, again=again)
@@ -123,7 +125,7 @@ def _label_by_llm(
     drawn: Sample | None,
     again: bool,
 ) -> bool:
-    """Announce the price, then label; say whether the table is finished.
+    """Print the estimate, then label; return whether the table is finished.
 
     Args:
         workspace: holds `conversations`.
@@ -143,18 +145,18 @@ def _label_by_llm(
 
     @run_once
     def announce() -> None:
-        # A missing key is an error before the estimate takes its time. A cascade may have nothing to ask: its client
-        # looks for the key when there is a request.
+        # A missing key is an error before the estimate takes its time. A cascade may have nothing to ask, so its client
+        # looks for the key only when there is a request.
         if options.judge == "openai":
             read_key(options.server)
         _print_estimate(workspace, access, judge, options, drawn)
-        # The batch backend sees to its budget itself.
+        # The batch backend keeps to the budget by itself.
         if options.budget is not None and options.asks != "batch":
             access.spending.known_cached_price = sum_stored_prices(workspace, judge, access.store, drawn)
 
     sample = None if drawn is None else drawn.size
     table = name_label_table(options.table, sample)
-    more = again or _has_new_budget(workspace, table, options) or _has_news(workspace, table, options)
+    more = again or _has_new_budget(workspace, table, options) or _has_new_results(workspace, table, options)
     try:
         run_in_rounds(
             lambda: label_turns(
@@ -197,17 +199,17 @@ def _print_estimate(
 
 
 def _has_new_budget(workspace: Workspace, table: str, options: LabelOptions) -> bool:
-    """Say whether a budget has cut the table off, and is another one now."""
+    """Say whether a budget has cut the table short, and another budget is given now."""
     manifest = workspace.manifest(table)
     if manifest is None or not manifest.dropped.get("over_budget"):
         return False
     return bool(manifest.made_by.get("price", {}).get("budget") != options.budget)
 
 
-def _has_news(workspace: Workspace, table: str, options: LabelOptions) -> bool:
-    """Say whether result files were given that may hold answers which a finished table lacks."""
+def _has_new_results(workspace: Workspace, table: str, options: LabelOptions) -> bool:
+    """Say whether result files are given that may hold answers which the finished table lacks."""
     manifest = workspace.manifest(table) if options.asks == "batch" and options.batch.results else None
-    return manifest is not None and any(manifest.dropped.get(reason) for reason in _PASSING)
+    return manifest is not None and any(manifest.dropped.get(reason) for reason in _RETRIABLE_REASONS)
 
 
 def _tell_what_is_left(workspace: Workspace, table: str, options: LabelOptions, sample: int | None) -> None:
@@ -228,7 +230,7 @@ def _tell_what_is_left(workspace: Workspace, table: str, options: LabelOptions, 
         conversations = workspace.require("conversations").rows_out
         whole = total * conversations / min(sample, conversations)
         print(f"all {conversations:,} conversations would cost about {whole:,.2f}, by this sample")
-    if (count := sum(manifest.dropped.get(reason, 0) for reason in _PASSING)) > 0:
+    if (count := sum(manifest.dropped.get(reason, 0) for reason in _RETRIABLE_REASONS)) > 0:
         instead = " instead of FINAL=1" if options.batch.final else ""
         tell(
             f"{count:,} turns got no answer. To ask for them once more: the same command with AGAIN=1{instead}."

@@ -11,7 +11,7 @@ from pipelines.options import RECIPE, WORK, RecipeName, Run, Set, Work, open_wor
 def publish(
     repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
     model_of: Annotated[
-        str | None, typer.Option(help="Instead of the data: a model of the run, e.g. iter2.")
+        str | None, typer.Option(help="Instead of the data, publish a model of the run, e.g. iter2.")
     ] = None,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,

@@ -13,18 +13,19 @@ from pipelines.options import WORK, Work
 if TYPE_CHECKING:
     from drift_data.workspace import Workspace
 
-SQL_FOLDER = Path(__file__).parents[1] / "sql"  # of the canned queries
+SQL_FOLDER = Path(__file__).parents[1] / "sql"  # folder of the canned queries
 
 
 def query(
     sql: Annotated[str | None, typer.Option(help="SQL over the workspace's views.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="A canned query; without SQL and name they are listed.")
+        str | None,
+        typer.Option(help="Name of a canned query; without --sql and --name the names are listed."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result: .csv, .parquet or .json.")] = None,
     work: Work = WORK,
 ) -> None:
-    """Run DuckDB over the workspace: one view a table."""
+    """Run DuckDB over the workspace, with one view for each table."""
     from drift_data.query.query import ALL_ROWS_HINT, load_canned_queries, save_query, show_query
     from drift_data.workspace import UserError, Workspace
 

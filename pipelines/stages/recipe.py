@@ -11,7 +11,7 @@ def recipe(
     method: MethodOption = None,
     options: Annotated[
         bool,
-        typer.Option("--options", help="List all options there are instead: default, meaning and source."),
+        typer.Option("--options", help="Instead, list all options of recipes: default, meaning and source."),
     ] = False,
     recipe: RecipeName = RECIPE,
     overrides: Set = None,

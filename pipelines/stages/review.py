@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
 
 def review(
-    labels: Annotated[str | None, typer.Option(help="Labels to review; default: the last made.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels to review, e.g. local; default: the labels made last.")
+    ] = None,
     reviewer: Annotated[
         str | None,
         typer.Option(help="Whose labels the decisions become: labels/human-NAME; default: the login's name."),
     ] = None,
-    against: Annotated[str | None, typer.Option(help="Other labels, to begin where the two differ.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Other labels; with order=disagreements the turns where the two differ come first."
+        ),
+    ] = None,
     blind: Annotated[
         bool, typer.Option("--blind", help="Hide what the judge says until the turn is decided.")
     ] = False,
@@ -54,9 +61,8 @@ def review(
     )
     start = parse_filter(chosen)
     session = ReviewSession(workspace, options)
-    session.queue.find_next(
-        start, session.codes
-    )  # raises before the page is served if these labels lack that order
+    # Raises before the page is served if the labels lack what the filter orders by.
+    session.queue.find_next(start, session.codes)
     serve_review(session, start, port, lambda address: _print_address(session, address))
     if session.pending:
         raise UserError(

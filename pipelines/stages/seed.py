@@ -9,7 +9,7 @@ from pipelines.options import RECIPE, WORK, RecipeName, Set, Work, open_workspac
 
 def seed(
     labels: Annotated[
-        str | None, typer.Option(help="Judge whose labels to mine; default: the last made.")
+        str | None, typer.Option(help="Labels to mine, e.g. local; default: the labels made last.")
     ] = None,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,

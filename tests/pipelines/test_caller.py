@@ -100,7 +100,11 @@ def test_a_message_of_the_command_line_names_variables_to_make() -> None:
             "Invalid value for '--n': Input should",
         ),
         (["label", "--judge", "local", "--offline"], "are for JUDGE=batch", "are for --judge batch"),
-        (["label", "--judge", "local", "--estimate"], "JUDGE=local asks nobody", "--judge local asks nobody"),
+        (
+            ["label", "--judge", "local", "--estimate"],
+            "JUDGE=local asks no language model",
+            "--judge local asks no language model",
+        ),
         (["query"], "Canned queries (Q=name):", "Canned queries (--name name):"),
         (["convert", "--set", "seed"], "SET= takes key=value", "--set takes key=value"),
     ],
