@@ -217,7 +217,7 @@ def exchanged(judge: LLMJudge | CascadeJudge, *batches: pa.RecordBatch) -> list[
     """Return key and number of turns of each request that would be made."""
     found = list(judge.plan_exchanges(batches))
     assert all(one.request is not None for one in found)
-    return [(one.request.key, one.turns) for one in found if one.request]
+    return [(one.request.key, one.open_turns) for one in found if one.request]
 
 
 @given(
