@@ -1,7 +1,7 @@
 """Draws charts as SVG images inside a page, in the colours and the font of the pages.
 
-Matplotlib draws with stand-in colours; they become CSS variables, so that a chart follows light and dark mode. Nothing
-in a chart refers to anything outside it.
+Matplotlib draws with stand-in colours. CSS variables replace them, so that a chart follows light and dark mode. A chart
+refers to nothing outside itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Curve = Sequence[tuple[float, float]]
 INK, MUTED, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", FIRST: "--first", SECOND: "--second"}
 _SIZE_INCHES = (3.6, 2.3)  # width and height: small enough to stay readable on a phone
-_MAX_POINTS = 300  # of a curve; neighbouring points of a longer one are averaged
+_MAX_POINTS = (
+    300  # most points of a curve that are drawn; a longer curve is averaged over neighbouring points
+)
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: searchable, small, in the page's font
     "font.family": "DejaVu Sans",  # comes with Matplotlib; a browser uses the font of `_read_style`
@@ -185,5 +187,5 @@ def _render(figure: Figure, plot: Plot) -> Markup:
 def _read_style() -> str:
     """Return the style sheet of every chart: the colours of the pages and their font."""
     colours = files("drift_data.html").joinpath("colours.css").read_text(encoding="utf-8")
-    # Matplotlib writes its own font into each element.
+    # Matplotlib writes its own font into each element, so the rule needs `!important`.
     return f"{colours} text {{ font-family: system-ui, sans-serif !important; }}"

@@ -17,8 +17,8 @@ class MineOptions(BaseModel):
     per_conversation: Literal[1, "all"] = Field(
         1,
         description=(
-            "Number of examples that a conversation gives each of the tables dsat, sat and seed: all, or only that of "
-            "the turn with the highest score, the later one of equal turns"
+            "Number of examples that a conversation gives each of the tables dsat, sat and seed: 1, from the turn with the "
+            "highest score (the later turn when scores are equal), or all"
         ),
         json_schema_extra={"source": "ours"},
     )

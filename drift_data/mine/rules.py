@@ -29,17 +29,17 @@ class LabelledTurn:
 
 @dataclass(frozen=True, slots=True)
 class MinedRow:
-    """A row for one of the tables, or a row that is dropped."""
+    """A row that a conversation gives one of the tables, kept or dropped."""
 
     row: dict[str, Any]
-    score: float  # of the turn
-    reason: str | None = None  # why the row is dropped; None: the table gets it
+    score: float  # score of the turn
+    reason: str | None = None  # why the row is dropped; None: the row is kept
 
 
 def mine_conversation(
     conversation_id: str, messages: Messages, turns: Sequence[LabelledTurn], options: MineOptions
 ) -> dict[str, list[MinedRow]]:
-    """Return the rows that one conversation gives each table, those to be dropped included.
+    """Return the rows that one conversation gives each table, including the rows to drop.
 
     Each DSAT turn gives a row for `dsat`, each SAT turn one for `sat`. A DSAT turn gives a row for `seed`, too, when
     the next feedback turn, the answer to the revised reply, is SAT.

@@ -21,7 +21,7 @@ from drift_data.schema import DROPPED, DSAT, DSAT_ROWS, SAT, SAT_ROWS, SEED_ROWS
 from drift_data.workspace import Output, Workspace
 
 SEED_STAGE = "seed"
-_BATCH_CONVERSATIONS = 1_000
+_BATCH_CONVERSATIONS = 1_000  # conversations that are read at once
 _LABEL_COLUMNS = ("label", "sat_score", "dsat_score", "items", "reason", "refusal", "correct_refusal")
 _NO_SEED_NOTICE = (
     "no DSAT turn is directly followed by a SAT turn: no warm start, iteration 0 is the base model itself"
@@ -93,7 +93,7 @@ def _iter_labelled_conversations(
     """Yield id, messages and turns of the conversations that have label rows.
 
     Args:
-        conversations: a batch of the table, with id and messages. Messages without label rows are not decoded.
+        conversations: a batch with ids and messages. The messages of a conversation without label rows are not decoded.
         rows: label rows of these conversations.
     """
     turns: dict[str, list[LabelledTurn]] = {}

@@ -21,7 +21,7 @@ from drift_data.workspace import UserError, Workspace, replace_file
 
 MAX_ROWS_SHOWN = 50
 ALL_ROWS_HINT = "OUT=file.csv writes all"  # in Make's words, which the stage translates for the command
-_CELL_CHARACTERS = 120  # that are shown of a cell
+_CELL_CHARACTERS = 120  # most characters of a cell that are shown
 _FORMATS_BY_ENDING = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
@@ -61,7 +61,7 @@ def save_query(workspace: Workspace, sql: str, out: Path) -> int:
     if kind is None:
         raise UserError(f"OUT={out}: the name must end in one of {', '.join(_FORMATS_BY_ENDING)}.")
     if not out.parent.is_dir():
-        raise UserError(f"OUT={out}: there is no folder {out.parent}.")
+        raise UserError(f"OUT={out}: there is no folder {out.parent}. Make it first, or choose another.")
     options = f"FORMAT {kind}" + (", ARRAY true" if out.suffix.lower() == ".json" else "")
     with tempfile.TemporaryDirectory(prefix="drift-query-") as folder:
         spool = Path(folder) / "rows.arrow"
@@ -135,7 +135,7 @@ def print_table(
     shown = Table()
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        # numbers are never cut; text stays on one line
+        # Numbers are never cut; text stays on one line.
         shown.add_column(
             Text(escape_invisible(field.name, _CELL_CHARACTERS), overflow="fold"),
             justify="right" if number else "left",
@@ -180,7 +180,7 @@ def _open_result(workspace: Workspace, sql: str) -> Iterator[duckdb.DuckDBPyRela
 
 
 def _check_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
-    """Return the SQL without its semicolon.
+    """Check that the SQL is one SELECT, and return it without its semicolon.
 
     Raises:
         UserError: the SQL is not one SELECT; other statements could write files.
@@ -193,8 +193,8 @@ def _check_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
         )
     query = statements[0].query.strip().rstrip(";")
     if re.search(r"\bcopy\b", query, re.IGNORECASE):
-        # WITH x AS (COPY …) counts as a SELECT, but writes. Inside brackets DuckDB refuses it when it makes the plan,
-        # and making a plan writes nothing.
+        # DuckDB counts WITH x AS (COPY …) as a SELECT, although it writes a file. Inside brackets DuckDB refuses such a
+        # statement while planning, and EXPLAIN only plans.
         connection.execute(f"EXPLAIN SELECT * FROM (\n{query}\n)")
     return query
 

@@ -25,7 +25,7 @@ from drift_data.llm.store_table import StoredRequests
 from drift_data.schema import DROPPED, DROPPED_RAW, LABELS, TableName, find_make_command
 from drift_data.workspace import MANIFEST, Manifest, UserError, Workspace
 
-# View → folder, for `find_make_command`: its command makes what the view shows.
+# View → folder. `find_make_command` of the folder is the command that makes what the view shows.
 _FOLDERS_OF_VIEWS = {
     **{
         name: name
@@ -41,9 +41,8 @@ _FOLDERS_WITHOUT_TABLES = (".tmp", ".unfinished", "dropped")
 _VIEWS_OF_RUNS = {"eval": "evaluations"}
 _JSON_COLUMNS = ("options", "inputs", "files", "dropped", "made_by", "results")  # of the table `manifests`
 
-AddedColumns = Mapping[
-    str, str | int | None
-]  # name → value in every row: the columns that tell tables apart in a view
+# Columns that tell apart the tables which a view shows together: name → its value in every row of one table.
+AddedColumns = Mapping[str, str | int | None]
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class FinishedFolder:
     """A folder with a manifest, and the view that its rows belong to.
 
     Attributes:
-        name: in the workspace.
-        manifest: of the folder.
+        name: name of the folder in the workspace.
+        manifest: the folder's manifest.
         view: name of the view.
         columns: columns that the view adds to the rows of this folder.
     """
@@ -80,7 +79,7 @@ def _find_view(parts: tuple[str, ...]) -> tuple[str, AddedColumns]:
     """Return the view that a folder's rows belong to, and the columns that the view adds.
 
     Args:
-        parts: of the folder's name in the workspace.
+        parts: the folder's name in the workspace, split at each slash.
     """
     if parts[0] == "labels" and len(parts) == 2:
         return "labels", {"labels_of": parts[1]}
@@ -95,15 +94,15 @@ def _find_view(parts: tuple[str, ...]) -> tuple[str, AddedColumns]:
 
 
 def find_view_command(view: str) -> str | None:
-    """Return the command that makes what a view shows; None for a name that is not known as a view."""
+    """Return the command that makes what a view shows; None: there is no such view."""
     folder = _FOLDERS_OF_VIEWS.get(view)
     return None if folder is None else find_make_command(folder)
 
 
 def find_current_labels(workspace: Workspace) -> str | None:
-    """Return the labels that `dsat` was mined from, such as "labels/local"; before mining, those that were made last.
+    """Return the labels that `dsat` was mined from, such as "labels/local"; before mining, the labels made last.
 
-    None: the workspace has no labels, or only labels of conversations that it no longer holds.
+    The answer is None when the workspace has no labels, or only labels of conversations that it no longer holds.
     """
     dsat = workspace.manifest(TableName.DSAT)
     for name in dsat.inputs if dsat else ():
@@ -118,7 +117,7 @@ def find_current_labels(workspace: Workspace) -> str | None:
 def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     """Return an in-memory database with one view per finished table of the workspace.
 
-    Besides, it has the views `current_labels` (as in `find_current_labels`), `labels_<judge>`, `dropped_<table>` and
+    The database also has the views `current_labels` (as in `find_current_labels`), `labels_<judge>`, `dropped_<table>` and
     `funnel` (rows after each step), the table `manifests`, and the macros `wilson_low(k, n)` and `wilson_high(k, n)`
     (95 % interval of a share). SQL cannot reach files outside the workspace, the network, or extensions. A COPY could
     still overwrite files inside the workspace; `query.run_query` forbids it.
@@ -203,8 +202,8 @@ def _collect_selects(workspace: Workspace, folders: Iterable[FinishedFolder]) ->
             selects[name].append(_write_select(read, folder.columns))
             selects["dropped"].append(_write_select(read, {"table": table, **folder.columns}))
         if folder.view == "model":
-            for file in (workspace.path(folder.name), workspace.path(folder.name).parent):
-                path = file / "metrics.jsonl"
+            for place in (workspace.path(folder.name), workspace.path(folder.name).parent):
+                path = place / "metrics.jsonl"
                 if path.is_file() and path.stat().st_size:
                     read = (
                         f"read_json({_quote_paths([path])}, format = 'newline_delimited', sample_size = -1)"
@@ -286,6 +285,7 @@ def _write_funnel(views: Collection[str], labels: str | None) -> str:
     return f"SELECT step, run, iter, rows FROM ({' UNION ALL '.join(counts)}) ORDER BY {order}"
 
 
+# Columns of the table `manifests`.
 _MANIFEST_COLUMNS = pa.schema(
     [
         ("folder", pa.string()),
@@ -300,6 +300,7 @@ _MANIFEST_COLUMNS = pa.schema(
     ]
 )
 _SQL_TYPES = {pa.string(): "VARCHAR", pa.int32(): "INTEGER"}
+# A SELECT without rows. It gives the view `dropped` its columns even when no row was dropped.
 _EMPTY_DROPPED = (
     'SELECT NULL::VARCHAR AS "table", NULL::VARCHAR AS run, NULL::INTEGER AS iter, '
     + ", ".join(
@@ -308,7 +309,7 @@ _EMPTY_DROPPED = (
     )
     + " WHERE false"
 )
-# Wilson's 95 % interval of a share k/n. It holds for small counts, too, which most models and languages have.
+# Wilson's 95 % interval of a share k/n. It is also right for small counts, which most models and languages have.
 _WILSON_MACRO = """
 CREATE MACRO {name}(k, n) AS CASE WHEN n > 0 THEN
     (k + 1.96 ** 2 / 2 {sign} 1.96 * sqrt(k * (n - k) / n + 1.96 ** 2 / 4)) / (n + 1.96 ** 2) END

@@ -1,1 +1,1 @@
-"""One self-contained HTML page of a run, and the signs that it goes wrong."""
+"""Writes one self-contained HTML page about a run, with alarms for signs that the run goes wrong."""

@@ -1,4 +1,4 @@
-"""Checks a training run for signs that it goes wrong, each against a threshold.
+"""Checks a training run for signs that the run goes wrong, each sign against a threshold.
 
 The margin alone does not say when to stop: it keeps growing while a policy collapses. In a collapse the chosen replies
 become less likely, the length of replies changes, and sampled replies repeat themselves.
@@ -28,19 +28,19 @@ class Check:
 
 @dataclass(frozen=True)
 class ModelReplies:
-    """What an evaluation says of a model's replies. None: the evaluation does not say it."""
+    """What an evaluation says about a model's replies. A figure that the evaluation does not have is None."""
 
     model: str
     score: float | None = None  # mean over prompts
     stderr: float | None = None  # standard error of the score
     tokens: float | None = None  # mean length of a reply
-    distinct: float | None = None  # mean share of a reply's word pairs that are no repetition
+    distinct: float | None = None  # mean share of a reply's word pairs that do not repeat an earlier pair
 
 
 def compute_end_medians(values: Sequence[float]) -> tuple[float, float]:
     """Return the medians of the first and of the last fifth of a curve, of at least one value each.
 
-    They are medians because the last batch of an epoch may hold a single pair.
+    A median is used because the last batch of an epoch may hold a single pair.
     """
     width = max(1, len(values) // 5)
     return median(values[:width]), median(values[-width:])
@@ -67,7 +67,7 @@ def check_training(iterations: Mapping[int, Steps], options: AlarmOptions) -> li
                 best, *(median(margins[n : n + width]) for n in range(max(1, len(margins) - width + 1)))
             )
             end = compute_end_medians(margins)[1]
-            if iteration and enough:  # not the warm start, which has other data and other epochs
+            if iteration and enough:  # the warm start does not count: it has other data and other epochs
                 best = max(best, end)
             limit = options.margin_share * peak
             falling = end <= limit
@@ -106,7 +106,7 @@ def check_length_ratio(name: str, where: str, ratio: float, options: AlarmOption
 def check_replies(models: Sequence[ModelReplies], options: AlarmOptions) -> list[Check]:
     """Return the checks of the models' replies.
 
-    Length and repetition are compared with the first model's, the score with the best score of an earlier model.
+    Length and repetition are compared with those of the first model, the score with the best score of an earlier model.
     """
     if not models:
         return []

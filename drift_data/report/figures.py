@@ -1,4 +1,4 @@
-"""Reads everything that the report shows of a run, with DuckDB; the queries are `sql/*.sql`.
+"""Reads everything that the report shows about a run, with DuckDB; the queries are `sql/*.sql`.
 
 A part whose tables are not there yet is empty; a missing table raises nothing.
 """
@@ -26,9 +26,9 @@ from drift_data.report.options import AlarmOptions
 from drift_data.workspace import Workspace
 
 Row = dict[str, Any]
-_READ_CHARACTERS = 4_000  # of a message that are read; the page shows fewer
+_READ_CHARACTERS = 4_000  # most characters of a message that are read; the page shows fewer
 _SIMULATED_TRUTH = "simulated/truth"
-# Step of the funnel → the step whose rows it is a share of.
+# Step of the funnel → the earlier step of which the page shows it as a share.
 _SHARE_OF = {
     "conversations": "rows read",
     "SAT turns": "feedback turns",
@@ -45,22 +45,22 @@ class Figures:
     """The numbers and texts of one run. Lists are in the order in which the page shows them."""
 
     run: str
-    folders: list[FinishedFolder]  # of the data and of this run
+    folders: list[FinishedFolder]  # folders of the data and of this run
     labels: str | None  # the label table that `make seed` mines, such as "labels/local"
-    funnel: list[Row] = field(default_factory=list)
-    judges: list[Row] = field(default_factory=list)
-    agreements: list[Agreement] = field(default_factory=list)
-    items: list[Row] = field(default_factory=list)
-    models: list[Row] = field(default_factory=list)
-    languages: list[Row] = field(default_factory=list)
-    depths: list[Row] = field(default_factory=list)
-    examples: list[Row] = field(default_factory=list)
-    pairs: list[Row] = field(default_factory=list)
+    funnel: list[Row] = field(default_factory=list)  # rows after each step
+    judges: list[Row] = field(default_factory=list)  # counts of each label, by label table
+    agreements: list[Agreement] = field(default_factory=list)  # of each label table with true labels
+    items: list[Row] = field(default_factory=list)  # rubric items and how many turns show them
+    models: list[Row] = field(default_factory=list)  # rate of complaints by model of the logs
+    languages: list[Row] = field(default_factory=list)  # rate of complaints by language
+    depths: list[Row] = field(default_factory=list)  # rate of complaints by number of the judged reply
+    examples: list[Row] = field(default_factory=list)  # complaints to read
+    pairs: list[Row] = field(default_factory=list)  # counts and mean lengths of pairs, by iteration
     lengths: dict[int, list[Row]] = field(default_factory=dict)  # iteration → chosen and rejected tokens
-    drops: list[Row] = field(default_factory=list)
+    drops: list[Row] = field(default_factory=list)  # rows left out, by table and reason
     steps: dict[int, list[dict[str, float]]] = field(default_factory=dict)  # iteration → metrics of each step
     health: list[Health] = field(default_factory=list)  # by iteration
-    scores: list[Row] = field(default_factory=list)
+    scores: list[Row] = field(default_factory=list)  # evaluations, by measure and model
     samples: list[Row] = field(default_factory=list)  # a prompt, and the reply of each model to it
     checks: list[Check] = field(default_factory=list)
 
@@ -83,7 +83,7 @@ def read_figures(
         views = set(list_view_names(connection))
         figures.funnel = _read_funnel(connection, run)
         if figures.labels is not None:
-            _read_labels(connection, workspace, figures, "conversations" in views)
+            _read_label_figures(connection, workspace, figures, "conversations" in views)
         if "dsat" in views:
             figures.examples = _query(connection, "examples", characters=_READ_CHARACTERS, examples=examples)
         if "pairs" in views:
@@ -98,7 +98,7 @@ def read_figures(
             figures.samples = _read_replies(connection, "replies_in_training", run, samples)
     figures.health = read_health(workspace, run)
     figures.steps = {row.iteration: row.steps for row in figures.health if row.steps and not row.stale}
-    _add_results(figures)
+    _add_evaluation_results(figures)
     figures.checks = _check_run(figures, options)
     return figures
 
@@ -118,7 +118,7 @@ def _fetch_rows(
 
 
 def _read_funnel(connection: duckdb.DuckDBPyConnection, run: str) -> list[Row]:
-    """Return the steps, each with its share of the step that it is a part of."""
+    """Return the steps of the funnel, each as a share of an earlier step."""
     steps = _fetch_rows(connection, "FROM funnel WHERE run IS NULL OR run = $run", {"run": run})
     counts = {(row["step"], row["iter"]): row["rows"] for row in steps}
     for row in steps:
@@ -132,7 +132,7 @@ def _read_funnel(connection: duckdb.DuckDBPyConnection, run: str) -> list[Row]:
     return steps
 
 
-def _read_labels(
+def _read_label_figures(
     connection: duckdb.DuckDBPyConnection, workspace: Workspace, figures: Figures, has_conversations: bool
 ) -> None:
     figures.judges = _query(connection, "judges")
@@ -160,7 +160,7 @@ def _read_replies(connection: duckdb.DuckDBPyConnection, query: str, run: str, p
     return list(found.values())
 
 
-def _add_results(figures: Figures) -> None:
+def _add_evaluation_results(figures: Figures) -> None:
     """Add mean, standard error and number of prompts to the scores, as the manifests of the evaluations state them."""
     results = {f.columns["model"]: f.manifest.results for f in figures.folders if f.view == "evaluations"}
     for row in figures.scores:

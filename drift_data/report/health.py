@@ -1,7 +1,7 @@
 """Reads how a run is doing, iteration by iteration, from manifests and metrics, and checks it.
 
-M_k is the k-th policy. It is trained on pairs made of replies by M_(k-1). So a column of the table tells how M_(k-1)
-replied, which of its pairs the filters took, and how the training of M_k ended.
+M_k is the k-th policy. It is trained on pairs made of replies by M_(k-1). So a column of the page's table tells how
+M_(k-1) replied, which of the pairs the filters dropped, and how the training of M_k ended.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ LoggedSteps = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Health:
-    """What is known of one iteration. A figure that was not measured is None or empty: the warm start samples no reply."""
+    """What is known about one iteration. A figure that was not measured is None or empty.
+
+    The warm start, for example, samples no reply.
+    """
 
     iteration: int
-    asked: int | None = None  # candidate pairs
+    candidates: int | None = None  # candidate pairs
     kept: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason → pairs
-    length_ratio: float | None = None  # mean tokens of chosen to those of rejected replies
+    length_ratio: float | None = None  # mean tokens of chosen replies ÷ mean tokens of rejected replies
     measured: Mapping[str, Any] = field(default_factory=dict)  # results of the folder `health`
     steps: LoggedSteps = field(default_factory=list)
-    stale: bool = False  # its inputs have changed since, so its figures belong to another chain of models
+    stale: bool = False  # inputs have changed since, so the figures belong to another chain of models
 
     @property
     def model(self) -> str:
@@ -48,8 +51,8 @@ class Health:
 
     @property
     def filtered(self) -> float | None:
-        """Share of the candidate pairs that the filters took."""
-        return sum(self.dropped.values()) / self.asked if self.asked else None
+        """Share of the candidate pairs that the filters dropped."""
+        return sum(self.dropped.values()) / self.candidates if self.candidates else None
 
     @property
     def length_stops(self) -> float | None:
@@ -86,7 +89,7 @@ def read_health(workspace: Workspace, run: str) -> list[Health]:
         rows.append(
             Health(
                 iteration=int(folder.name[4:]),
-                asked=pairs.rows_in if pairs else None,
+                candidates=pairs.rows_in if pairs else None,
                 kept=pairs.rows_out if pairs else 0,
                 dropped=pairs.dropped if pairs else {},
                 length_ratio=chosen / rejected if chosen and rejected else None,
@@ -113,7 +116,7 @@ def _is_current(workspace: Workspace, name: str) -> bool:
 
 
 def read_steps(workspace: Workspace, folder: str) -> LoggedSteps:
-    """Return the numbers of each logged training step of an iteration; no step while its model is unfinished."""
+    """Return the metrics of each logged training step of an iteration; empty while its model is unfinished."""
     path = workspace.path(folder) / "metrics.jsonl"
     if workspace.manifest(f"{folder}/model") is None or not path.is_file():
         return []
@@ -126,7 +129,7 @@ def read_steps(workspace: Workspace, folder: str) -> LoggedSteps:
 
 
 def check_health(rows: Sequence[Health], options: AlarmOptions) -> list[Check]:
-    """Return the checks of every current iteration: of its training, its pairs, and the replies it learned from."""
+    """Return the checks of every current iteration: its training, its pairs, and the replies it learned from."""
     rows = [row for row in rows if not row.stale]
     checks = check_training({row.iteration: row.steps for row in rows if row.steps}, options)
     first: Health | None = None
@@ -180,7 +183,7 @@ def _compare_with_first(first: Health, row: Health, options: AlarmOptions) -> li
 
 
 def tabulate_health(rows: Sequence[Health]) -> list[tuple[str, list[str]]]:
-    """Return the figures as lines: the name of a figure, then its text for each iteration, "–" where there is none."""
+    """Return the figures as lines: the name of a figure, then its text for each iteration; "–" where the figure is missing."""
     lines: list[tuple[str, list[str]]] = [
         ("pairs kept", [f"{row.kept:,}" for row in rows]),
         ("pairs filtered out", [_format_percent(row.filtered) for row in rows]),

@@ -1,6 +1,7 @@
 """Writes the report of a run: one HTML file that needs no network, no script and no other file.
 
-Logs are hostile text: `html.environment` escapes and bounds every value, and a strict content policy stands behind it.
+Logs are hostile text. `html.environment` escapes and bounds every value; as a second guard, the page's content policy
+forbids scripts and every request.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from drift_data.workspace import UserError, Workspace, read_tool_version, replac
 
 _LN2 = math.log(2)
 _CURVES: list[tuple[str, str, dict[str, str], float | None]] = [
-    # name, title, curve → column of the metrics, y of the line to compare with
+    # name, title, curve → column of the metrics, y of a line to compare the curves with
     ("loss", "Loss", {"loss": "loss"}, _LN2),
     ("margin", "Margin", {"margin": "rewards/margins"}, 0.0),
     ("accuracy", "Accuracy", {"accuracy": "rewards/accuracies"}, 0.5),
@@ -48,7 +49,7 @@ def write_report(
         run: name of the run.
         out: the HTML file; it is replaced only when the page is whole.
         recipe: the options of the run, which the page lists; its `name` stands in the heading.
-        options: what is shown, and where alarms go off.
+        options: what the page shows, and where alarms go off.
 
     Raises:
         UserError: there is no workspace.
@@ -172,7 +173,7 @@ def _draw_health_charts(rows: list[Health]) -> list[tuple[str, Markup]]:
 
 
 def _list_curve_ends(figures: Figures) -> list[dict[str, Any]]:
-    """Return the charts of the training as a table: the medians of the first and last fifth of every curve."""
+    """Return the training curves as rows of a table: the medians of the first and last fifth of every curve."""
     rows = []
     for iteration, steps in figures.steps.items():
         for _, _, columns, _ in _CURVES:

@@ -1,4 +1,4 @@
-"""Writes benchmark logs of any number in WildChat-1M's schema, with realistic sizes and the paper's shares of labels.
+"""Writes any number of benchmark chats in WildChat-1M's schema, with realistic sizes and the paper's shares of labels.
 
 The words of simulated users stand before filler text, so sizes and labels are realistic and contents are not. The logs
 are written as a stream, with one batch in memory at a time.
@@ -37,11 +37,11 @@ _HEADS_PER_KIND = 2_000  # different beginnings of messages of one kind, such as
 def write_wildchat(
     folder: Path, conversations: int, seed: int, rows_per_file: int = ROWS_PER_FILE
 ) -> dict[str, int]:
-    """Write conversations as `train-00000.parquet`, … into a folder; each takes about 2 KB on the disk.
+    """Write conversations as `train-00000.parquet`, … into a folder. A conversation takes about 2 KB on the disk.
 
     Args:
-        folder: is created if missing; must hold no such file yet.
-        conversations: how many are written.
+        folder: is made if it is missing; it must not hold such files yet.
+        conversations: number of conversations to write.
         seed: equal seeds give equal files.
         rows_per_file: conversations in one file, a multiple of `BATCH_CONVERSATIONS`.
 
@@ -122,17 +122,19 @@ class _ContentSource:
         exchanges = (
             self.rng.choice(len(_EXCHANGE_SHARES), number, p=_EXCHANGE_SHARES / _EXCHANGE_SHARES.sum()) + 1
         )
+        # Fewest exchanges of each kind: room for its complaint, its thanks and the replies to them.
         exchanges = np.maximum(exchanges, np.array([3, 2, 2, 1])[kinds])
         lengths = exchanges * 2
         starts = np.cumsum(lengths) - lengths
         total = int(lengths.sum())
         place = np.arange(total) - np.repeat(starts, lengths)
 
-        heads = np.where(place % 2 == 1, 1, np.where(place == 0, 0, 4))  # reply, first request, new request
+        # The group that each message begins with: 0 request, 1 reply, 2 complaint, 3 thanks, 4 new request.
+        heads = np.where(place % 2 == 1, 1, np.where(place == 0, 0, 4))
         heads[starts[kinds <= 1] + 2] = 2  # the second user message complains
         heads[starts[kinds == 0] + 4] = 3  # the third gives thanks
         heads[starts[kinds == 2] + 2] = 3
-        # median number of filler sentences after a request, reply, complaint, thanks, new request
+        # Median number of filler sentences after each group of heads: request, reply, complaint, thanks, new request.
         median = np.array([3.0, 9.5, 0.8, 0.3, 1.3])[heads]
         sentences = np.minimum((median * self.rng.lognormal(0, 0.9, total)).astype(np.int64), 400)
 

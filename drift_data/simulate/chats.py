@@ -58,7 +58,7 @@ class Chat:
 
     messages: list[dict[str, str]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
-    # Of every reply to a task: index of the message, the task, and whether the reply is a revision.
+    # One entry for every reply to a task: index of the message, the task, and whether the reply is a revision.
     replies: list[tuple[int, ListTask, bool]] = field(default_factory=list)
 
     def say(self, role: str, content: str) -> None:
@@ -79,7 +79,7 @@ def draw_faults(quality: float, rng: Random) -> list[str]:
 
 
 def draw_revision(task: ListTask, held: ListTask, named: str | None, mends: float, rng: Random) -> ListTask:
-    """Draw what a revision holds: the fault that was named is mended, and each other one with probability `mends`.
+    """Draw what a revision holds. The fault that the complaint names is mended, each other fault with chance `mends`.
 
     Args:
         task: what was asked for.

@@ -56,7 +56,7 @@ class UserOptions(BaseModel):
     most_replies: int = Field(
         4,
         ge=1,
-        description="Replies after which a chat ends at the latest.",
+        description="Most replies of a chat: it ends after this many at the latest.",
         json_schema_extra={"source": "ours", "unit": "replies"},
     )
     instructed: Share = Field(
@@ -64,7 +64,7 @@ class UserOptions(BaseModel):
     )
     instruction: str = Field(
         "please answer again",
-        description="Instruction of guided rollouts, in the words that the tiny base model knows.",
+        description="The instruction that guided rollouts give after a complaint, in words that the tiny base model knows.",
         json_schema_extra=_OURS,
     )
 
@@ -136,7 +136,7 @@ class SimulateOptions(BaseModel):
     heldout_tasks: int = Field(
         120,
         ge=1,
-        description="Number of tasks, of 1,296, that only held-out prompts ask for.",
+        description="How many of the 1,296 possible tasks only held-out prompts ask for.",
         json_schema_extra={"source": "ours", "unit": "tasks"},
     )
     users: UserOptions = Field(UserOptions(), description="How the users of the logged chats behave.")

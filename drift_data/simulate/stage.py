@@ -22,7 +22,9 @@ PRETRAIN_ROWS = define_table(
     "simulated/pretrain",
     "a chat that the tiny base model learns from",
     [
-        define_column("phase", pa.string(), "of the training: `clean`, then `noisy`", required=True),
+        define_column(
+            "phase", pa.string(), "phase of the training: first `clean`, then `noisy`", required=True
+        ),
         define_column("messages", MESSAGES, "the chat", required=True),
     ],
 )

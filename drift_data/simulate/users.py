@@ -165,7 +165,7 @@ NEXT_LEADS: Final = (
     "and then ",
     "different topic. ",
 )
-# The same, but sounding like a complaint or like thanks, which they are not.
+# Beginnings that sound like a complaint or like thanks, although the message is neutral.
 HARD_NEXT_LEADS: Final = (
     "no rush, but ",
     "sorry, one more: ",
@@ -195,7 +195,7 @@ SMALL_TALK: Final = (
     "where can i read more",
     "one moment",
 )
-# The same, but sounding like a complaint or like thanks, which they are not.
+# Neutral messages without a request that sound like a complaint or like thanks.
 HARD_SMALL_TALK: Final = (
     "is it bad to like only one of them",
     "my brother does not like any of these",

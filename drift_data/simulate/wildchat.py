@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-_STEMS = ("self-harm", "self-harm/instructions", "self-harm/intent")
+_SELF_HARM = ("self-harm", "self-harm/instructions", "self-harm/intent")
 MODERATION_CATEGORIES: Final = (
     "harassment",
     "harassment/threatening",
@@ -19,7 +19,7 @@ MODERATION_CATEGORIES: Final = (
     "hate",
     "hate/threatening",
     "hate_threatening",
-    *_STEMS,
+    *_SELF_HARM,
     "self_harm",
     "self_harm_instructions",
     "self_harm_intent",
@@ -99,6 +99,11 @@ _USER_AGENT = (
 )
 # When the first conversation begins, in microseconds since 1970.
 _FIRST_TIME = int(datetime(2023, 4, 9, tzinfo=UTC).timestamp()) * 1_000_000
+_CHAT_INTERVAL = (
+    37_000_000  # from one conversation's beginning to the next, in microseconds, before the delay
+)
+_MAX_DELAY = 30_000_000  # by which a conversation's beginning is put off at most, in microseconds
+_MESSAGE_INTERVAL = 9_000_000  # from one message to the next, in microseconds
 _SCORE_POOL = 4096  # made-up sets of moderation scores, from which one is drawn for each message
 
 
@@ -154,12 +159,14 @@ class WildChatRows:
         hashed_ip = _draw_hex(self.rng, count, 32)
         header = pa.StructArray.from_arrays([accept, pa.repeat(_USER_AGENT, count)], fields=list(_HEADER))
         times = (
-            _FIRST_TIME + (first + np.arange(count)) * 37_000_000 + self.rng.integers(0, 30_000_000, count)
+            _FIRST_TIME
+            + (first + np.arange(count)) * _CHAT_INTERVAL
+            + self.rng.integers(0, _MAX_DELAY, count)
         )
         language = pa.repeat("English", count)
 
         user_only = pa.array(owner, mask=is_reply)  # a null index gives null
-        reply_time = times[owner] + (place_in_chat + 1) * 9_000_000
+        reply_time = times[owner] + (place_in_chat + 1) * _MESSAGE_INTERVAL
         flags = pa.array(np.zeros(total, bool))
         message = pa.StructArray.from_arrays(
             [
@@ -182,7 +189,7 @@ class WildChatRows:
         columns = [
             _draw_ids(self._seed, first, count),
             models,
-            pa.array(times + lengths * 9_000_000).cast(_TIME),
+            pa.array(times + lengths * _MESSAGE_INTERVAL).cast(_TIME),
             _make_lists(offsets, message, "conversation"),
             pa.array((lengths // 2).astype(np.int64)),
             language,
@@ -204,7 +211,7 @@ def _make_lists(offsets: pa.Array, values: pa.Array, name: str) -> pa.ListArray:
 
 
 def _draw_hex(rng: np.random.Generator, count: int, digits: int) -> pa.Array:
-    """Draw `count` lower-case hexadecimal strings of so many digits."""
+    """Draw `count` lower-case hexadecimal strings of `digits` digits each."""
     alphabet = np.frombuffer(b"0123456789abcdef", np.uint8)
     data = alphabet[rng.integers(0, 16, count * digits, dtype=np.uint8)]
     offsets = pa.py_buffer(np.arange(0, count * digits + 1, digits, dtype=np.int32))

@@ -36,6 +36,7 @@ _LAYOUT_OF = {phrase: layout for layout, phrases in LAYOUTS.items() for phrase i
 _CATEGORY_OF = {item: category for category, items in CATEGORIES.items() for item in items}
 _OPENING_OF = {line: word for word, line in OPENINGS.items()}
 _CLOSING_OF = {line: word for word, line in CLOSINGS.items()}
+# Phrases of a request; one of each is drawn.
 _ASK = ("give me", "list", "name", "i need", "write down", "show me")
 _START = ("start with", "begin with")
 _END = ("end with", "finish with")

@@ -38,13 +38,13 @@ def alarms(*rows: Health) -> list[tuple[str, str]]:
 
 
 def row(iteration: int, **changes: Any) -> Health:
-    return Health(iteration, asked=100, kept=100, length_ratio=1.0, measured=measured(**changes))
+    return Health(iteration, candidates=100, kept=100, length_ratio=1.0, measured=measured(**changes))
 
 
 def test_a_run_is_read_iteration_by_iteration(tmp_path) -> None:
     first, second = read_health(sample(tmp_path / "work"), RUN)
-    assert (first.iteration, first.asked, first.kept, first.measured) == (0, 1, 1, {})
-    assert (second.asked, second.kept, second.dropped) == (4, 3, {"leaks guidance": 1})
+    assert (first.iteration, first.candidates, first.kept, first.measured) == (0, 1, 1, {})
+    assert (second.candidates, second.kept, second.dropped) == (4, 3, {"leaks guidance": 1})
     assert (second.filtered, second.length_stops, second.distinct) == (0.25, 0.25, 0.9)
     assert second.length_ratio == 1.2
     assert second.measured == HEALTH
@@ -115,7 +115,7 @@ def test_each_sign_alarms_where_it_belongs(changes: dict[str, Any], expected: tu
 
 
 def test_pairs_that_filters_take_alarm_except_in_the_warm_start() -> None:
-    filtered = {"asked": 10, "kept": 4, "dropped": {"leak": 4, "length_stop": 2}}
+    filtered = {"candidates": 10, "kept": 4, "dropped": {"leak": 4, "length_stop": 2}}
     assert alarms(Health(1, **filtered)) == [("pairs filtered out", "M1 pairs")]
     assert alarms(Health(0, **filtered)) == []
 
@@ -126,11 +126,11 @@ def test_thresholds_are_options() -> None:
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
-    table = dict(tabulate_health([Health(0, asked=3, kept=3), row(1)]))
+    table = dict(tabulate_health([Health(0, candidates=3, kept=3), row(1)]))
     assert table["  their KL to the base, nats a token"] == ["–", "0.01 ± 0.001"]
     assert table["  distinct-1, -2, -3 within a reply"] == ["–", "1.00, 0.90, –"]
     assert table["margin at the end"] == ["–", "–"]
-    assert "learned from replies of" not in dict(tabulate_health([Health(0, asked=3, kept=3)]))
+    assert "learned from replies of" not in dict(tabulate_health([Health(0, candidates=3, kept=3)]))
 
 
 def test_the_terminal_shows_the_table_and_every_alarm(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
