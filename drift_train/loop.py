@@ -31,7 +31,7 @@ def warm(workspace: Workspace, run: str, base: str, options: LoopOptions) -> boo
         workspace: needs `seed`, unless `options.warm` is None.
         run: name of the run.
         base: a folder of the workspace ("base"), any other local folder, or a Hub id.
-        options: of the whole run.
+        options: the options of the whole run.
 
     Returns:
         True when something was made, False when all was there already.
@@ -49,7 +49,7 @@ def iterate(workspace: Workspace, run: str, n: int, base: str, options: LoopOpti
         run: name of the run.
         n: number of the iteration, from 1.
         base: the base model, as for `warm`.
-        options: of the whole run.
+        options: the options of the whole run.
 
     Returns:
         True when something was made, False when all was there already.

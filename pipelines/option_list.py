@@ -60,7 +60,7 @@ class OptionGroup:
     Attributes:
         key: dotted; "" for the recipe itself.
         purpose: the first paragraph of the model's docstring.
-        options: in the order of the model.
+        options: the options, in the order of the model.
     """
 
     key: str

@@ -43,7 +43,7 @@ Results = Annotated[
     list[str] | None,
     typer.Option(help="With --judge batch: files, folders or globs of the results that came back."),
 ]
-Final = Annotated[
+FinalOption = Annotated[
     bool,
     typer.Option("--final", help="With --judge batch: finish without the answers that are still missing."),
 ]

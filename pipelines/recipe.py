@@ -156,7 +156,7 @@ def _read_recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the values of a recipe, merged over those of the recipe that it extends.
 
     Args:
-        name: of a shipped recipe, or path of a YAML file.
+        name: name of a shipped recipe, or path of a YAML file.
         seen: recipes that extend this one.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"

@@ -178,7 +178,7 @@ def read_make_targets(path: Path) -> dict[str, dict[str, str]]:
     """Return target → option of its command → Make variable, for every target that calls a command.
 
     Args:
-        path: of the Makefile.
+        path: path of the Makefile.
     """
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     variables = dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))

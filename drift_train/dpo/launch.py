@@ -27,13 +27,8 @@ JOB_FILE, PAIRS_FILE, RESULT_FILE = "job.json", "pairs.jsonl", "result.json"
 _ROOT = str(Path(__file__).resolve().parents[2])  # the children import `drift_train` from here
 # Name of an error → the exception that a child hands over and `launch_training` raises again.
 ERROR_KINDS: dict[str, type[Exception]] = {"UserError": UserError, "CheckError": CheckError}
-PATH_ARGUMENTS = (
-    "policy",
-    "reference",
-    "target",
-    "metrics",
-    "unfinished",
-)  # arguments of `train_here` that are paths
+# Arguments of `train_here` that are paths.
+PATH_ARGUMENTS = ("policy", "reference", "target", "metrics", "unfinished")
 
 
 class LaunchError(Exception):
@@ -58,9 +53,8 @@ def launch_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     config, further = find_configuration(arguments["options"].launch)
     title, target = arguments["title"], arguments["target"]
     log = arguments["metrics"].with_suffix(".launch.log")
-    shared = tempfile.TemporaryDirectory(
-        prefix=".launch-", dir=target.parent
-    )  # stands in for `unfinished`, which the children need
+    # The children need a folder `unfinished` even where the caller keeps none.
+    shared = tempfile.TemporaryDirectory(prefix=".launch-", dir=target.parent)
     unfinished = arguments["unfinished"] or Path(shared.name)
     folder = unfinished.resolve() / "launch"  # an absolute path, since other machines read it as well
     try:

@@ -315,7 +315,6 @@ def _drop_padding_mask(model: Any) -> Any:
 
     config = model.config.get_text_config()
     if config._attn_implementation == "sdpa" and not hasattr(config, "output_router_logits"):
-        model.base_model.register_forward_pre_hook(
-            drop, with_kwargs=True
-        )  # adapters call the base model past the hooks of the model itself
+        # On the base model, because adapters call it past the hooks of the model itself.
+        model.base_model.register_forward_pre_hook(drop, with_kwargs=True)
     return model

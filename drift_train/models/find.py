@@ -15,14 +15,19 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model that a run is given, and what manifests record of it."""
+    """A model that a run is given, and what manifests record of it.
 
-    name: str  # as the user gave it
+    Attributes:
+        name: as the user gave it.
+        path: folder with the model's files.
+        inputs: the model's folder where it is one of the workspace, else empty.
+        files: a model outside the workspace, e.g. "base:owner/name" → its digest, or its revision on the Hub; else empty.
+    """
+
+    name: str
     path: Path
-    inputs: tuple[str, ...]  # the model's folder where it is one of the workspace, else empty
-    files: dict[
-        str, str
-    ]  # a model outside the workspace → its digest, or its revision on the Hub; else empty
+    inputs: tuple[str, ...]
+    files: dict[str, str]
 
 
 def find_model(workspace: Workspace, name: str, what: str = "base model") -> FoundModel:

@@ -134,9 +134,8 @@ class RewardModel:
         if found := shorten(prompt, lambda shorter: count_excess(shorter, reply) <= 0):
             return self._encode(found[0], reply)
         last = prompt[-1]
-        while (
-            excess := count_excess([last], reply)
-        ) > 0:  # once more where cutting within a word has left more tokens than counted
+        # Cutting within a word can leave more tokens than counted: then once more.
+        while (excess := count_excess([last], reply)) > 0:
             answer, question = self._find_offsets(reply), self._find_offsets(last["content"])
             spare = max(0, len(answer) - self.max_length // 4)
             if spare:

@@ -27,7 +27,7 @@ def make_seed_pairs(
         workspace: holds `seed`.
         run: name of the run.
         base: the base model, whose tokenizer measures the pairs.
-        options: of the whole run.
+        options: the options of the whole run.
         training: options of the warm start's training.
 
     Returns:
@@ -105,7 +105,7 @@ def make_pairs(workspace: Workspace, run: str, iteration: int, options: LoopOpti
         workspace: holds the examples, the rollouts, and the rewards where samples are ranked.
         run: name of the run.
         iteration: k, from 1.
-        options: of the whole run.
+        options: the options of the whole run.
 
     Returns:
         True when the pairs were made, False when they were there already.

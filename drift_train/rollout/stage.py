@@ -24,7 +24,7 @@ def sample_rollouts(workspace: Workspace, run: str, iteration: int, options: Loo
         workspace: holds the method's table of examples, and M_(k-1).
         run: name of the run.
         iteration: k, from 1.
-        options: of the whole run.
+        options: the options of the whole run.
 
     Returns:
         True when the rollouts were made, False when they were there already.

@@ -13,7 +13,7 @@ from pipelines.options import (
     WORK,
     BaseUrl,
     Budget,
-    Final,
+    FinalOption,
     LLMName,
     Offline,
     RecipeName,
@@ -74,7 +74,7 @@ def label(
     again: Annotated[bool, typer.Option("--again", help="Ask once more for turns without a label.")] = False,
     offline: Offline = False,
     results: Results = None,
-    final: Final = False,
+    final: FinalOption = False,
     work: Work = WORK,
     recipe: RecipeName = RECIPE,
     overrides: Set = None,
@@ -129,7 +129,7 @@ def _label_by_llm(
 
     Args:
         workspace: holds `conversations`.
-        access: to the language model.
+        access: what is needed to ask the language model.
         judge: asks the language model.
         options: the recipe's group `label`.
         limits: thresholds on the summed strengths.

@@ -41,7 +41,7 @@ class ServerEngine:
 
     Args:
         policy: folder of the model that the server should serve.
-        renderer: of the policy.
+        renderer: the policy's renderer.
         options: sampling, and where the server is.
         progress: called with the number of replies that came.
     """
@@ -98,9 +98,8 @@ class ServerEngine:
             async with self._make_client() as client:
                 served = (await client.models.list()).data
         except openai.OpenAIError as error:
-            raise EngineStartError(
-                self._explain(error)
-            ) from None  # not chained: the error holds the headers, which hold the key
+            # Not chained: the error holds the headers, which hold the key.
+            raise EngineStartError(self._explain(error)) from None
         card = next((card for card in served if card.id == self._model), None)
         if card is None:
             names = ", ".join(card.id for card in served) or "nothing"
@@ -239,9 +238,8 @@ class ServerEngine:
         import openai
 
         match error:
-            case (
-                openai.AuthenticationError() | openai.PermissionDeniedError()
-            ):  # some servers repeat parts of the key
+            case openai.AuthenticationError() | openai.PermissionDeniedError():
+                # The server's words are not shown: some servers repeat parts of the key.
                 return (
                     f"The server at {self._host} refuses the key: set ${_KEY_VARIABLE} to one that it takes."
                 )

@@ -75,9 +75,7 @@ class VllmEngine:
     ) -> None:
         self._policy, self._stop_ids, self._options, self._progress = policy, list(stop), options, progress
         self._log = log_folder / f"{title.replace(' ', '-')}-vllm.log"
-        self._job = self._log.with_suffix(
-            ".job"
-        )  # beside the log, because conversations do not belong into /tmp
+        self._job = self._log.with_suffix(".job")  # not in /tmp, where conversations do not belong
         self._waiting: deque[tuple[int, Sequence[SampleRequest]]] = deque()
         self._submitted, self._is_up = 0, False
         self._child: subprocess.Popen[str] | None = None
