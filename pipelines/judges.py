@@ -108,8 +108,21 @@ def _make_backend(root: Path, kind: str, store: Store, spending: Spending, optio
 
 
 def make_embedded_judge(workspace: Workspace, options: LabelOptions) -> Judge:
-    """Return a judge that asks no language model: "local" or "dataset"."""
-    return make_local_judge(workspace, options) if options.judge == "local" else DatasetJudge(workspace)
+    """Return a judge that asks no language model: "local" or "dataset".
+
+    Raises:
+        ValueError: the recipe's kind of judge is not made here.
+    """
+    match options.judge:
+        case "local":
+            return make_local_judge(workspace, options)
+        case "dataset":
+            return DatasetJudge(workspace)
+        case other:
+            raise ValueError(
+                f"make_embedded_judge does not make the judge {other!r}. A kind for which LabelOptions.asks is None needs "
+                "a case in make_embedded_judge; every other kind is made by make_llm_judge."
+            )
 
 
 def make_local_judge(workspace: Workspace, options: LabelOptions) -> LocalJudge:

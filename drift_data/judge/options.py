@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -181,5 +181,7 @@ class LabelOptions(BaseModel):
                 return None
             case "cascade":
                 return self.cascade.llm
-            case way:
-                return way
+            case "openai" | "vllm" | "batch":
+                return self.judge
+            case other:
+                assert_never(other)  # a new kind needs a case of its own

@@ -133,16 +133,22 @@ def print_table(
         hint: tells the user how to get all rows; printed when there are more.
     """
     shown = Table()
-    for field in table.schema:
+    columns = [
+        [_format_cell(value) for value in column.to_pylist()] for column in table.slice(0, rows).columns
+    ]
+    for field, cells in zip(table.schema, columns, strict=True):
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        # Numbers are never cut; text stays on one line.
+        # Where the terminal is too narrow, rich first narrows the columns that may wrap. Those are the columns of text.
+        # A number that is cut is wrong, so a column of numbers stays as wide as its longest number; its head may fold.
         shown.add_column(
-            Text(escape_invisible(field.name, _CELL_CHARACTERS), overflow="fold"),
+            Text(escape_invisible(field.name, _CELL_CHARACTERS), overflow="fold", no_wrap=False),
             justify="right" if number else "left",
-            no_wrap=not number,
+            no_wrap=number,
+            min_width=max(map(len, cells), default=0) if number else None,
         )
-    for row in zip(*(column.to_pylist() for column in table.slice(0, rows).columns), strict=True):
-        shown.add_row(*(Text(_format_cell(value), overflow="ellipsis") for value in row))
+    for row in zip(*columns, strict=True):
+        # Every cell is one line. The cells of text that are longer than their column end in "…".
+        shown.add_row(*(Text(cell, overflow="ellipsis", no_wrap=True) for cell in row))
     console = console or Console()
     console.print(shown)
     many = table.num_rows > rows

@@ -10,7 +10,11 @@ from pipelines.stages.simulate import simulate
 
 def convert(
     source: Annotated[
-        str | None, typer.Option(help="Name of the data set, e.g. wildchat; default: the recipe's.")
+        str | None,
+        typer.Option(
+            help="Name of the data set: wildchat, wildfeedback, lmsys, ultrafeedback, drift-release, chat or simulated; "
+            "default: the recipe's."
+        ),
     ] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="File, folder, glob or Hub id.")] = None,
     work: Work = WORK,

@@ -260,3 +260,24 @@ def test_two_columns_of_one_name_are_both_printed(workspace):
     text = shown(workspace=workspace, sql="SELECT 'left' AS v, 'right' AS v")
     assert "left" in text
     assert "right" in text
+
+
+def test_numbers_stay_whole_where_the_terminal_is_narrow(workspace):
+    sql = (
+        "SELECT 'run' || repeat('x', 60) AS run, 12 AS iter, repeat('conversation ', 9) AS conversation_id, 3 AS turn, "
+        "1234567 AS tokens_of_the_whole_prompt, 0.1234 AS share, repeat('detail ', 20) AS detail"
+    )
+    text = shown(workspace=workspace, sql=sql, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    (row,) = [line for line in text.splitlines() if "1,234,567" in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert (cells[1], cells[3], cells[4], cells[5]) == ("12", "3", "1,234,567", "0.1234")
+    assert cells[0].startswith("ru") and cells[0].endswith("…")
+
+
+def test_the_head_of_a_column_of_numbers_folds_before_a_number_is_cut(workspace):
+    names = [f"number_of_rows_of_kind_{at}" for at in range(6)]
+    sql = "SELECT " + ", ".join(f"{10_000_000 + at} AS {name}" for at, name in enumerate(names))
+    text = shown(workspace=workspace, sql=sql, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"10,000,00{at}" in text for at in range(6))
