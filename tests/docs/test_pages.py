@@ -22,7 +22,7 @@ FOLDERS = "drift_data|drift_train|pipelines|tests|benches|notebooks|requirements
 NOT_IN_GIT = re.compile(r"<|>|…")
 
 # Names that a page makes up for its example, and words of an example's prose.
-EXAMPLES_OF_NAMES = {"count_words", "WordOptions", "WORD_ROWS", "Write"}
+EXAMPLES_OF_NAMES = {"count_words", "WordOptions", "WORD_ROWS", "Write", "WordJudge"}
 
 
 def name_of(page: Path) -> str:
