@@ -25,9 +25,8 @@ Curve = Sequence[tuple[float, float]]
 INK, MUTED, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", FIRST: "--first", SECOND: "--second"}
 _SIZE_INCHES = (3.6, 2.3)  # width and height: small enough to stay readable on a phone
-_MAX_POINTS = (
-    300  # most points of a curve that are drawn; a longer curve is averaged over neighbouring points
-)
+# Most points of a curve that are drawn. Neighbouring points of a longer curve are averaged.
+_MAX_POINTS = 300
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: searchable, small, in the page's font
     "font.family": "DejaVu Sans",  # comes with Matplotlib; a browser uses the font of `_read_style`

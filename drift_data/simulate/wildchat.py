@@ -99,10 +99,9 @@ _USER_AGENT = (
 )
 # When the first conversation begins, in microseconds since 1970.
 _FIRST_TIME = int(datetime(2023, 4, 9, tzinfo=UTC).timestamp()) * 1_000_000
-_CHAT_INTERVAL = (
-    37_000_000  # from one conversation's beginning to the next, in microseconds, before the delay
-)
-_MAX_DELAY = 30_000_000  # by which a conversation's beginning is put off at most, in microseconds
+# Microseconds from one conversation's beginning to the next, before a random delay is added to each.
+_CHAT_INTERVAL = 37_000_000
+_MAX_DELAY = 30_000_000  # longest delay of a conversation's beginning, in microseconds
 _MESSAGE_INTERVAL = 9_000_000  # from one message to the next, in microseconds
 _SCORE_POOL = 4096  # made-up sets of moderation scores, from which one is drawn for each message
 
