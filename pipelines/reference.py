@@ -20,7 +20,7 @@ from pipelines.recipe import Recipe
 
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
 _COMPARED = ("seed", "source", "model", "clean", "mine", "loop")  # parts of a recipe that determine a model
-_WITHOUT_REASON = "differs, and pipelines/reference.yaml gives no reason"
+_WITHOUT_REASON = "differs, and no reason is given"
 
 # same: as published. named: differs, and a reason is given. ours: paper and release do not have the option. unnamed:
 # differs without a reason, or the option's field names no source.

@@ -130,7 +130,7 @@ def test_the_sources_of_the_papers_figures_are_shown(capsys: pytest.CaptureFixtu
     assert "paper app. D" in rate
     beta = next(line for line in shown.splitlines() if "loop.train.beta" in line)
     assert "0.2" in beta
-    assert "gives no reason" in beta
+    assert "no reason is given" in beta
     assert "1 differ without a reason" in shown
 
 
