@@ -22,6 +22,7 @@ from drift_data.workspace import UserError, Workspace, replace_file
 MAX_ROWS_SHOWN = 50
 ALL_ROWS_HINT = "OUT=file.csv writes all"  # in Make's words, which the stage translates for the command
 _CELL_CHARACTERS = 120  # most characters of a cell that are shown
+_FOLDED_HEAD_CHARACTERS = 6  # in a line of the head of a column of numbers, where the terminal is narrow
 _FORMATS_BY_ENDING = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
@@ -136,20 +137,27 @@ def print_table(
     columns = [
         [_format_cell(value) for value in column.to_pylist()] for column in table.slice(0, rows).columns
     ]
-    for field, cells in zip(table.schema, columns, strict=True):
+    console = console or Console()
+    widths = [max(map(len, cells), default=0) for cells in columns]
+    heads = [escape_invisible(name, _CELL_CHARACTERS) for name in table.schema.names]
+    # A column takes 3 characters more than its text, and the left border takes one.
+    is_narrow = console.width < 1 + sum(
+        max(len(head), width) + 3 for head, width in zip(heads, widths, strict=True)
+    )
+    for field, head, width in zip(table.schema, heads, widths, strict=True):
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        # Where the terminal is too narrow, rich first narrows the columns that may wrap. Those are the columns of text.
-        # A number that is cut is wrong, so a column of numbers stays as wide as its longest number; its head may fold.
+        # In a terminal that is too narrow, rich narrows the columns that may wrap: here the columns of text. A number that
+        # is cut is wrong, so a column of numbers stays as wide as its longest number, and its head is folded.
         shown.add_column(
-            Text(escape_invisible(field.name, _CELL_CHARACTERS), overflow="fold", no_wrap=False),
+            Text(head, overflow="fold", no_wrap=False),
             justify="right" if number else "left",
             no_wrap=number,
-            min_width=max(map(len, cells), default=0) if number else None,
+            min_width=width if number else None,
+            max_width=max(width, _FOLDED_HEAD_CHARACTERS) if number and is_narrow else None,
         )
     for row in zip(*columns, strict=True):
         # Every cell is one line. The cells of text that are longer than their column end in "…".
         shown.add_row(*(Text(cell, overflow="ellipsis", no_wrap=True) for cell in row))
-    console = console or Console()
     console.print(shown)
     many = table.num_rows > rows
     console.print(Text(f"the first {rows} rows; {hint}" if many else f"{table.num_rows} row(s)"))

@@ -104,7 +104,7 @@ def test_an_order_that_the_labels_cannot_have_is_told_before_the_page_is_served(
 ) -> None:
     work = str(to_review(tmp_path).root)
     code, said = call(monkeypatch, capsys, "review", "--work", work, "--filter", "order=disagreements")
-    assert code == 1 and "Start with --against another judge" in said
+    assert code == 1 and "Name their table with --against" in said
 
 
 @pytest.mark.parametrize(

@@ -281,3 +281,10 @@ def test_the_head_of_a_column_of_numbers_folds_before_a_number_is_cut(workspace)
     text = shown(workspace=workspace, sql=sql, width=80)
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"10,000,00{at}" in text for at in range(6))
+
+
+def test_no_column_vanishes_from_a_table_of_many_numbers_in_a_narrow_terminal(workspace):
+    text = shown(workspace=workspace, sql="SELECT * FROM health LIMIT 1", width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    (row,) = [line for line in text.splitlines() if "-2.5" in line]
+    assert all(cell.strip() for cell in row.strip("│").split("│"))
