@@ -28,8 +28,8 @@ def test_the_data_half_loads_no_training_stack() -> None:
     assert not loaded_after_importing_all_of("drift_data", list(drift_data.__path__)) & TRAINING_STACK
 
 
-def test_the_training_half_loads_no_query_engine_and_of_the_data_half_only_the_tables() -> None:
+def test_the_training_half_loads_no_query_engine_and_of_the_data_half_only_what_both_share() -> None:
     loaded = loaded_after_importing_all_of("drift_train", list(drift_train.__path__))
     assert not loaded & QUERY_STACK
-    tables = ("drift_data.schema", "drift_data.workspace")
-    assert not {name for name in loaded if name.startswith("drift_data.") and not name.startswith(tables)}
+    shared = ("drift_data.schema", "drift_data.workspace", "drift_data.machine")
+    assert not {name for name in loaded if name.startswith("drift_data.") and not name.startswith(shared)}
