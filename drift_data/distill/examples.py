@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from drift_data.chats.order import HOLD_OUT, HOLD_OUT_EVEN, is_one_in
-from drift_data.judge.local.corpus import WrittenConversation, read_corpus
+from drift_data.judge.local.corpus import WrittenConversation, WrittenLabel, read_corpus
 from drift_data.judge.local.cues import Cues, load_cues
 from drift_data.judge.local.features import FeedbackTurns, join_turns, read_turns
 from drift_data.judge.local.model import Classifier
@@ -183,5 +183,19 @@ def name_items(items: Sequence[str], at: np.ndarray) -> pl.Series:
 
 
 def _hash_corpus(corpus: Sequence[WrittenConversation]) -> str:
-    """Return 12 hex digits that change with the texts or their marks."""
-    return hashlib.sha256(repr(corpus).encode()).hexdigest()[:12]
+    """Return 12 hex digits that change with the texts or their labels.
+
+    The digest stands in the options of finished classifiers, so the hashed text is spelled out here, with the words that
+    it has always had: a class that is renamed must not make a classifier anew.
+    """
+    conversations = (
+        f"Example(name={each.name!r}, language={each.language!r}, topic={each.topic!r}, messages={each.messages!r}, "
+        f"marks={{{', '.join(f'{at}: {_spell_label(label)}' for at, label in each.marks.items())}}}, "
+        f"refusals={each.refusals!r})"
+        for each in corpus
+    )
+    return hashlib.sha256(f"[{', '.join(conversations)}]".encode()).hexdigest()[:12]
+
+
+def _spell_label(label: WrittenLabel) -> str:
+    return f"Mark(label={label.label!r}, item={label.item!r}, strength={label.strength!r})"

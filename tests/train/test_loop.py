@@ -377,7 +377,7 @@ def test_the_steps_run_in_the_order_of_the_algorithm(
         "rehearse_iterations",
     }:
         watch(name.split()[0])
-    monkeypatch.setattr(loop, "resolve_base", lambda workspace, name: name)
+    monkeypatch.setattr(loop, "find_model", lambda workspace, name: name)
     monkeypatch.setattr(Workspace, "require", lambda workspace, name: SimpleNamespace(rows_out=9))
     assert loop.iterate(Workspace(tmp_path), "r", 2, "base", LoopOptions.model_validate(values))
     checks = ["find_usable_examples", *(["check_reward_model"] if "reward" in values else [])]

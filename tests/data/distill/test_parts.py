@@ -9,11 +9,13 @@ from drift_data.chats.order import LEARNING_CURVE, SAMPLE, rank, take_first
 from drift_data.distill.cascade import RECOMMENDED_QUALITY, measure_bands, recommend_band
 from drift_data.distill.comparisons import label_by_baselines
 from drift_data.distill.cost import read_teacher_cost
-from drift_data.distill.examples import is_held_out
+from drift_data.distill.examples import is_held_out, load_written_turns
 from drift_data.distill.student import check_enough, is_in_first_part
 from drift_data.distill.teacher import cap_turns
 from drift_data.distill.thresholds import compute_precision_recall
+from drift_data.judge.local.model import load_classifier
 from drift_data.judge.options import Thresholds
+from drift_data.judge.rubric import load_rubric
 from drift_data.workspace import Manifest, UserError
 
 # One turn a conversation: score, the student's label, the teacher's, and what is so.
@@ -171,3 +173,12 @@ def test_a_band_is_recommended_by_the_lower_ends_of_its_intervals() -> None:
     )
     sure = recommend_band(measure_bands(many, 5.0, None, 0))
     assert sure is not None and sure.turns == 0
+
+
+def test_the_digest_of_the_written_conversations_is_that_of_the_texts_alone() -> None:
+    """It stands in the options of finished classifiers, so nothing but another text or label may change it."""
+    shipped = load_classifier()
+    assert (
+        load_written_turns(load_rubric(None), with_items=True).digest
+        == shipped.card.data["written"]["digest"]
+    )

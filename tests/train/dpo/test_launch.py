@@ -100,8 +100,8 @@ def test_split_weights_are_loaded_on_the_cpu_and_fsdps_reference_as_the_policy_i
         raise InterruptedError
 
     monkeypatch.setattr(dpo_trainer, "_Trainer", stop)
-    monkeypatch.setattr(dpo_trainer, "device", lambda: torch.device("meta"))
-    for name in ("fsdp", "sharded"):
+    monkeypatch.setattr(dpo_trainer, "choose_device", lambda: torch.device("meta"))
+    for name in ("is_fsdp", "is_sharded"):
         monkeypatch.setattr(dpo_trainer, name, lambda: True)
     with pytest.raises(InterruptedError):
         train(policy, tmp_path / "model", make_pairs(policy))

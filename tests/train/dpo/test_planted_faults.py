@@ -117,7 +117,7 @@ def no_reference_at_all(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Path) -
 
 def blind_to_the_first_batch(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Path) -> None:
     """The check of step 1 is the only one where the weights are split over devices."""
-    patch.setattr(dpo_checks, "sharded", lambda: True)
+    patch.setattr(dpo_checks, "is_sharded", lambda: True)
     for row in range(len(pairs)):
         reference_column(lambda value: value - 1, row)(pairs, patch, policy)
 
@@ -126,7 +126,7 @@ def in_parts(plant: Plant) -> Plant:
     """Plant another fault where the weights are split over devices."""
 
     def both(pairs: Pairs, patch: pytest.MonkeyPatch, policy: Path) -> None:
-        patch.setattr(dpo_checks, "sharded", lambda: True)
+        patch.setattr(dpo_checks, "is_sharded", lambda: True)
         plant(pairs, patch, policy)
 
     return both

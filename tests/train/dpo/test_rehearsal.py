@@ -75,7 +75,7 @@ def test_a_broken_model_and_a_bad_tokenizer_stop_it(tmp_path: Path) -> None:
         rehearse(broken, broken, [example(0)], OPTIONS, tmp_path, "t")
     padded = make_policy(tmp_path / "padded")
     edit_json(padded / "tokenizer_config.json", pad_token="<|im_end|>")
-    with pytest.raises(UserError, match="pads with"):
+    with pytest.raises(UserError, match="has the pad_token"):
         rehearse(padded, padded, [example(0)], OPTIONS, tmp_path, "t")
     silent = make_policy(tmp_path / "silent", template=None)
     with pytest.raises(UserError, match="no chat template"):
