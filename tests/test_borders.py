@@ -5,6 +5,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import drift_data
 import drift_train
 
@@ -24,10 +26,12 @@ def loaded_after_importing_all_of(package: str, path: list[str]) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_the_data_half_loads_no_training_stack() -> None:
     assert not loaded_after_importing_all_of("drift_data", list(drift_data.__path__)) & TRAINING_STACK
 
 
+@pytest.mark.slow
 def test_the_training_half_loads_no_query_engine_and_of_the_data_half_only_what_both_share() -> None:
     loaded = loaded_after_importing_all_of("drift_train", list(drift_train.__path__))
     assert not loaded & QUERY_STACK

@@ -220,6 +220,7 @@ def test_a_run_that_failed_goes_on_from_the_store(drift: Known) -> None:
     assert drift.labels("cascade") == drift.labels("local") | UNCERTAIN
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_the_store(drift: Known) -> None:
     with LLMServer(scoring_answer, latency=0.5) as server:
         command = [sys.executable, "-m", "pipelines", "label", "--judge", "cascade", "--model", "test"]

@@ -296,6 +296,7 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(
     assert word in said and said.startswith("error: ") and len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_workspace_is_told_and_asks_nothing(drift: Drift) -> None:
     with LLMServer(scoring_answer, latency=3.0) as server:
         command = [sys.executable, "-m", "pipelines", "label", "--judge", "openai", "--model", "test"]

@@ -171,6 +171,7 @@ def test_one_commit_holds_every_table_by_split_and_the_card(workspace: Workspace
     assert not (workspace.root / ".publish").exists()
 
 
+@pytest.mark.slow
 def test_what_was_published_reads_back_with_datasets(
     workspace: Workspace, hub: HubServer, tmp_path: Path
 ) -> None:

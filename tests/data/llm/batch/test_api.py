@@ -322,6 +322,7 @@ def start(server: BatchServer, folder: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "calls"), [("create", 3), ("content", 1)])
 def test_killed_at_any_point_and_run_again_submits_nothing_twice(
     server: BatchServer, tmp_path: Path, point: str, calls: int

@@ -292,6 +292,7 @@ def test_interrupt_at_a_bad_moment_is_an_interrupt_and_nothing_else(
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.slow
 def test_kill_repeats_at_most_what_was_on_its_way(tmp_path: Path) -> None:
     kills, needed = 3, 400
     with LLMServer(latency=0.01) as server:

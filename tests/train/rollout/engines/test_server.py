@@ -121,6 +121,7 @@ def test_another_checkpoint_by_the_right_name_is_caught_by_the_recheck(policy: P
     assert not list(keep.iterdir())
 
 
+@pytest.mark.slow
 def test_a_server_restarted_with_another_policy_in_the_middle_is_told(
     policy: Path, server: PolicyServer, tmp_path: Path
 ) -> None:
