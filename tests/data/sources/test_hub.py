@@ -15,6 +15,8 @@ from tests.helpers.converted import accounts, reasons, rows
 from tests.helpers.hub_server import TOKEN, HubServer, hub_server
 from tests.helpers.wildchat_schema import chat, write_wildchat
 
+pytestmark = pytest.mark.slow  # each test starts a process or a server
+
 REPO = "someone/logs"
 CONFIGS = """---
 configs:
@@ -57,7 +59,6 @@ def convert_from(
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
-@pytest.mark.slow
 def test_wildchat_on_the_hub_is_converted_and_up_to_date_until_a_new_commit(
     tmp_path: Path, hub: HubServer
 ) -> None:

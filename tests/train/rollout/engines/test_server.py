@@ -18,6 +18,8 @@ from tests.helpers.policy_server import PolicyServer
 from tests.helpers.random_policy import make_policy
 from tests.helpers.vllm_server import free_url, serving
 
+pytestmark = pytest.mark.slow  # each test starts a process or a server
+
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 
@@ -121,7 +123,6 @@ def test_another_checkpoint_by_the_right_name_is_caught_by_the_recheck(policy: P
     assert not list(keep.iterdir())
 
 
-@pytest.mark.slow
 def test_a_server_restarted_with_another_policy_in_the_middle_is_told(
     policy: Path, server: PolicyServer, tmp_path: Path
 ) -> None:
@@ -315,7 +316,6 @@ def ask_one(policy: Path, server: PolicyServer, logs: Path, request: SampleReque
     return sample(policy, [request], OPTIONS, logs, engine="server", server=at)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
 def test_the_command_of_the_message_starts_a_vllm_server_that_passes_all_checks(
     policy: Path, tmp_path: Path
