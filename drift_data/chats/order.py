@@ -74,7 +74,7 @@ TEST_FRACTION: Final = 0.01
 
 
 def rank(name: str, purpose: Purpose) -> bytes:
-    """Return the hash of a name by which the order of a purpose sorts: 32 bytes, the same on every machine."""
+    """Return a name's sort key in the order of a purpose: a hash of 32 bytes, the same on every machine."""
     salted = f"{purpose.salt}\0{name}" if purpose.salt else name
     return hashlib.sha256(salted.encode("utf-8", "surrogatepass")).digest()
 

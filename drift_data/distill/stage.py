@@ -152,7 +152,7 @@ def distill_labels(
 
 
 def _list_orders(teacher: Teacher, options: DistillOptions) -> dict[str, str]:
-    """Return option → salt of the order by which the option chooses conversations; only options that choose any."""
+    """Return the salt of the order that each option draws conversations in; an option that draws none is left out."""
     chooses = {
         "max_turns": (teacher.rows.height > options.max_turns, TEACHER_CAP),
         "learning_curve": (options.learning_curve, LEARNING_CURVE),

@@ -166,7 +166,7 @@ def is_quoted_from(evidence: str, message: str) -> bool:
 
 _QUOTATION_MARKS: Final = str.maketrans("“”„«»‘’‚`", '"""""\'\'\'\'')
 _WHITE_SPACE: Final = re.compile(r"\s+")
-# Invisible characters: the characters themselves, and the escapes by which the prompt spells them out.
+# Invisible characters, and the escapes that stand for them in the prompt.
 _INVISIBLE: Final = re.compile(
     r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|\\(?:r|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 )

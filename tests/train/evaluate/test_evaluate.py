@@ -132,7 +132,6 @@ def test_held_out_margins_are_measured_in_float32_on_a_gpu_too(
         taken.append(dtype)
         return load_model(folder, dtype)
 
-    monkeypatch.setattr(heldout, "device", lambda: torch.device("cuda"), raising=False)
     monkeypatch.setattr(heldout, "load_model", watched)
     workspace = Workspace(tmp_path)
     write_table(workspace, "seed", SEED_ROWS, [seed_row(i, "test") for i in range(3)])
